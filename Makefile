@@ -1,0 +1,40 @@
+# Every target works on a fresh machine: what it needs is installed first, into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTEST_WORKERS ?= 2
+# One thread a worker: torch's own threads would fight over the cores that pytest shares out.
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.DEFAULT_GOAL := help
+.PHONY: setup demo test lint bench clean help
+
+setup: $(STAMP) ## install weft and its tools into .venv, at the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+		-c constraints.txt -e '.[demo,test,lint]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## train and compare experts on the embedded base; minutes on two CPU cores
+	HF_HUB_OFFLINE=1 $(BIN)/weft demo
+
+test: $(STAMP) ## all tests but the slow ones and those that need an accelerator
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not gpu'
+
+lint: $(STAMP) ## style, form and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(STAMP) ## every script of benchmarks/, each writing its result as JSON
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "$$script"; HF_HUB_OFFLINE=1 $(BIN)/python "$$script"; done
+
+clean: ## remove what was built; runs and .venv stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8

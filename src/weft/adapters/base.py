@@ -1,0 +1,116 @@
+"""The contract of a variant: one trained term on one frozen linear map.
+
+    y = W0 x + b + adapter(drop(x), W0)
+
+An adapter states its equation once, as `delta`. It knows nothing of names, merging, devices or other adapters, and it
+never writes to `W0`, because many experts share it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from weft.config import Settings, TrainingSettings
+
+
+class NotLowRank(ValueError):
+    """This adapter's change of the weight has no exact low-rank factors; the message says why."""
+
+
+class Spec(Settings):
+    """What every variant can set; a variant adds its own, and refuses by name what it does not have."""
+
+    rank: int = Field(8, ge=1)
+    """Inner size of the change; at most the smaller side of the map."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Fraction of the input dropped before the adapter sees it, while training."""
+
+
+class Adapter(nn.Module, ABC):
+    """One trained term on one frozen map.
+
+    Args:
+        weight: The frozen W0, (out, in); read, never kept, never written to.
+        spec: Its settings, with the rank of this very module.
+        generator: Source of every random start value; CPU.
+        shared: What `share` returned for the expert, if anything.
+    """
+
+    Spec: ClassVar[type[Spec]] = Spec
+    low_rank: ClassVar[bool] = True
+    """Whether `factors` exists for every state of this variant."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        spec: Spec,
+        generator: torch.Generator,
+        shared: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.rank = spec.rank
+        self.dropout = spec.dropout
+
+    @classmethod
+    def share(
+        cls, weights: Mapping[str, Tensor], spec: Spec, generator: torch.Generator
+    ) -> nn.Module | None:
+        """State that all adapters of one expert share (projections, vectors), or None; owned by the expert.
+
+        Args:
+            weights: The frozen W0 of every adapted map by name.
+            spec: The expert's settings.
+            generator: Source of every random value; CPU, so that every machine draws the same.
+        """
+        return None
+
+    @classmethod
+    def parameter_count(cls, out_features: int, in_features: int, spec: Spec) -> int:
+        """Trained numbers on one map of that shape, shared state not counted."""
+        with torch.device("meta"):
+            weight = torch.empty(out_features, in_features)
+            adapter = cls(weight, spec, torch.Generator())
+        return sum(value.numel() for value in adapter.parameters() if value.requires_grad)
+
+    @abstractmethod
+    def delta(self, weight: Tensor) -> Tensor:
+        """The change of the weight, (out, in)."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`x @ delta(weight).T`, (..., in) to (..., out); override it to avoid the dense matrix."""
+        return x.to(weight.dtype) @ self.delta(weight).T
+
+    @abstractmethod
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """`A' (rank', in)` and `B' (out, rank')` with `delta == B' @ A'` exactly, differentiable.
+
+        Raises:
+            NotLowRank: If there are none, with the reason.
+        """
+
+    def peft_alpha(self) -> float | None:
+        """PEFT's alpha if the state is a plain LoRA that PEFT scales itself; None exports baked factors."""
+        return None
+
+    @classmethod
+    def prepare(
+        cls,
+        adapters: "Mapping[str, Adapter]",
+        weights: Mapping[str, Tensor],
+        gradients: Callable[[int], Mapping[str, Tensor]],
+        training: TrainingSettings,
+    ) -> None:
+        """Set start values that need data; called once, before the optimizer exists.
+
+        Args:
+            adapters: The expert's adapters by module name, as built.
+            weights: The frozen W0 by module name; read only.
+            gradients: `gradients(rows)` runs so many training rows through the model as it starts and returns
+                the loss's gradient with respect to each W0, (out, in), by module name.
+            training: The run's training settings.
+        """

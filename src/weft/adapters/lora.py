@@ -1,0 +1,61 @@
+"""LoRA: low-rank adaptation of large language models.
+
+    dW = s B A,    s = alpha / rank  (rank-stabilised: s = alpha / sqrt(rank)),    A ~ U(±1/sqrt(in)), B = 0
+
+Hu et al. 2021, arXiv:2106.09685, section 4.1. A's initial law is the authors' code (github.com/microsoft/LoRA,
+loralib/layers.py, Kaiming-uniform with a = sqrt 5), not the paper's Gaussian. The rank-stabilised scale is
+Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2. With ranks that differ by module, alpha is divided by each
+module's own rank, as PEFT does.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from weft.adapters import base
+
+
+class Spec(base.Spec):
+    """Settings of LoRA."""
+
+    alpha: float = Field(16.0, gt=0)
+    """Strength of the change: the product is scaled by alpha / rank."""
+    rank_stabilised: bool = False
+    """Scale by alpha / sqrt(rank) instead, so that large ranks learn as fast as small ones."""
+
+
+class LoRA(base.Adapter):
+    """The change of the weight is a product of two thin matrices."""
+
+    Spec: ClassVar[type[base.Spec]] = Spec
+
+    def __init__(
+        self,
+        weight: Tensor,
+        spec: Spec,
+        generator: torch.Generator,
+        shared: nn.Module | None = None,
+    ) -> None:
+        super().__init__(weight, spec, generator, shared)
+        out_features, in_features = weight.shape
+        self.scaling = spec.alpha / (math.sqrt(spec.rank) if spec.rank_stabilised else spec.rank)
+        A = torch.empty(spec.rank, in_features)
+        if A.device.type != "meta":
+            A.uniform_(-1 / math.sqrt(in_features), 1 / math.sqrt(in_features), generator=generator)
+        self.A = nn.Parameter(A.to(weight.device))
+        self.B = nn.Parameter(torch.zeros(out_features, spec.rank, device=weight.device))
+
+    def delta(self, weight: Tensor) -> Tensor:
+        return self.scaling * (self.B @ self.A)
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.scaling * ((x.to(self.A.dtype) @ self.A.T) @ self.B.T)
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self.A, self.scaling * self.B
+
+    def peft_alpha(self) -> float | None:
+        return self.scaling * self.rank

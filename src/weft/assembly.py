@@ -1,0 +1,372 @@
+"""From a run's settings to everything its training needs: rows, base, experts, learners. All checks happen here."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weft.adapters.lora import LoRA
+from weft.adapters.lora import Spec as LoRASpec
+from weft.base import Base, check_max_length, load_base
+from weft.batching import Item, collate
+from weft.config import RecipeSettings, Run, Split, TaskSettings
+from weft.data import LoadedTask, holdout, load_task
+from weft.encoding import cache_folder, encode_examples
+from weft.evaluation import padding_id
+from weft.expert import Card, Expert, build, check_head_settings, factors_of
+from weft.heads import KINDS, Head, kind_for
+from weft.learning import Learner, Stream
+from weft.lowrank.route import Members, current_route, routed
+from weft.model import Model
+from weft.recipes import Recipe, resolve
+from weft.storage import load_expert, versions
+from weft.tasks.base import Example, Record, Task
+
+SHARED = "shared"
+"""Name of the expert that several tasks train together."""
+HOLDOUT = 0.1
+"""Share of train that stopping and searches look at, held out of training."""
+DTYPES = {"fp64": torch.float64}
+"""The base's type by precision where it is not single: bf16 and fp16 are arithmetic, not storage."""
+
+
+@dataclass
+class _Rows:
+    """One task's rows, encoded."""
+
+    loaded: LoadedTask
+    train: list[Record]
+    held: tuple[list[Example], list[Record]] | None
+    final: tuple[list[Example], list[Record]]
+
+
+@dataclass
+class Session:
+    """What a training works on."""
+
+    run: Run
+    """Complete: every default of recipe and training written out."""
+    base: Base
+    model: Model
+    learners: list[Learner]
+    device: torch.device
+    _rows: dict[str, _Rows]
+    _recipe: Recipe
+
+    def final_rows(self, task: str) -> tuple[list[Example], list[Record]]:
+        """The rows of a task's final score."""
+        return self._rows[task].final
+
+    def run_of(self, task: str) -> Run:
+        """The settings of one task's own run folder."""
+        own = next(settings for settings in self.run.tasks if settings.name == task)
+        return self.run.model_copy(update={"task": own, "tasks": [], "data": None})
+
+    def adapter_parameters(self, task: str) -> int:
+        """Trained numbers in the adapters that answer a task; for recipe `full`, all of the trunk's."""
+        if self.model.is_private:
+            return sum(value.numel() for value in self.model.trunk.parameters())
+        stream = self._stream(task)
+        return sum(self.model.expert(name).adapter_parameters() for name in stream.members)
+
+    def _stream(self, task: str) -> Stream:
+        return next(s for learner in self.learners for s in learner.streams if s.name == task)
+
+    def result(self, task: str, metrics: Mapping[str, float]) -> tuple[Expert, Card]:
+        """The trained expert of one task as it is saved: a shared one and its own are added up."""
+        stream = self._stream(task)
+        owners = [self.model.expert(name) for name in stream.members]
+        head = self.model.expert(stream.head).head
+        recipe = self._recipe.describe()
+        if len(owners) <= 1:
+            own = owners[0] if owners else self.model.expert(stream.head)
+            expert = Expert(task, own.adapters, head, own.copies, own.shared)
+        else:
+            expert = _added(task, owners, head, self.model.trunk)
+            rank = max(adapter.rank for adapter in expert.adapters.values())
+            recipe = RecipeSettings(
+                name="lora",
+                targets=recipe.targets,
+                layers=recipe.layers,
+                **{"rank": rank, "alpha": float(rank), "dropout": 0.0},
+            )
+        settings = recipe.model_copy(update={"modules": list(expert.adapters)})
+        card = Card(
+            task=stream.task.spec.model_dump(mode="json"),
+            labels=tuple(stream.task.labels),
+            head=stream.kind,
+            recipe=settings.model_dump(mode="json"),
+            targets=tuple(expert.adapters),
+            base=self.base.name,
+            source=self.base.source,
+            revision=self.base.revision,
+            digest=self.base.digest,
+            train_also=tuple(expert.copies),
+            versions=versions(),
+            metrics=dict(metrics),
+        )
+        return expert, card
+
+
+def assemble(run: Run, device: torch.device) -> Session:
+    """Read, check and build everything `run` asks for.
+
+    Args:
+        run: The settings.
+        device: Where to train if the run says `auto`.
+
+    Raises:
+        KeyError: If a name is unknown.
+        ValueError: If anything does not fit: what came, what was expected, what to do.
+    """
+    device = device if run.device == "auto" else torch.device(run.device)
+    recipe = resolve(run.recipe)
+    tasks = _task_settings(run)
+    if recipe.trains == "base" and len(tasks) > 1:
+        raise ValueError("recipe full trains a private copy of the base, which no two tasks share; train them apart")
+    if run.experts != "separate" and (len(tasks) < 2 or recipe.adapter is None):
+        raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
+    loaded = {settings.name: _load(run, settings) for settings in tasks}
+    base = load_base(
+        run.base,
+        revision=run.revision,
+        dtype=DTYPES.get(run.training.precision, torch.float32),
+        device=device,
+    )
+    for item in loaded.values():
+        kind_for(item.task.spec.kind, base.config)
+        check_max_length(base, item.task.spec.max_length)
+    model = Model(base, private=recipe.trains == "base").to(device)
+    experts = _experts(run, base, {name: item.task for name, item in loaded.items()})
+    for expert, _ in experts.values():
+        model.add(expert.to(device), trainable=True)
+    rows = {name: _encode(run, item, base) for name, item in loaded.items()}
+    streams = {
+        name: Stream(
+            name=name,
+            task=own.loaded.task,
+            kind=own.loaded.task.spec.kind,
+            head=name,
+            members=_members(run, name, recipe),
+            records=own.train,
+            held=own.held,
+            training=run.training,
+            seed=run.seed,
+        )
+        for name, own in rows.items()
+    }
+    if run.init_from:
+        _start_from(run.init_from, base, experts)
+    _prepare(model, experts, streams, run, base)
+    prepare_trunk(model.trunk, run)
+    model.train()
+    complete = run.model_copy(
+        update={
+            "task": tasks[0] if run.task else None,
+            "tasks": tasks if run.tasks else [],
+            "data": None,
+            "recipe": recipe.describe().model_copy(update={"modules": _modules(experts)}),
+            "training": run.training.model_copy(
+                update={"learning_rate": run.training.learning_rate or recipe.learning_rate}
+            ),
+        }
+    )
+    return Session(complete, base, model, _learners(complete, experts, streams, model), device, rows, recipe)
+
+
+def _task_settings(run: Run) -> list[TaskSettings]:
+    """Every task's settings with its own data folder filled in, absolute."""
+    found = []
+    for task in [run.task] if run.task else run.tasks:
+        assert task is not None
+        data = task.data
+        if data is None and run.data is not None:
+            data = run.data if run.task else str(Path(run.data) / Path(task.name).stem)
+        name = str(Path(task.name).resolve()) if task.name.endswith((".yaml", ".yml")) else task.name
+        found.append(
+            task.model_copy(
+                update={"name": name, "data": None if data is None else str(Path(data).expanduser().resolve())}
+            )
+        )
+    return found
+
+
+def _load(run: Run, settings: TaskSettings) -> LoadedTask:
+    wants_validation = run.training.evaluate_on == "validation" or (
+        run.training.select_on == "validation" and _selects(run)
+    )
+    splits: list[Split] = ["train", "validation"] if wants_validation else ["train"]
+    return load_task(settings, splits=splits, seed=run.seed)
+
+
+def _selects(run: Run) -> bool:
+    return run.training.early_stopping is not None or run.training.eval_every is not None
+
+
+def _encode(run: Run, loaded: LoadedTask, base: Base) -> _Rows:
+    def encoded(examples: Sequence[Example]) -> list[Record]:
+        return encode_examples(loaded.task, examples, base.tokenizer, cache=cache_folder())
+
+    train = list(loaded.splits["train"])
+    held: list[Example] | None = None
+    if run.training.evaluate_on == "holdout" or (_selects(run) and run.training.select_on == "holdout"):
+        train, held = holdout(train, HOLDOUT, seed=run.seed)
+    selection = held if run.training.select_on == "holdout" else loaded.splits.get("validation")
+    final = held if run.training.evaluate_on == "holdout" else loaded.splits["validation"]
+    assert final is not None
+    final_records = encoded(final)
+    if selection is final or selection is None:
+        chosen = (final, final_records) if selection is not None else None
+    else:
+        chosen = (selection, encoded(selection))
+    return _Rows(
+        loaded, encoded(train), chosen if _selects(run) else None, (list(final), final_records)
+    )
+
+
+def _experts(run: Run, base: Base, tasks: Mapping[str, Task]) -> dict[str, tuple[Expert, Recipe]]:
+    """Every expert of the run with its own recipe objects, by name."""
+    found: dict[str, tuple[Expert, Recipe]] = {}
+    own = run.recipe if run.experts != "shared" else RecipeSettings(name="head")
+    for name, task in tasks.items():
+        recipe = resolve(own)
+        head = Head(task.spec.kind, base, task.num_labels, seed=run.seed)
+        check_head_settings(head, run.training)
+        found[name] = (build(name, base, recipe, head, seed=run.seed), recipe)
+    if run.experts != "separate":
+        if SHARED in tasks:
+            raise ValueError(f"a task may not be called {SHARED!r} beside a shared expert; rename its file")
+        recipe = resolve(run.recipe)
+        found[SHARED] = (build(SHARED, base, recipe, None, seed=run.seed), recipe)
+    return found
+
+
+def _members(run: Run, name: str, recipe: Recipe) -> Members:
+    if recipe.adapter is None:
+        return (name,) if recipe.settings.train_also else ()
+    return {"separate": (name,), "shared": (SHARED,), "both": (SHARED, name)}[run.experts]
+
+
+def _learners(
+    run: Run,
+    experts: Mapping[str, tuple[Expert, Recipe]],
+    streams: Mapping[str, Stream],
+    model: Model,
+) -> list[Learner]:
+    if run.experts != "separate":
+        return [Learner(list(streams.values()), list(experts.values()), run.training)]
+    trunk = model.trunk if model.is_private else None
+    return [Learner([stream], [experts[name]], run.training, trunk) for name, stream in streams.items()]
+
+
+def _modules(experts: Mapping[str, tuple[Expert, Recipe]]) -> list[str] | None:
+    return next((list(expert.adapters) for expert, _ in experts.values() if expert.adapters), None)
+
+
+def _added(name: str, owners: Sequence[Expert], head: Head | None, trunk: nn.Module) -> Expert:
+    """One expert whose factors are those of several, one under the other: their exact sum."""
+    factors = [factors_of(owner, trunk) for owner in owners]
+    adapters = {}
+    for module in dict.fromkeys(module for item in factors for module in item):
+        A = torch.cat([item[module][0] for item in factors if module in item])
+        B = torch.cat([item[module][1] for item in factors if module in item], dim=1)
+        adapter = LoRA(
+            torch.empty(B.shape[0], A.shape[1], device="meta"),
+            LoRASpec(rank=A.shape[0], alpha=float(A.shape[0])),
+            torch.Generator(),
+        )
+        adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
+        adapters[module] = adapter
+    copies = {module: copy for owner in owners for module, copy in owner.copies.items()}
+    return Expert(name, adapters, head, copies)
+
+
+def _start_from(path: str, base: Base, experts: Mapping[str, tuple[Expert, Recipe]]) -> None:
+    """Give new experts the weights of a trained one: adapters always, the head where kind and shape are the same."""
+    found, _ = load_expert(Path(path) / "expert", base)
+    for expert, _ in experts.values():
+        if set(found.adapters) != set(expert.adapters):
+            raise ValueError(
+                f"init_from {path}: its adapters sit on {sorted(found.adapters)[:3]} ..., this run's on "
+                f"{sorted(expert.adapters)[:3]} ...; use the same targets"
+            )
+        for module, adapter in expert.adapters.items():
+            before, after = found.adapters[module].state_dict(), adapter.state_dict()
+            if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in after.items()}:
+                raise ValueError(f"init_from {path}: {module} has another variant or rank; use the same recipe")
+            adapter.load_state_dict(before)
+        if found.head and expert.head and found.head.kind_name == expert.head.kind_name:
+            state = found.head.state()
+            if {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in expert.head.state().items()}:
+                expert.head.load_state(state)
+
+
+def _prepare(
+    model: Model,
+    experts: Mapping[str, tuple[Expert, Recipe]],
+    streams: Mapping[str, Stream],
+    run: Run,
+    base: Base,
+) -> None:
+    """Let variants that need data or gradients set their start values."""
+    for name, (expert, recipe) in experts.items():
+        if recipe.adapter is None or not expert.adapters:
+            continue
+        stream = streams.get(name) or next(iter(streams.values()))
+        weights = {module: model.trunk.get_submodule(module).weight for module in expert.adapters}
+
+        def gradients(
+            rows: int, stream: Stream = stream, weights: Mapping[str, Tensor] = weights
+        ) -> Mapping[str, Tensor]:
+            return weight_gradients(model, stream, rows, weights, base)
+
+        recipe.adapter.prepare(expert.adapters, weights, gradients, run.training)
+
+
+def weight_gradients(
+    model: Model, stream: Stream, rows: int, weights: Mapping[str, Tensor], base: Base
+) -> dict[str, Tensor]:
+    """The loss's gradient with respect to frozen weights over the first `rows` training rows, summed.
+
+    The weights are read only: they ask for gradients during this call and never take a step.
+    """
+    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    frozen = list(weights.values())
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        for at in range(0, min(rows, len(stream.records)), stream.training.batch_size):
+            records = stream.records[at : min(at + stream.training.batch_size, rows)]
+            items = [Item(stream.head, stream.kind, stream.members, record) for record in records]
+            batch = collate(items, padding_id(base)).to(frozen[0].device)
+            part = batch.parts[0]
+            assert part.labels is not None
+            loss = KINDS[stream.kind].loss(model(batch)[part.head], part.labels, 0.0) / len(records)
+            for name, value in zip(sums, torch.autograd.grad(loss, frozen), strict=True):
+                sums[name] += value
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(model.is_private)
+    return sums
+
+
+def prepare_trunk(trunk: Any, run: Run) -> None:
+    """Set dropout and gradient checkpointing as the run asks; weights stay as they are."""
+    rate = run.training.base_dropout
+    if rate is not None:
+        for module in trunk.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = rate
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = rate
+    if run.training.gradient_checkpointing:
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            # The second forward runs inside backward, outside the call that set the route.
+            return nullcontext(), routed(current_route())
+
+        trunk.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})

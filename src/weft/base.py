@@ -1,0 +1,297 @@
+"""Bases: the frozen pretrained trunk, its tokenizer, its identity.
+
+Whatever checkpoints differ in is settled here, once, at load: GPT-2's transposed `Conv1D` maps
+become `nn.Linear`, the pooler (which some checkpoints lack and `AutoModel` would invent) is taken
+off the trunk, the tokenizer neither cuts nor pads, every parameter is frozen, and the trunk is in
+eval mode. No other file asks where a base came from.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
+
+from weft.digest import checkpoint_digest, stored_tensors, tensors_digest
+from weft.locate import ALIASES, alias_config, checkpoint_files, config_file, locate
+
+# Transformers' SDPA falls back to a slow kernel on CPU once there are masks and dropout: training
+# the embedded base in bf16, eager is 1.4-1.7 times as fast. On CUDA the fused kernels win.
+ATTENTION = {"cpu": "eager", "cuda": "sdpa", "mps": "sdpa"}
+
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
+"""Model types that number positions from `pad_token_id + 1`; the ones below it are never used."""
+
+
+@dataclass
+class Base:
+    """One frozen pretrained Transformer, ready to be woven into."""
+
+    name: str
+    """As the user said it."""
+    source: str
+    """Hub id or absolute folder."""
+    revision: str | None
+    """The commit that was loaded, for a base from the hub."""
+    trunk: PreTrainedModel
+    """`AutoModel` without pooler: frozen, in eval mode, all maps `nn.Linear`."""
+    pooler: nn.Module | None
+    """The checkpoint's own pooler, frozen; None where architecture or checkpoint has none."""
+    tokenizer: PreTrainedTokenizerFast
+    missing: frozenset[str] = frozenset()
+    """Tensors of the architecture that the checkpoint lacks: at most the pooler's."""
+    transposed: frozenset[str] = frozenset()
+    """Modules whose weight the checkpoint stores as (in, out): PEFT's `fan_in_fan_out`."""
+    files: tuple[Path, ...] = ()
+    """The checkpoint's safetensors files; empty for a trunk built in memory."""
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identity of the checkpoint: of its tensors as stored, heads included, before any change.
+
+        A trunk built in memory is identified by its state dict instead.
+        """
+        return (
+            checkpoint_digest(self.files) if self.files else tensors_digest(self.trunk.state_dict())
+        )
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.trunk.config
+
+    @property
+    def model_type(self) -> str:
+        return self.config.model_type
+
+    @property
+    def pooler_is_pretrained(self) -> bool:
+        return self.pooler is not None
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence in tokens, special ones included; None where the config has no limit."""
+        return max_positions(self.config)
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of trunk and pretrained pooler."""
+        modules = [self.trunk, *([self.pooler] if self.pooler is not None else [])]
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def load_base(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    attention: str | None = None,
+) -> Base:
+    """The base called `name`, frozen and normalised.
+
+    Args:
+        name: An alias, a folder with a transformers checkpoint, or a hub id (`org/name`).
+        revision: Branch, tag or commit; for bases on the hub only.
+        dtype: Type of the trunk's parameters.
+        device: Where the trunk goes.
+        attention: Transformers' attention implementation; None takes the device's own
+            (`ATTENTION`), or SDPA in double precision.
+
+    Raises:
+        KeyError: If `name` is no alias and looks like neither a folder nor a hub id.
+        ValueError: If the checkpoint is incomplete, damaged, has only pickled weights, or does not
+            fit its config.
+    """
+    device = torch.device(device)
+    folder, source, revision = locate(name, revision)
+    files = checkpoint_files(folder)
+    stored_tensors(files)
+    tokenizer = _load_tokenizer(folder)
+    with _quiet_transformers():
+        trunk, info = AutoModel.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention or _attention_for(device, dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            # Reported below with both shapes; transformers' own error only points to a log.
+            ignore_mismatched_sizes=True,
+        )
+    missing = frozenset(info["missing_keys"])
+    _check_fit(folder, missing, info["mismatched_keys"])
+    pooler = _take_pooler(trunk)
+    transposed = normalise_conv1d(trunk)
+    for module in (trunk, pooler):
+        if module is not None:
+            module.requires_grad_(False).eval().to(device)
+    return Base(
+        name=name,
+        source=source,
+        revision=revision,
+        trunk=trunk,
+        pooler=None if missing else pooler,
+        tokenizer=tokenizer,
+        missing=missing,
+        transposed=frozenset(transposed),
+        files=files,
+    )
+
+
+def config_of(name: str, *, revision: str | None = None) -> PreTrainedConfig:
+    """The config of a base without its weights; an alias needs no hub.
+
+    Raises:
+        KeyError: If `name` is no alias and looks like neither a folder nor a hub id.
+        ValueError: If there is no `config.json`, or it names no known model type.
+    """
+    if name in ALIASES.names():
+        values = alias_config(name)
+        return CONFIG_MAPPING[values["model_type"]].from_dict(values)
+    folder, _, _ = locate(name, revision, patterns=["config.json"])
+    return AutoConfig.from_pretrained(config_file(folder).parent)
+
+
+def skeleton(name: str, *, revision: str | None = None) -> PreTrainedModel:
+    """The trunk as `load_base` shapes it, on the meta device: names and sizes, no weights."""
+    config = config_of(name, revision=revision)
+    with torch.device("meta"):
+        trunk = AutoModel.from_config(config)
+    _take_pooler(trunk)
+    normalise_conv1d(trunk)
+    return trunk.requires_grad_(False).eval()
+
+
+def max_positions(config: PreTrainedConfig) -> int | None:
+    """Longest sequence in tokens that `config` allows; None where it names no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and config.model_type in _OFFSET_POSITIONS:
+        return limit - config.pad_token_id - 1
+    return limit
+
+
+def check_max_length(base: Base, max_length: int) -> None:
+    """Refuse sequences longer than the base can number.
+
+    Raises:
+        ValueError: If `max_length` exceeds the base's positions.
+    """
+    limit = base.max_positions
+    if limit is not None and max_length > limit:
+        raise ValueError(
+            f"max_length {max_length} exceeds the {limit} positions of {base.name}; "
+            f"set max_length to {limit} or less, or take a base with more positions"
+        )
+
+
+def checkpoint_tensors(base: Base, names: Iterable[str]) -> dict[str, Tensor]:
+    """Those of the tensors called `names` that the checkpoint stores, as stored, in host memory.
+
+    Old checkpoints say `gamma` and `beta` for a norm's `weight` and `bias`; they are found under
+    the new names.
+    """
+    stored = {
+        _modern(name): (name, tensor.path) for name, tensor in stored_tensors(base.files).items()
+    }
+    found: dict[str, Tensor] = {}
+    for name in names:
+        if name in stored:
+            old, path = stored[name]
+            with safe_open(path, "pt") as file:
+                found[name] = file.get_tensor(old)
+    return found
+
+
+def normalise_conv1d(trunk: nn.Module) -> list[str]:
+    """Replace every `Conv1D`, whose weight is (in, out), by an equal `nn.Linear`; their names.
+
+    One weight at a time, so no second copy of the trunk is ever alive.
+    """
+    names = [name for name, module in trunk.named_modules() if isinstance(module, Conv1D)]
+    for name in names:
+        old = cast(Conv1D, trunk.get_submodule(name))
+        linear = nn.Linear(old.nx, old.nf, device="meta")
+        linear.weight = nn.Parameter(old.weight.detach().T.contiguous(), old.weight.requires_grad)
+        linear.bias = old.bias
+        trunk.set_submodule(name, linear.train(old.training))
+    return names
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} has no tokenizer that can be loaded: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(
+            f"{folder} has a {type(tokenizer).__name__} only; "
+            "a fast tokenizer (tokenizer.json) is needed"
+        )
+    # Some files carry settings for cutting and padding, which would silently shorten texts.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.model_max_length = int(1e30)
+    return tokenizer
+
+
+def _attention_for(device: torch.device, dtype: torch.dtype) -> str:
+    # ModernBERT's and Llama's eager attention takes its softmax in single precision whatever the
+    # type. In double precision that is inexact, and the mask's smallest double becomes -inf there:
+    # rows that see only padding become NaN.
+    return "sdpa" if dtype == torch.float64 else ATTENTION.get(device.type, "sdpa")
+
+
+def _check_fit(
+    folder: Path, missing: frozenset[str], mismatched: set[tuple[str, tuple[int], tuple[int]]]
+) -> None:
+    absent = sorted(name for name in missing if not name.startswith("pooler."))
+    if absent:
+        raise ValueError(f"{folder} lacks tensors its config asks for: {', '.join(absent)}")
+    shapes = [f"{name} is {tuple(a)}, expected {tuple(b)}" for name, a, b in sorted(mismatched)]
+    if shapes:
+        raise ValueError(f"{folder} does not fit its config.json: {'; '.join(shapes)}")
+
+
+def _modern(name: str) -> str:
+    parent, _, last = name.rpartition(".")
+    last = {"gamma": "weight", "beta": "bias"}.get(last, last)
+    return f"{parent}.{last}" if parent else last
+
+
+def _take_pooler(trunk: PreTrainedModel) -> nn.Module | None:
+    pooler = getattr(trunk, "pooler", None)
+    if pooler is not None:
+        trunk.register_module("pooler", None)
+    return pooler
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no report of tensors that are missing on purpose, or belong to a head."""
+    bars, verbosity = (
+        transformers_logging.is_progress_bar_enabled(),
+        transformers_logging.get_verbosity(),
+    )
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,193 @@
+"""Rows into batches: which rows a step sees, in what pieces, and as what tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weft.heads import KINDS
+from weft.lowrank.route import Members, Route
+from weft.tasks.base import Record
+
+BUCKET = 50
+"""Batches whose rows are sorted by length together; larger pads less and shuffles less."""
+SPREAD = 1.6
+"""A piece holds no row longer than this times its shortest, unless it is small."""
+SMALL_TOKENS = 256
+"""Padded tokens below which a piece takes further rows whatever their length."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row on its way into a batch.
+
+    Attributes:
+        head: Expert whose head answers.
+        kind: That head's kind.
+        members: Experts whose adapters speak for the row.
+        record: The encoded row.
+    """
+
+    head: str
+    kind: str
+    members: Members
+    record: Record
+
+    @property
+    def length(self) -> int:
+        """Tokens of its longest sequence."""
+        return max(len(ids) for ids in self.record["input_ids"])
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one head: a contiguous run of the batch's sequences."""
+
+    head: str
+    kind: str
+    start: int
+    stop: int
+    width: int
+    sequences_per_row: tuple[int, ...]
+    lengths: tuple[tuple[int, ...], ...]
+    """Tokens by row and sequence."""
+    rows: tuple[int, ...]
+    """Where each row stood among the items."""
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward call gets: rows of any number of tasks, flattened to sequences."""
+
+    inputs: dict[str, Tensor]
+    """input_ids, attention_mask and, where the base has them, token_type_ids: (sequences, seq)."""
+    parts: tuple[Part, ...]
+    route: Route
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        if device.type == "cpu":
+            return self
+        moved = [
+            Part(**{**vars(part), "labels": None if part.labels is None else part.labels.to(device)})
+            for part in self.parts
+        ]
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        return Batch(inputs, tuple(moved), self.route)
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return sum(length for part in self.parts for row in part.lengths for length in row)
+
+
+def collate(items: Sequence[Item], pad_id: int, labels: bool = True) -> Batch:
+    """One batch of `items`; rows are grouped by head, otherwise in the order given.
+
+    Args:
+        items: Rows of any tasks.
+        pad_id: The base's padding token.
+        labels: Whether to carry the rows' labels, where they have them.
+    """
+    order = sorted(range(len(items)), key=lambda at: items[at].head)
+    sequences = [ids for at in order for ids in items[at].record["input_ids"]]
+    inputs = {"input_ids": _padded(sequences, pad_id)}
+    lengths = torch.tensor([len(ids) for ids in sequences])
+    inputs["attention_mask"] = (
+        torch.arange(inputs["input_ids"].shape[1]) < lengths.unsqueeze(1)
+    ).long()
+    if "token_type_ids" in items[0].record:
+        types = [ids for at in order for ids in items[at].record["token_type_ids"]]
+        inputs["token_type_ids"] = _padded(types, 0)
+    parts, start = [], 0
+    for head in dict.fromkeys(items[at].head for at in order):
+        rows = [at for at in order if items[at].head == head]
+        part = _part(head, rows, items, start, labels)
+        parts.append(part)
+        start = part.stop
+    counts = [len(items[at].record["input_ids"]) for at in order]
+    route = Route.by_row([items[at].members for at in order], counts)
+    return Batch(inputs, tuple(parts), route)
+
+
+def _part(head: str, rows: list[int], items: Sequence[Item], start: int, labels: bool) -> Part:
+    records = [items[at].record for at in rows]
+    kind = items[rows[0]].kind
+    lengths = tuple(tuple(len(ids) for ids in record["input_ids"]) for record in records)
+    width = max(max(row) for row in lengths)
+    labelled = labels and all("labels" in record for record in records)
+    return Part(
+        head=head,
+        kind=kind,
+        start=start,
+        stop=start + sum(len(row) for row in lengths),
+        width=width,
+        sequences_per_row=tuple(len(row) for row in lengths),
+        lengths=lengths,
+        rows=tuple(rows),
+        labels=KINDS[kind].labels(records, width) if labelled else None,
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    padded = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
+    for at, row in enumerate(rows):
+        padded[at, : len(row)] = row
+    return torch.from_numpy(padded)
+
+
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, bucketing: bool
+) -> list[list[int]]:
+    """The rows of every batch of one epoch; each row once; the same for the same arguments.
+
+    Args:
+        lengths: Tokens of each row.
+        batch_size: Rows in a batch; the last may have fewer.
+        seed: The run's seed.
+        epoch: Counted from 0.
+        bucketing: Whether rows of similar length share a batch.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    if not bucketing:
+        return [order[at : at + batch_size].tolist() for at in range(0, len(order), batch_size)]
+    batches = []
+    for at in range(0, len(order), batch_size * BUCKET):
+        bucket = order[at : at + batch_size * BUCKET]
+        bucket = bucket[np.argsort([lengths[row] for row in bucket], kind="stable")]
+        batches += [bucket[i : i + batch_size].tolist() for i in range(0, len(bucket), batch_size)]
+    return [batches[at] for at in generator.permutation(len(batches))]
+
+
+def pieces(items: Sequence[Item], accumulation: int) -> list[list[Item]]:
+    """`items` cut into pieces that run through the model one after another; sums over them do not change.
+
+    Rows of similar length stay together, so that a long paragraph does not pad a short sentence.
+    """
+    ordered = sorted(items, key=lambda item: item.length)
+    most = -(-len(ordered) // accumulation)
+    found: list[list[Item]] = []
+    for item in ordered:
+        piece = found[-1] if found else None
+        if (
+            piece is None
+            or len(piece) >= most
+            or (
+                item.length > SPREAD * piece[0].length
+                and sum(len(row.record["input_ids"]) for row in piece) * piece[-1].length >= SMALL_TOKENS
+            )
+        ):
+            found.append([item])
+        else:
+            piece.append(item)
+    return found
+
+
+def record_of(values: Mapping[str, Any]) -> Record:
+    """A record without its labels, as prediction sees it."""
+    return {name: value for name, value in values.items() if name != "labels"}

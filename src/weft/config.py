@@ -1,0 +1,259 @@
+"""Settings of a run: frozen pydantic models, YAML in, complete YAML out.
+
+A key that does not exist is an error that names the nearest one. Defaults live here and nowhere else, except those
+that belong to a recipe (its file) or a task (its file); `run.yaml` in a run folder holds every value in force.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from weft.registry import unknown
+
+Split = Literal["train", "validation", "test"]
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Base of everything a user can set: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TaskSettings(Settings):
+    """One task of a run: a registered name, or a YAML file that says a task of the user's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str
+    """A registered task (`weft list tasks`) or the path of a task's YAML file."""
+    data: str | None = None
+    """Folder with the set's files as published; None loads the set from the hub."""
+    max_length: int | None = Field(None, ge=8)
+    """Longest sequence in tokens, special tokens included; None takes the task's own."""
+    stride: int | None = Field(None, ge=0)
+    """Tokens that neighbouring windows share, where the kind has windows; None takes the task's own."""
+    truncate: bool = False
+    """Cut what is too long where windows make no sense, instead of refusing it."""
+    max_examples: dict[Split, int] | int | None = None
+    """Size of a seeded sample, of every split or by split; None takes all."""
+
+
+class RecipeSettings(Settings):
+    """Which method, and its settings; keys beyond these belong to the method and are checked by it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    name: str = "lora"
+    """A file of `recipes/` (`weft list recipes`)."""
+    targets: list[str] | str | None = None
+    """Roles (query key value output ffn_in ffn_out), `all-linear`, module names or regular expressions (`re:...`)."""
+    layers: list[int] | None = None
+    """Layer numbers that get adapters, counted from 0; None means all."""
+    ranks: dict[str, int] | None = None
+    """Rank by role or module name, where it differs from `rank`."""
+    train_also: list[str] = []
+    """Parts of the base that the expert trains a private copy of: embeddings, norms, module names."""
+    modules: list[str] | None = None
+    """What `targets` resolved to; written by training, never read."""
+
+
+class TrainingSettings(Settings):
+    """How long, how fast, and on what terms one expert is trained."""
+
+    epochs: float = Field(3, gt=0)
+    """Passes over the training split."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps; takes the place of `epochs` where set."""
+    batch_size: int = Field(16, ge=1)
+    """Rows of one task per optimizer step: over all processes and accumulation steps together."""
+    accumulation: int = Field(1, ge=1)
+    """Pieces a batch is cut into, to save memory; the result is the same."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak rate; None takes the recipe's measured default."""
+    head_learning_rate: float | None = Field(None, gt=0)
+    """Peak rate of the head; None takes `learning_rate`."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the rate after warm-up; linear and cosine end at 0."""
+    warmup: float = Field(0.06, ge=0, le=1)
+    """Fraction of all steps over which the rate rises from 0."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decoupled decay; never applied to biases and norms."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Each expert's gradient norm is clipped to this; 0 does not clip."""
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    """Arithmetic of the forward pass; trained weights stay fp32 under bf16 and fp16."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Mass taken from the true class and spread over all, where the loss is a cross-entropy."""
+    base_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the base while training; None keeps what the base's own config says."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    bucketing: bool = True
+    """Batches of rows of similar length: less padding, same rows per epoch."""
+    early_stopping: int | None = Field(None, ge=1)
+    """Evaluations without a better score before training stops and the best weights return; None never stops."""
+    select_on: Literal["holdout", "validation"] = "holdout"
+    """Rows that stopping looks at: a seeded tenth of train, held out of training, or the validation split."""
+    evaluate_on: Literal["validation", "holdout"] = "validation"
+    """Rows of the final score; `holdout` leaves the validation split untouched (searches)."""
+    eval_every: int | None = Field(None, ge=1)
+    """Steps between evaluations while training; None is once an epoch if `early_stopping` is set, else never."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints; None is once an epoch."""
+    keep_checkpoints: int = Field(1, ge=1)
+    """Newest checkpoints kept while training; all go when the run is complete."""
+    tracker: str | None = None
+    """A tracker accelerate knows: tensorboard, wandb, mlflow, ..."""
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Run(Settings):
+    """Everything that decides a run's result; `run.yaml` is this, complete."""
+
+    base: str = "minilm"
+    """An alias (`weft list bases`), a hub id, or a folder with a transformers checkpoint."""
+    revision: str | None = None
+    """Branch, tag or commit of the base on the hub."""
+    task: Annotated[TaskSettings | None, BeforeValidator(_named)] = None
+    """The one task of this run; `tasks` for several."""
+    tasks: list[Annotated[TaskSettings, BeforeValidator(_named)]] = []
+    """Tasks trained in the same batches over one base."""
+    experts: Literal["separate", "shared", "both"] = "separate"
+    """With several tasks: an expert for each, one shared by all, or a shared one plus one for each."""
+    data: str | None = None
+    """Folder of the task's data; with several tasks, the folder that holds one sub-folder for each by name."""
+    recipe: Annotated[RecipeSettings, BeforeValidator(_named)] = RecipeSettings()
+    training: TrainingSettings = TrainingSettings()
+    init_from: str | None = None
+    """Run folder whose expert the training starts from."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if (self.task is None) == (not self.tasks):
+            raise ValueError("say what to train on: either `task: NAME` or `tasks: [NAME, ...]`")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each task may appear once, got {names}")
+        return self
+
+
+def validate(model: type[S], values: object, where: str) -> S:
+    """`values` as a `model`, or one ValueError that says what came, where, and the nearest known key.
+
+    Args:
+        model: The settings expected.
+        values: A mapping as read from YAML.
+        where: What the error calls the source, e.g. a file's name.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: expected a mapping of settings, got {values!r}")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(_sentence(model, item, where) for item in error.errors())) from None
+
+
+def _sentence(model: type[BaseModel], item: Any, where: str) -> str:
+    path = [str(part) for part in item["loc"] if not str(part).startswith("function-")]
+    place = ".".join(path)
+    if item["type"] != "extra_forbidden":
+        return f"{where}: {place or 'settings'}: {item['msg']}, got {item['input']!r}"
+    owner = _model_at(model, path[:-1])
+    return f"{where}: {place}: {unknown('setting', path[-1], owner.model_fields)}"
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    for name in path:
+        if name.isdigit() or name not in model.model_fields:
+            continue
+        pending: list[Any] = [model.model_fields[name].annotation]
+        while pending:
+            kind = pending.pop()
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                model = kind
+                break
+            pending.extend(getattr(kind, "__args__", ()))
+    return model
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ValueError: If the file is missing, not UTF-8, not YAML or not a mapping; with the line where known.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def with_overrides(values: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """`values` with each `a.b=c` of `overrides` put in its place; `c` is read as YAML.
+
+    A string in the way (`recipe: lora`) becomes the mapping it stands for (`recipe: {name: lora}`).
+    """
+    result = dict(values)
+    for override in overrides:
+        path, found, text = override.partition("=")
+        if not found or not path.strip():
+            raise ValueError(f"--set {override!r}: expected KEY=VALUE, e.g. training.epochs=1")
+        *parents, last = path.strip().split(".")
+        place = result
+        for name in parents:
+            inner = _named(place.get(name) or {})
+            if not isinstance(inner, Mapping):
+                raise ValueError(f"--set {override!r}: {name!r} holds {inner!r}, which has no keys")
+            place[name] = dict(inner)
+            place = place[name]
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {override!r}: the value is not YAML") from None
+        # YAML 1.1 reads 1e-3 as a string: it wants a dot and a sign.
+        place[last] = _number(value) if isinstance(value, str) else value
+    return result
+
+
+def _number(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def load_run(source: str | Path | Mapping[str, Any] | Run, overrides: list[str] | None = None) -> Run:
+    """A run's settings from a YAML file or a mapping, with `--set` overrides applied.
+
+    Raises:
+        ValueError: If a key is unknown or a value is out of range, naming the key.
+    """
+    if isinstance(source, Run):
+        source = source.model_dump()
+    values = source if isinstance(source, Mapping) else read_yaml(Path(source))
+    where = "run" if isinstance(source, Mapping) else str(source)
+    return validate(Run, with_overrides(values, overrides or []), where)
+
+
+def to_yaml(settings: BaseModel) -> str:
+    """`settings` as complete YAML, every default included, in the order they are declared."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,35 @@
+"""The contract of a controller: what a method changes after each optimizer step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Controller:
+    """Changes nothing. A method overrides `after_step`.
+
+    Args:
+        settings: The method's own settings from its recipe.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        if settings:
+            raise ValueError(f"this controller has no settings, got {', '.join(sorted(settings))}")
+
+    def after_step(
+        self,
+        adapters: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        total: int,
+    ) -> None:
+        """Look at or change the expert's adapters after step `step` (from 0) of `total`; no gradients here."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the controller remembers between steps."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""

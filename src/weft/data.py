@@ -1,0 +1,306 @@
+"""A task's rows: from files or the hub, in canonical columns, checked, before any model is loaded.
+
+    settings ─ find_spec ─> spec ─ split_rows ─> rows ─ canonical ─ check ─> examples
+
+Whatever a set's columns are called, a kind of task sees its own: `text`, `tokens`, `choices`,
+`answers`, ...
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.config import Split, TaskSettings, read_yaml, validate
+from weft.registry import unknown
+from weft.sources import split_rows
+from weft.tasks import kinds, sets
+from weft.tasks.base import Example, Task, TaskSpec
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with the rows of the splits asked for."""
+
+    settings: TaskSettings
+    """What the user said."""
+    task: Task
+    """The kind, with the set's labels."""
+    splits: dict[Split, list[Example]]
+    """Checked examples by split."""
+
+
+def find_spec(name: str) -> TaskSpec:
+    """The description of a set.
+
+    Args:
+        name: A registered set, or the path of a YAML file that describes the user's own.
+
+    Raises:
+        KeyError: If there is no such set; names the nearest one.
+        ValueError: If the description has a key or a value that is wrong.
+    """
+    path = Path(name).expanduser()
+    if path.suffix in {".yaml", ".yml"} or (name not in sets.names() and path.is_file()):
+        return validate(TaskSpec, {"name": path.stem, **read_yaml(path)}, str(path))
+    return validate(TaskSpec, sets.read(name), f"{name}.yaml")
+
+
+def find_kind(spec: TaskSpec) -> type[Task]:
+    """The class of a set's kind.
+
+    Raises:
+        ValueError: If there is no such kind, or it has no such column; names the nearest one.
+    """
+    if spec.kind not in kinds.names():
+        raise ValueError(f"{spec.name}: {unknown('kind of task', spec.kind, kinds.names())}")
+    kind = kinds.load(spec.kind)
+    known = ["id", *kind.columns, *kind.optional, *([kind.target] if kind.target else [])]
+    for name in [*spec.columns, *(spec.hub.columns if spec.hub else ())]:
+        if name not in known:
+            raise ValueError(f"{spec.name}: columns: {unknown(f'{spec.kind} column', name, known)}")
+    return kind
+
+
+def load_task(
+    settings: TaskSettings,
+    *,
+    splits: Sequence[Split],
+    seed: int,
+    labels: Sequence[str] | None = None,
+) -> LoadedTask:
+    """A task with its splits read, checked and sampled.
+
+    Args:
+        settings: Which set, where, and what to override. Without `data`, a set of the user's own
+            that is not on the hub is looked for beside its YAML file.
+        splits: The splits wanted; no other is read, but for the training split where labels must
+            be collected.
+        seed: Decides the samples of `max_examples`.
+        labels: Class names in class order, as a trained expert has them ([] where its kind has
+            none); None takes the spec's, or collects them from all of the training split.
+
+    Raises:
+        KeyError: If there is no such set.
+        ValueError: If a setting, a file or a row is wrong: what, where, and what was expected.
+    """
+    spec = find_spec(settings.name)
+    changed = {"max_length": settings.max_length, "stride": settings.stride}
+    changed = {key: value for key, value in changed.items() if value is not None}
+    spec = spec.model_copy(update={**changed, "truncate": settings.truncate or spec.truncate})
+    kind = find_kind(spec)
+    folder = Path(settings.data).expanduser() if settings.data else _beside(settings.name, spec)
+    rows: dict[Split, list[tuple[Example, str]]] = {}
+    for split in splits:
+        rows[split] = _read(spec, kind, split, folder)
+    if labels is None:
+        collecting = spec.labels is None and kind.target is not None
+        train = rows.get("train") or (_read(spec, kind, "train", folder) if collecting else [])
+        labels = kind.collect_labels(spec, [example for example, _ in train])
+    task = kind(spec, labels)
+    examples: dict[Split, list[Example]] = {}
+    for split, placed in rows.items():
+        checked = [task.check(example, where) for example, where in placed]
+        examples[split] = sample(checked, _limit(settings, split), seed=seed, split=split)
+    return LoadedTask(settings, task, examples)
+
+
+def _beside(name: str, spec: TaskSpec) -> Path | None:
+    own = name not in sets.names() and spec.hub is None
+    return Path(name).expanduser().parent if own else None
+
+
+def _limit(settings: TaskSettings, split: Split) -> int | None:
+    limit = settings.max_examples
+    limit = limit.get(split) if isinstance(limit, dict) else limit
+    if limit is not None and limit < 1:
+        raise ValueError(f"task {settings.name}: max_examples must be at least 1, got {limit}")
+    return limit
+
+
+def _read(
+    spec: TaskSpec, kind: type[Task], split: Split, folder: Path | None
+) -> list[tuple[Example, str]]:
+    rows, columns = split_rows(spec, split, folder)
+    needed = [*kind.columns, *([] if kind.target is None else [kind.target])]
+    # A column that the spec names under another name is meant to be there, needed or not.
+    named = [name for name, source in columns.items() if source != name]
+    placed: list[tuple[Example, str]] = []
+    places: dict[str, str] = {}
+    for number, (row, where) in enumerate(rows):
+        _refuse_missing([*needed, *named], row, where, columns)
+        example = _canonical(kind, row, where, spec=spec, columns=columns)
+        _refuse_null(needed, example, where)
+        example.setdefault("id", f"{split}-{number}")
+        if example["id"] in places:
+            raise ValueError(
+                f"{where}: id {example['id']!r} is also at {places[example['id']]}; ids must differ"
+            )
+        places[example["id"]] = where
+        placed.append((example, where))
+    if not placed:
+        raise ValueError(f"{spec.name}: the {split} split in {folder or 'the hub'} has no rows")
+    return placed
+
+
+def _canonical(
+    kind: type[Task],
+    row: Mapping[str, Any],
+    where: str,
+    *,
+    spec: TaskSpec,
+    columns: Mapping[str, str],
+) -> dict[str, Any]:
+    """`row` in the kind's columns, values as the kind takes them; what it lacks is left out."""
+    target = () if kind.target is None else (kind.target,)
+    example: dict[str, Any] = {}
+    for name in dict.fromkeys(("id", *kind.columns, *kind.optional, *target)):
+        source = columns.get(name, name)
+        value = _value(row, source) if _has(row, source) else None
+        if value is not None:
+            normal = _NORMALISED.get(name, _as_is)
+            example[name] = normal(value, spec, f"{where}: column {source!r}")
+    return example
+
+
+def _refuse_missing(
+    names: Iterable[str], row: Mapping[str, Any], where: str, columns: Mapping[str, str]
+) -> None:
+    """Raise for the first of these canonical columns that `row` does not hold."""
+    for name in names:
+        source = columns.get(name, name)
+        missing = [part for part in _parts(row, source) if part not in row]
+        if missing:
+            raise ValueError(
+                f"{where}: {unknown('column', missing[0], map(str, row))}; the task's "
+                f"`columns: {{{name}: ...}}` says which column holds {name!r}"
+            )
+
+
+def _refuse_null(names: Iterable[str], example: Example, where: str) -> None:
+    for name in names:
+        if name not in example:
+            raise ValueError(f"{where}: {name!r} is needed, but its column holds nothing")
+
+
+def _parts(row: Mapping[str, Any], source: str) -> list[str]:
+    """The columns that `source` means: itself, or several with commas between them."""
+    several = "," in source and source not in row
+    return [part.strip() for part in source.split(",")] if several else [source]
+
+
+def _has(row: Mapping[str, Any], source: str) -> bool:
+    return all(part in row for part in _parts(row, source))
+
+
+def _value(row: Mapping[str, Any], source: str) -> Any:
+    return row[source] if source in row else [row[part] for part in _parts(row, source)]
+
+
+def _as_is(value: Any, spec: TaskSpec, where: str) -> Any:
+    return value
+
+
+def _id(value: Any, spec: TaskSpec, where: str) -> str:
+    if not str(value).strip():
+        raise ValueError(f"{where} holds an empty id")
+    return str(value)
+
+
+def _tags(value: Any, spec: TaskSpec, where: str) -> Any:
+    """Tags by name: numbers are looked up in the set's labels."""
+    if not isinstance(value, list | tuple) or not any(isinstance(tag, int) for tag in value):
+        return value
+    if spec.labels is None:
+        raise ValueError(
+            f"{where} holds numbers without names (the file has no ClassLabel names); "
+            "list the names in class order under the task's `labels:`"
+        )
+    last = len(spec.labels) - 1
+    for tag in value:
+        if not isinstance(tag, int) or not 0 <= tag <= last:
+            raise ValueError(f"{where}: expected numbers of `labels`, 0 to {last}, got {tag!r}")
+    return [spec.labels[tag] for tag in value]
+
+
+def _answers(value: Any, spec: TaskSpec, where: str) -> Any:
+    """Answers as {text, start}, from SQuAD's file form or the hub's dict of lists."""
+    if isinstance(value, Mapping) and {"text", "answer_start"} <= set(value):
+        texts, starts = value["text"], value["answer_start"]
+        if len(texts) != len(starts):
+            raise ValueError(f"{where} has {len(texts)} texts but {len(starts)} starts")
+        return [{"text": text, "start": start} for text, start in zip(texts, starts, strict=True)]
+    if not isinstance(value, list):
+        return value
+    return [
+        {"text": answer["text"], "start": answer["answer_start"]}
+        if isinstance(answer, Mapping) and {"text", "answer_start"} <= set(answer)
+        else answer
+        for answer in value
+    ]
+
+
+_NORMALISED = {"id": _id, "tags": _tags, "answers": _answers}
+"""What a canonical column's values become, where sources write them in more than one form."""
+
+
+def example_from_user(task: Task, mapping: Mapping[str, Any], where: str) -> Example:
+    """A row to predict, checked; columns may have the set's names or the canonical ones.
+
+    Args:
+        task: The task of the expert that will predict.
+        mapping: The row; the target may be absent, and other columns are let be.
+        where: What errors call the row, e.g. `rows.jsonl:3`; also its id where it has none.
+
+    Raises:
+        ValueError: If a column is missing or its value is wrong; starts with `where`.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{where}: expected an object of columns, got {mapping!r:.60}")
+    columns = {
+        name: source
+        for name, source in task.spec.columns.items()
+        if _has(mapping, source) or name not in mapping
+    }
+    # A kind may take another column instead (text for tokens): then its `check` decides.
+    if not any(_has(mapping, columns.get(name, name)) for name in task.optional):
+        _refuse_missing(task.columns, mapping, where, columns)
+    example = _canonical(type(task), mapping, where, spec=task.spec, columns=columns)
+    return task.check({"id": where, **example}, where)
+
+
+def sample(
+    examples: Sequence[Example], count: int | None, *, seed: int, split: Split
+) -> list[Example]:
+    """A seeded sample without repeats, in the original order; all where `count` is None or more."""
+    if count is None or count >= len(examples):
+        return list(examples)
+    generator = np.random.default_rng([seed, *split.encode()])
+    chosen = generator.choice(len(examples), size=count, replace=False)
+    return [examples[index] for index in sorted(chosen.tolist())]
+
+
+def holdout(
+    examples: Sequence[Example], fraction: float = 0.1, *, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """`(kept, held)`: a seeded part of `examples` held out of the rest, both in the original order.
+
+    Args:
+        examples: Rows of a training split.
+        fraction: Share that is held, between 0 and 1; at least one row is held and one kept.
+        seed: Decides which rows are held.
+
+    Raises:
+        ValueError: If there are fewer than two rows or `fraction` is out of range.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"the held fraction must be between 0 and 1, got {fraction}")
+    if len(examples) < 2:
+        raise ValueError(f"holding rows out takes at least 2, got {len(examples)}")
+    count = min(max(round(len(examples) * fraction), 1), len(examples) - 1)
+    generator = np.random.default_rng([seed, *b"holdout"])
+    held = set(generator.choice(len(examples), size=count, replace=False).tolist())
+    kept_rows = [example for index, example in enumerate(examples) if index not in held]
+    return kept_rows, [example for index, example in enumerate(examples) if index in held]

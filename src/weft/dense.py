@@ -1,0 +1,88 @@
+"""A base and a head as one transformers checkpoint: merged experts, and fully trained ones.
+
+The trunk goes back to the layout its architecture has in transformers: GPT-2's maps are (in, out) again, wrapped
+modules have their own names again.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from weft.atomic import write_tensors
+from weft.base import Base
+from weft.heads import Head
+from weft.lowrank.attach import canonical
+
+WEIGHTS = "model.safetensors"
+
+
+def write_checkpoint(
+    folder: Path, *, head: Head, trunk: nn.Module, base: Base, labels: Sequence[str]
+) -> None:
+    """Write what `AutoModelFor...` and `AutoTokenizer` load, equal in outputs to `head` on `trunk`.
+
+    Args:
+        folder: An existing folder.
+        head: The head; its class is the checkpoint's.
+        trunk: The base's architecture with the weights to write; adapters on it are not written.
+        base: Where layout and tokenizer come from.
+        labels: Class names in class order; () where there are none.
+    """
+    config = _config(head, base, labels)
+    tensors = _tensors(head, trunk, base)
+    _settle_ties(tensors, head, config)
+    write_tensors(folder / WEIGHTS, tensors)
+    config.save_pretrained(folder)
+    tokenizer = copy.deepcopy(base.tokenizer)
+    if base.max_positions is not None:
+        tokenizer.model_max_length = base.max_positions
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+
+
+def _config(head: Head, base: Base, labels: Sequence[str]) -> PreTrainedConfig:
+    config = copy.deepcopy(base.config)
+    config.architectures = [type(head.module).__name__]
+    config.num_labels = head.module.config.num_labels
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    if config.pad_token_id is None:
+        # Some classes find a row's end by the padding, and refuse batches without it.
+        config.pad_token_id = base.tokenizer.pad_token_id
+        if config.pad_token_id is None:
+            config.pad_token_id = base.tokenizer.eos_token_id
+    return config
+
+
+def _tensors(head: Head, trunk: nn.Module, base: Base) -> dict[str, Tensor]:
+    """The task class's tensors by name, in the trunk's type."""
+    found: dict[str, Tensor] = {}
+    for name, value in trunk.state_dict().items():
+        plain = canonical(name)
+        module, _, last = plain.rpartition(".")
+        turned = last == "weight" and module in base.transposed
+        found[f"{head.prefix}.{plain}"] = value.T if turned else value
+    dtype = next(trunk.parameters()).dtype
+    found |= {name: value.to(dtype) for name, value in head.module.state_dict().items()}
+    return found
+
+
+def _settle_ties(tensors: dict[str, Tensor], head: Head, config: PreTrainedConfig) -> None:
+    """Leave out what transformers ties at load; where training parted two tied tensors, say they are not tied."""
+    ties = dict(getattr(head.module, "_tied_weights_keys", None) or {})
+    ties = {target: source for target, source in ties.items() if target in tensors}
+    together = all(torch.equal(tensors[target], tensors[source]) for target, source in ties.items())
+    if config.tie_word_embeddings and together:
+        for target in ties:
+            del tensors[target]
+        return
+    if ties:
+        config.tie_word_embeddings = False
+    for target in ties:
+        tensors[target] = tensors[target].clone()

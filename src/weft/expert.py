@@ -1,0 +1,215 @@
+"""An expert: a set of adapters, a head, and what the task is; all that one task owns on a shared base."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weft.adapters.base import Adapter
+from weft.base import Base
+from weft.config import TrainingSettings
+from weft.heads import Head, trained_dtype
+from weft.lowrank.attach import frozen_linear, module_at
+from weft.lowrank.roles import resolve, role_of
+from weft.recipes import Recipe
+from weft.registry import unknown
+
+EMBEDDINGS = "embeddings"
+NORMS = "norms"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `weft.json` says of an expert, beside its tensors."""
+
+    task: dict[str, Any]
+    """The complete TaskSpec."""
+    labels: tuple[str, ...]
+    head: str
+    recipe: dict[str, Any]
+    """The complete recipe settings; `targets` as they were asked for."""
+    targets: tuple[str, ...]
+    """The modules that the targets resolved to."""
+    base: str
+    source: str
+    revision: str | None
+    digest: str
+    train_also: tuple[str, ...] = ()
+    """Modules of the base that the expert owns a copy of."""
+    versions: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class Expert(nn.Module):
+    """Adapters by module name, private copies of base modules, and a head.
+
+    Args:
+        name: How routes call it.
+        adapters: Adapter by the name of the linear map it sits on.
+        head: The task's head; None for an expert that only lends its adapters.
+        copies: Private copies of base modules by name.
+        shared: State that the adapters share.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        adapters: Mapping[str, Adapter],
+        head: Head | None,
+        copies: Mapping[str, nn.Module] | None = None,
+        shared: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.head = head
+        self.shared = shared
+        self._adapters = nn.ModuleList(adapters.values())
+        self._copies = nn.ModuleList((copies or {}).values())
+        self._adapter_names = tuple(adapters)
+        self._copy_names = tuple(copies or {})
+
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """Adapter by module name."""
+        return dict(zip(self._adapter_names, self._adapters, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def copies(self) -> dict[str, nn.Module]:
+        """Private copy by module name."""
+        return dict(zip(self._copy_names, self._copies, strict=True))
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Every parameter that training changes, once, by a stable name."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def adapter_parameters(self) -> int:
+        """Trained numbers in the adapters and what they share; the head is not counted."""
+        parts: list[nn.Module] = [self._adapters, *([self.shared] if self.shared else [])]
+        found = {id(p): p for part in parts for p in part.parameters() if p.requires_grad}
+        return sum(p.numel() for p in found.values())
+
+
+def build(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) -> Expert:
+    """A new expert as `recipe` starts it, on the frozen `base`.
+
+    Raises:
+        ValueError: If a target matches nothing, a rank exceeds its map, or a setting fits no target.
+    """
+    if recipe.adapter is None or recipe.spec is None:
+        return Expert(name, {}, head, _copies(base, recipe.settings.train_also))
+    ranks = plan_ranks(base.trunk, base.config.model_type, recipe)
+    weights = {module: frozen_linear(base.trunk, module).weight for module in ranks}
+    for module, rank in ranks.items():
+        check_rank(module, rank, tuple(weights[module].shape))
+    generator = torch.Generator().manual_seed(seed)
+    shared = recipe.adapter.share(weights, recipe.spec, generator)
+    adapters = {
+        module: recipe.adapter(
+            weight, recipe.spec.model_copy(update={"rank": ranks[module]}), generator, shared
+        ).to(trained_dtype(base))
+        for module, weight in weights.items()
+    }
+    return Expert(name, adapters, head, _copies(base, recipe.settings.train_also), shared)
+
+
+def plan_ranks(trunk: nn.Module, model_type: str, recipe: Recipe) -> dict[str, int]:
+    """The rank of every adapted map by module name, after `ranks` and the recipe's plan."""
+    assert recipe.spec is not None
+    settings = recipe.settings
+    modules = resolve(trunk, settings.targets or [], layers=settings.layers)
+    own = dict(settings.ranks or {})
+    wanted: dict[str, int] = {}
+    used: set[str] = set()
+    for module in modules:
+        role = role_of(model_type, module)
+        keys = [key for key in own if key == module or key == role or module.endswith(f".{key}")]
+        used.update(keys)
+        wanted[module] = own[keys[-1]] if keys else recipe.spec.rank
+    for key in own.keys() - used:
+        raise ValueError(f"ranks: {unknown('target of this expert', key, settings.targets or [])}")
+    weights = {module: frozen_linear(trunk, module).weight for module in modules}
+    planned = recipe.plan.plan(weights, wanted)
+    return {module: rank for module, rank in planned.items() if rank is not None}
+
+
+def check_rank(module: str, rank: int, shape: tuple[int, ...]) -> None:
+    """Refuse a rank that the map cannot have.
+
+    Raises:
+        ValueError: If `rank` is over the smaller side of `shape`.
+    """
+    if rank > min(shape):
+        raise ValueError(
+            f"rank {rank} is larger than the layer: {module} is {shape[0]} x {shape[1]}, "
+            f"so its rank is at most {min(shape)}"
+        )
+
+
+def _copies(base: Base, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Trained copies of the base modules that `train_also` names."""
+    found: dict[str, nn.Module] = {}
+    for module in train_also_modules(base.trunk, names):
+        twin = copy.deepcopy(module_at(base.trunk, module)).to(trained_dtype(base))
+        found[module] = twin.requires_grad_(True)
+    return found
+
+
+def train_also_modules(trunk: nn.Module, names: Sequence[str]) -> list[str]:
+    """The base modules that `train_also` names: `embeddings`, `norms`, a module's name or last part, `re:...`.
+
+    Raises:
+        ValueError: If a name matches nothing; lists what exists.
+    """
+    leaves = [
+        name
+        for name, module in trunk.named_modules()
+        if name and not list(module.children()) and list(module.parameters(recurse=False))
+    ]
+    leaves = [".".join(part for part in name.split(".") if part != "base") for name in leaves]
+    chosen: dict[str, None] = {}
+    for name in names:
+        matched = [leaf for leaf in leaves if _matches(trunk, leaf, name)]
+        if not matched:
+            ends = sorted({leaf.rpartition(".")[2] for leaf in leaves} | {EMBEDDINGS, NORMS})
+            raise ValueError(f"train_also: {unknown('module of the base', name, ends)}")
+        chosen.update(dict.fromkeys(matched))
+    return list(chosen)
+
+
+def _matches(trunk: nn.Module, leaf: str, name: str) -> bool:
+    module = module_at(trunk, leaf)
+    if name == EMBEDDINGS:
+        return isinstance(module, nn.Embedding)
+    if name == NORMS:
+        return "norm" in type(module).__name__.lower()
+    if name.startswith("re:"):
+        return re.fullmatch(name[3:], leaf) is not None
+    return leaf == name or leaf.endswith(f".{name}")
+
+
+def check_head_settings(head: Head, training: TrainingSettings) -> None:
+    """Refuse training settings that this head's loss does not have.
+
+    Raises:
+        ValueError: If labels are to be smoothed where the loss is no cross-entropy.
+    """
+    classes = head.module.config.num_labels
+    if training.label_smoothing and head.kind_name == "sequence_classification" and classes == 1:
+        raise ValueError("label_smoothing: a regression has no classes to smooth; set it to 0")
+
+
+def factors_of(expert: Expert, trunk: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """`(A', B')` of every adapter by module name: `W_eff = W0 + B' @ A'`, exactly.
+
+    Raises:
+        NotLowRank: If the variant has none.
+    """
+    with torch.no_grad():
+        return {
+            name: adapter.factors(frozen_linear(trunk, name).weight)
+            for name, adapter in expert.adapters.items()
+        }

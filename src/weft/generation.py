@@ -1,0 +1,207 @@
+"""Continuations of a text by a causal language model, with transformers' own generation and its key/value cache."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
+
+from weft.base import Base
+from weft.config import Settings
+from weft.evaluation import autocast, evaluating, padding_id
+from weft.heads import CausalLM
+from weft.lowrank.route import Route, routed
+from weft.model import Model
+from weft.text import encoding_of, extent
+
+_SAMPLING = threading.Lock()
+"""Torch's random state belongs to the process: threads draw from it one after the other."""
+
+
+class Generation(Settings):
+    """How a text is continued."""
+
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest continuation in tokens."""
+    sample: bool = False
+    """Draw each token by its probability instead of taking the most probable."""
+    temperature: float = Field(1.0, gt=0)
+    """sample: below 1 sharpens the probabilities, above 1 flattens them."""
+    top_k: int = Field(50, ge=0)
+    """sample: tokens that can be drawn, the most probable ones; 0 means all."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """sample: probability that the tokens that can be drawn cover together."""
+    seed: int = 0
+    """sample: source of the draws; the same prompts in the same order and batches give the same texts."""
+    stop: list[str] = []
+    """Texts at which a continuation ends; they are cut off."""
+    cache: bool = True
+    """Keep keys and values of earlier tokens: more memory, less time, the same text."""
+    batch_size: int = Field(16, ge=1)
+    """Prompts continued together."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What comes after a prompt."""
+
+    text: str
+    """Without special tokens and stop texts."""
+    tokens: tuple[int, ...]
+    """Everything that was generated, an end-of-text token included."""
+
+
+def generate(
+    model: Model,
+    name: str,
+    prompts: Sequence[str],
+    settings: Generation,
+    *,
+    device: torch.device | str,
+    precision: str = "fp32",
+) -> list[Continuation]:
+    """A continuation of each prompt by one expert, in order.
+
+    Args:
+        model: Has the expert resident.
+        name: The expert; its head is a causal language model.
+        prompts: Texts that are not empty.
+        settings: How.
+        device: Where the model is.
+        precision: fp32, bf16, fp16 or fp64.
+
+    Raises:
+        ValueError: If the expert does not write text, or a prompt leaves no room for what was asked.
+    """
+    device = torch.device(device)
+    head = model.expert(name).head
+    if head is None or not isinstance(head.kind, CausalLM):
+        kind = "no head" if head is None else f"a head for {head.kind_name}"
+        raise ValueError(f"expert {name!r} has {kind}, so it writes no text; causal_lm is the kind that does")
+    ids = [prompt_ids(model.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)]
+    order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
+    found: dict[int, Continuation] = {}
+    writer = head.assembled(model.trunk)
+    with evaluating(model), torch.inference_mode(), routed(Route.everywhere(name)):
+        with autocast(device, precision), _drawing(settings, device):
+            for start in range(0, len(order), settings.batch_size):
+                rows = order[start : start + settings.batch_size]
+                inputs, mask = _left_padded([ids[at] for at in rows], padding_id(model.base), device)
+                tokenizer = model.base.tokenizer
+                stopping = StoppingCriteriaList()
+                if settings.stop:
+                    stopping.append(_StopTexts(tokenizer, settings.stop, inputs))
+                written = writer.generate(
+                    inputs,
+                    attention_mask=mask,
+                    generation_config=_config(settings, model.base),
+                    stopping_criteria=stopping,
+                )
+                for at, row in zip(rows, written[:, inputs.shape[1] :].tolist(), strict=True):
+                    found[at] = _continuation(tokenizer, ids[at], row, settings.stop)
+    return [found[at] for at in range(len(ids))]
+
+
+def prompt_ids(base: Base, text: str, settings: Generation, where: str) -> list[int]:
+    """The tokens of a prompt: with what the tokenizer puts before a text, without what it puts behind.
+
+    Raises:
+        ValueError: If the text has no tokens, or prompt and continuation exceed the base's positions.
+    """
+    encoding = encoding_of(base.tokenizer, text)
+    _, stop = extent(encoding, 0, where)
+    limit = base.max_positions
+    if limit is not None and stop + settings.max_new_tokens > limit:
+        raise ValueError(
+            f"{where} has {stop} tokens, which leaves {max(0, limit - stop)} of the {limit} positions of {base.name} "
+            f"for max_new_tokens {settings.max_new_tokens}; ask for fewer, or shorten the prompt"
+        )
+    return encoding.ids[:stop]
+
+
+class _StopTexts(StoppingCriteria):
+    """Ends a row as soon as what was written, not the prompt, holds one of the texts."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], prompts: Tensor
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.texts = texts
+        self.prompts = prompts
+
+    def __call__(self, input_ids: Tensor, scores: Tensor | None, **_: object) -> Tensor:
+        width = self.prompts.shape[1]
+        written = [
+            _text(self.tokenizer, row[:width], row[width:]) for row in input_ids.tolist()
+        ]
+        done = [any(text in row for text in self.texts) for row in written]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def _config(settings: Generation, base: Base) -> GenerationConfig:
+    drawing = (
+        {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
+        if settings.sample
+        else {}
+    )
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=settings.sample,
+        use_cache=settings.cache,
+        eos_token_id=base.tokenizer.eos_token_id,
+        bos_token_id=base.tokenizer.bos_token_id,
+        pad_token_id=padding_id(base),
+        **drawing,
+    )
+
+
+@contextlib.contextmanager
+def _drawing(settings: Generation, device: torch.device) -> Iterator[None]:
+    """Torch's random state from the seed inside the block, and as it was afterwards."""
+    if not settings.sample:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with _SAMPLING, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(settings.seed)
+        yield
+
+
+def _left_padded(
+    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, (rows, tokens); prompts end together so that all go on at the same place."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids.to(device), mask.to(device)
+
+
+def _continuation(
+    tokenizer: PreTrainedTokenizerFast, prompt: list[int], row: list[int], stop: Sequence[str]
+) -> Continuation:
+    """`row` without the padding behind its end, as tokens and as text."""
+    if tokenizer.eos_token_id in row:
+        row = row[: row.index(tokenizer.eos_token_id) + 1]
+    text = _text(tokenizer, prompt, row)
+    for length in range(1, len(row) + 1) if stop else ():
+        text = _text(tokenizer, prompt, row[:length])
+        ends = [text.index(end) for end in stop if end in text]
+        if ends:
+            return Continuation(text[: min(ends)], tuple(row[:length]))
+    return Continuation(text, tuple(row))
+
+
+def _text(tokenizer: PreTrainedTokenizerFast, prompt: list[int], row: list[int]) -> str:
+    """What `row` adds to the prompt's text; read behind the prompt, for some tokenizers drop a leading space."""
+    before, both = (
+        tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for ids in (prompt, [*prompt, *row])
+    )
+    if both.startswith(before):
+        return both[len(before) :]
+    return tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,0 +1,395 @@
+"""One head for each kind of task, on trunk states.
+
+A head *is* transformers' task class for that base and kind, with its trunk replaced by a passage that hands the given
+states through. So every architecture's own pooling, dropout and layer names hold, and a head's parameters carry the
+names PEFT and transformers expect. What the checkpoint has (a pooler, a language-model head) comes frozen with the base;
+what it lacks belongs to the head: drawn from the run's seed, trained, saved. Multiple choice trains a copy of the pooler.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+from weft.base import Base
+
+IGNORE = -100
+"""The label of positions that no loss and no score looks at."""
+TOP_MASKS = 5
+"""Candidates kept for each mask of a masked language model."""
+
+
+class Kind(ABC):
+    """What a kind of task asks of its head. Shapes: (rows, ...) or (sequences, seq, ...)."""
+
+    auto: str
+    """transformers' auto class whose members are the heads of this kind."""
+    trains_pooler = False
+    language_model = False
+    has_classes = False
+    """Whether the task decides how many logits there are."""
+
+    def fits(self, config: transformers.PreTrainedConfig) -> bool:
+        """Whether transformers has a task class of this kind for the base."""
+        return type(config) in getattr(transformers, self.auto)._model_mapping
+
+    def logits(self, output: Any) -> Tensor:
+        return output.logits
+
+    @abstractmethod
+    def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
+        """The records' labels as one tensor, padded to `width` tokens where they are by token."""
+
+    def count(self, labels: Tensor) -> int:
+        """Labelled items: what an expert's loss is divided by over an optimizer step."""
+        return int((labels != IGNORE).sum())
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        """The sum of the loss over labelled items."""
+
+    @abstractmethod
+    def outputs(self, logits: Tensor, labels: Tensor | None, lengths: Sequence[Sequence[int]]) -> list[Any]:
+        """What `Task.decode` gets, by row, float32 without padding; `lengths` are tokens by row and sequence."""
+
+
+class _ByRow(Kind):
+    def outputs(self, logits: Tensor, labels: Tensor | None, lengths: Sequence[Sequence[int]]) -> list[Any]:
+        return list(logits.float().cpu().numpy())
+
+
+class _ByToken(Kind):
+    def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
+        rows = [torch.tensor(labels) for record in records for labels in record["labels"]]
+        padded = torch.full((len(rows), width), IGNORE)
+        for row, labels in zip(padded, rows, strict=True):
+            row[: len(labels)] = labels
+        return padded
+
+    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        return _cross_entropy(logits, labels, smoothing)
+
+    def by_token(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        return logits
+
+    def outputs(self, logits: Tensor, labels: Tensor | None, lengths: Sequence[Sequence[int]]) -> list[Any]:
+        values = self.by_token(logits, labels).float().cpu().numpy()
+        rows, at = [], 0
+        for row in lengths:
+            rows.append([values[at + i, :length] for i, length in enumerate(row)])
+            at += len(row)
+        return rows
+
+
+class SequenceClassification(_ByRow):
+    """One answer for a row: a class (int labels), several (0/1 floats) or a number (float)."""
+
+    auto = "AutoModelForSequenceClassification"
+    has_classes = True
+
+    def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
+        return torch.tensor([record["labels"] for record in records])
+
+    def count(self, labels: Tensor) -> int:
+        return labels.numel()
+
+    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        if not labels.is_floating_point():
+            return _cross_entropy(logits, labels, smoothing)
+        if labels.dim() == 2:
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
+        return F.mse_loss(logits.squeeze(-1), labels.to(logits), reduction="sum")
+
+
+class MultipleChoice(_ByRow):
+    """One of the row's sequences: logits (rows, choices)."""
+
+    auto = "AutoModelForMultipleChoice"
+    trains_pooler = True
+
+    def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
+        return torch.tensor([record["labels"] for record in records])
+
+    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        return _cross_entropy(logits, labels, smoothing)
+
+
+class TokenClassification(_ByToken):
+    """A class for every labelled token: logits (sequences, seq, labels)."""
+
+    auto = "AutoModelForTokenClassification"
+    has_classes = True
+
+
+class SpanExtraction(_ByToken):
+    """Start and end of an answer in each window: logits (sequences, seq, 2)."""
+
+    auto = "AutoModelForQuestionAnswering"
+
+    def logits(self, output: Any) -> Tensor:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+
+    def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
+        return torch.tensor([pair for record in records for pair in record["labels"]])
+
+    def count(self, labels: Tensor) -> int:
+        return len(labels)
+
+    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        return _cross_entropy(logits.transpose(1, 2), labels, smoothing) / 2
+
+
+class CausalLM(_ByToken):
+    """The next token: the logits at position t speak for the label at t + 1."""
+
+    auto = "AutoModelForCausalLM"
+    language_model = True
+
+    def fits(self, config: transformers.PreTrainedConfig) -> bool:
+        """Bases with a masked-LM class look both ways, so they cannot predict the next token."""
+        return super().fits(config) and not MaskedLM().fits(config)
+
+    def count(self, labels: Tensor) -> int:
+        return super().count(labels[:, 1:])
+
+    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        return _cross_entropy(logits[:, :-1], labels[:, 1:], smoothing)
+
+    def by_token(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            raise ValueError("a causal language model is scored on its own text; use generation to continue it")
+        nll = torch.full(labels.shape, torch.nan, device=logits.device)
+        nll[:, 1:] = _nll(logits[:, :-1], labels[:, 1:])
+        return nll.unsqueeze(-1)
+
+
+class MaskedLM(_ByToken):
+    """The token behind each mask; outputs are (tokens, 1 + 2k): nll, the k best ids, their probabilities."""
+
+    auto = "AutoModelForMaskedLM"
+    language_model = True
+
+    def by_token(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        best = logits.float().softmax(-1).topk(min(TOP_MASKS, logits.shape[-1]), dim=-1)
+        nll = (
+            torch.full(logits.shape[:2], torch.nan, device=logits.device)
+            if labels is None
+            else _nll(logits, labels)
+        )
+        return torch.cat([nll.unsqueeze(-1), best.indices.float(), best.values], dim=-1)
+
+
+KINDS: dict[str, Kind] = {
+    "sequence_classification": SequenceClassification(),
+    "token_classification": TokenClassification(),
+    "multiple_choice": MultipleChoice(),
+    "span_extraction": SpanExtraction(),
+    "causal_lm": CausalLM(),
+    "masked_lm": MaskedLM(),
+}
+"""A head kind has the name of its task kind."""
+
+
+class Passage(nn.Module):
+    """Stands where the task class has its trunk: the states it is given are the states it returns."""
+
+    def __init__(self, pooler: nn.Module | None) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(
+        self, *_: Any, inputs_embeds: Tensor, **__: Any
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        pooled = None if self.pooler is None else self.pooler(inputs_embeds)
+        # The one output that has every field a task class may read: a pooled state and, for decoders, a cache.
+        return BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=inputs_embeds,  # type: ignore[arg-type]
+            pooler_output=pooled,
+        )
+
+
+class Head(nn.Module):
+    """The trained module that turns trunk states into one task's answer.
+
+    Args:
+        kind: A name of `KINDS`.
+        base: The base it stands on.
+        num_labels: Classes (1 for a regression); spans, choices and language models ignore it.
+        seed: Source of the start values.
+
+    Raises:
+        KeyError: If there is no such kind.
+        ValueError: If transformers has no such head for this base; names the kinds that fit.
+    """
+
+    def __init__(self, kind: str, base: Base, num_labels: int, seed: int) -> None:
+        super().__init__()
+        self.kind_name = kind
+        self.kind = kind_for(kind, base.config)
+        config = copy.deepcopy(base.config)
+        # Span classes read it too, for start and end.
+        config.num_labels = num_labels if self.kind.has_classes else 2
+        # Some classes find a row's last token by comparing ids with the pad id; they are given the mask as ids.
+        config.pad_token_id = 0
+        with torch.device("meta"):
+            module = getattr(transformers, self.kind.auto).from_config(config)
+        self.prefix: str = module.base_model_prefix
+        pooler = getattr(getattr(module, self.prefix), "pooler", None)
+        self._frozen: set[str] = set()
+        setattr(module, self.prefix, Passage(pooler))
+        self._initialise(module, base, seed)
+        self.module: PreTrainedModel = module.to(trained_dtype(base))
+
+    def _initialise(self, module: PreTrainedModel, base: Base, seed: int) -> None:
+        module.to_empty(device="cpu")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for part in module.modules():
+                module._init_weights(part)
+        passage: Passage = getattr(module, self.prefix)
+        if passage.pooler is not None and base.pooler is not None:
+            if self.kind.trains_pooler:
+                passage.pooler.load_state_dict(base.pooler.state_dict())
+            else:
+                passage.pooler = base.pooler
+                self._frozen |= {f"{self.prefix}.pooler.{name}" for name, _ in base.pooler.named_parameters()}
+        if self.kind.language_model:
+            self._take_language_model_head(module, base)
+        for name, value in module.named_parameters(remove_duplicate=False):
+            value.requires_grad_(name not in self._frozen)
+
+    def _take_language_model_head(self, module: PreTrainedModel, base: Base) -> None:
+        ties = dict(getattr(module, "_tied_weights_keys", None) or {})
+        own = [name for name, _ in module.named_parameters(remove_duplicate=False)]
+        found = _checkpoint_tensors(base, own)
+        for name, value in found.items():
+            module.get_parameter(name).data.copy_(value)
+            self._frozen.add(name)
+        for target, source in ties.items():
+            if target in found or not base.config.tie_word_embeddings:
+                continue
+            if source.startswith(f"{self.prefix}."):
+                shared = base.trunk.get_parameter(source.removeprefix(f"{self.prefix}."))
+                self._frozen.add(target)
+            else:
+                shared = module.get_parameter(source)
+                if source in self._frozen:
+                    self._frozen.add(target)
+            parent, _, last = target.rpartition(".")
+            setattr(module.get_submodule(parent), last, shared)
+
+    def trained_names(self) -> list[str]:
+        """Names, as in the task class, of the parameters that this head trains and saves."""
+        return [name for name, _ in self.module.named_parameters() if name not in self._frozen]
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained tensors by the task class's names."""
+        values = dict(self.module.named_parameters())
+        return {name: values[name].detach() for name in self.trained_names()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take trained tensors back.
+
+        Raises:
+            ValueError: If names or shapes are not this head's.
+        """
+        values = dict(self.module.named_parameters())
+        names = self.trained_names()
+        if set(state) != set(names):
+            raise ValueError(
+                f"a {self.kind_name} head of this base has the tensors {sorted(names)}, got {sorted(state)}"
+            )
+        for name, value in state.items():
+            if value.shape != values[name].shape:
+                raise ValueError(
+                    f"head tensor {name}: expected shape {tuple(values[name].shape)}, got {tuple(value.shape)}"
+                )
+        with torch.no_grad():
+            for name, value in state.items():
+                values[name].copy_(value)
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor, sequences_per_row: Sequence[int]) -> Tensor:
+        """Logits in the kind's shape.
+
+        Args:
+            hidden: Last trunk states, (sequences, seq, hidden).
+            attention_mask: 1 for tokens, 0 for padding, (sequences, seq).
+            sequences_per_row: How many sequences each row owns.
+        """
+        mask = attention_mask.long()
+        if isinstance(self.kind, MultipleChoice):
+            choices = sequences_per_row[0]
+            if any(count != choices for count in sequences_per_row):
+                raise ValueError(f"rows of one multiple-choice batch need equal choices, got {sequences_per_row}")
+            hidden = hidden.view(-1, choices, *hidden.shape[1:])
+            mask = mask.view(-1, choices, mask.shape[-1])
+        extra = {} if self.kind.language_model else {"input_ids": mask}
+        return self.kind.logits(self.module(inputs_embeds=hidden, attention_mask=mask, **extra))
+
+    def assembled(self, trunk: nn.Module, pooler: nn.Module | None = None) -> PreTrainedModel:
+        """transformers' task class with `trunk` in its place; all weights shared, nothing copied.
+
+        Args:
+            trunk: The base, woven or plain.
+            pooler: Ignored where the head has its own.
+        """
+        module = copy.copy(self.module)
+        module._modules = dict(self.module._modules)
+        passage: Passage = getattr(self.module, self.prefix)
+        own = passage.pooler if passage.pooler is not None else pooler
+        if own is not None and hasattr(trunk, "pooler"):
+            trunk = copy.copy(trunk)
+            trunk._modules = dict(trunk._modules)
+            trunk.pooler = own
+        setattr(module, self.prefix, trunk)
+        return module
+
+
+def kind_for(name: str, config: transformers.PreTrainedConfig) -> Kind:
+    """The kind called `name`, if this base can serve it.
+
+    Raises:
+        ValueError: If it cannot; names the kinds that fit.
+    """
+    if not KINDS[name].fits(config):
+        fitting = [other for other, kind in KINDS.items() if kind.fits(config)]
+        raise ValueError(
+            f"a {config.model_type} base cannot serve {name}; kinds that fit: {', '.join(fitting)}"
+        )
+    return KINDS[name]
+
+
+def trained_dtype(base: Base) -> torch.dtype:
+    """The type of trained weights: single precision, or double on a double-precision base."""
+    return torch.float64 if base.trunk.dtype == torch.float64 else torch.float32
+
+
+def _checkpoint_tensors(base: Base, names: Sequence[str]) -> dict[str, Tensor]:
+    """Those of `names` that the base's checkpoint holds."""
+    found: dict[str, Tensor] = {}
+    for file in base.files:
+        with safe_open(file, framework="pt") as tensors:
+            found |= {name: tensors.get_tensor(name) for name in tensors.keys() if name in names}  # noqa: SIM118
+    return found
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return F.cross_entropy(
+        wide.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, label_smoothing=smoothing, reduction="sum"
+    )
+
+
+def _nll(logits: Tensor, labels: Tensor) -> Tensor:
+    flat = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORE, reduction="none")
+    nll = flat.view(labels.shape)
+    return torch.where(labels == IGNORE, torch.nan, nll)
+

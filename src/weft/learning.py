@@ -1,0 +1,225 @@
+"""What learns together: the parameters of one or more experts under one optimizer, schedule and stopping rule."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.batching import Item, epoch_batches
+from weft.config import TrainingSettings
+from weft.expert import Expert
+from weft.lowrank.route import Members
+from weft.recipes import Recipe
+from weft.tasks.base import Example, Record, Task
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8
+
+
+@dataclass
+class Stream:
+    """One task's training rows, in the order its own run would see them.
+
+    Attributes:
+        head: Expert whose head answers.
+        members: Experts whose adapters speak for its rows.
+        held: Rows kept out of training, with their records; stopping looks at them.
+    """
+
+    name: str
+    task: Task
+    kind: str
+    head: str
+    members: Members
+    records: Sequence[Record]
+    held: tuple[Sequence[Example], Sequence[Record]] | None
+    training: TrainingSettings
+    seed: int
+    _epoch: tuple[int, list[list[int]]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.lengths = [max(len(ids) for ids in record["input_ids"]) for record in self.records]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.records) / self.training.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of this task's training."""
+        if self.training.max_steps is not None:
+            return self.training.max_steps
+        return max(1, math.ceil(self.training.epochs * self.steps_per_epoch))
+
+    def items(self, step: int) -> list[Item]:
+        """The rows of step `step` (from 0); a function of the seed and the step alone."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            batches = epoch_batches(
+                self.lengths,
+                self.training.batch_size,
+                seed=self.seed,
+                epoch=epoch,
+                bucketing=self.training.bucketing,
+            )
+            self._epoch = (epoch, batches)
+        found = []
+        for row in self._epoch[1][place]:
+            drawn = self.task.sample(self.records[row], np.random.default_rng([self.seed, step, row]))
+            found.append(Item(self.head, self.kind, self.members, drawn))
+        return found
+
+
+class Stopper:
+    """Remembers the best score and says when patience is over.
+
+    Args:
+        patience: Evaluations without a better score before training stops; None never stops.
+        higher_is_better: Direction of the score.
+    """
+
+    def __init__(self, patience: int | None, higher_is_better: bool) -> None:
+        self.patience = patience
+        self.sign = 1.0 if higher_is_better else -1.0
+        self.best: float | None = None
+        self.best_step = 0
+        self.misses = 0
+
+    def better(self, score: float, step: int) -> bool:
+        """Whether `score` is the best so far; counts it."""
+        if self.best is None or self.sign * score > self.sign * self.best:
+            self.best, self.best_step, self.misses = score, step, 0
+            return True
+        self.misses += 1
+        return False
+
+    @property
+    def is_over(self) -> bool:
+        return self.patience is not None and self.misses >= self.patience
+
+
+class Learner:
+    """Experts that are optimised, scheduled, clipped and stopped together.
+
+    Clipping is by expert. The optimizer holds trained parameters only.
+
+    Args:
+        streams: Where its gradients come from; its schedule is as long as the longest.
+        experts: What it trains, with each expert's recipe.
+        training: The run's settings.
+        trunk: The private trunk of recipe `full`, whose weights are trained too.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        experts: Sequence[tuple[Expert, Recipe]],
+        training: TrainingSettings,
+        trunk: nn.Module | None = None,
+    ) -> None:
+        self.streams = list(streams)
+        self.experts = list(experts)
+        self.training = training
+        self.parameters = {
+            f"{expert.name}/{name}": value
+            for expert, _ in experts
+            for name, value in expert.trained().items()
+        }
+        if trunk is not None:
+            self.parameters |= {f"trunk/{n}": p for n, p in trunk.named_parameters() if p.requires_grad}
+        self._trunk = trunk
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=0.0, betas=BETAS, eps=EPS)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.total = max(stream.total_steps for stream in streams)
+        self.stopper = Stopper(training.early_stopping, streams[0].task.higher_is_better)
+        self.best: dict[str, Tensor] = {}
+        self.is_over = False
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = []
+        for expert, recipe in self.experts:
+            rate = self.training.learning_rate or recipe.learning_rate
+            own = recipe.optimizer.param_groups(expert.adapters, rate)
+            held = {id(value) for group in own for value in group["params"]}
+            head = list(expert.head.parameters()) if expert.head else []
+            head = [value for value in head if value.requires_grad]
+            held |= {id(value) for value in head}
+            rest = [value for value in expert.trained().values() if id(value) not in held]
+            own.append({"params": head, "lr": self.training.head_learning_rate or rate})
+            own.append({"params": rest, "lr": rate})
+            groups += own
+        if self._trunk is not None:
+            rate = self.training.learning_rate or self.experts[0][1].learning_rate
+            trained = [value for value in self._trunk.parameters() if value.requires_grad]
+            groups.append({"params": trained, "lr": rate})
+        return [part for group in groups for part in self._by_decay(group)]
+
+    def _by_decay(self, group: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Biases, norms and other vectors are not decayed."""
+        decay = group.get("weight_decay", self.training.weight_decay)
+        found = [
+            {**group, "params": [p for p in group["params"] if p.dim() >= 2], "weight_decay": decay},
+            {**group, "params": [p for p in group["params"] if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        return [part for part in found if part["params"]]
+
+    def factor(self, step: int) -> float:
+        """The learning rate of step `step` (from 0) as a fraction of its peak."""
+        warmup = round(self.training.warmup * self.total)
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.training.schedule == "constant":
+            return 1.0
+        done = (step - warmup) / max(1, self.total - warmup)
+        if self.training.schedule == "linear":
+            return max(0.0, 1.0 - done)
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def step(self, step: int, scaler: torch.amp.GradScaler) -> None:
+        """Clip, transform, update, and let the methods act; gradients are cleared."""
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * self.factor(step)
+        scaler.unscale_(self.optimizer)
+        self._clip()
+        for expert, recipe in self.experts:
+            if expert.adapters:
+                recipe.optimizer.transform(expert.adapters, step)
+        scaler.step(self.optimizer)
+        for expert, recipe in self.experts:
+            if expert.adapters:
+                with torch.no_grad():
+                    recipe.controller.after_step(expert.adapters, self.optimizer, step, self.total)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _clip(self) -> None:
+        if not self.training.max_grad_norm:
+            return
+        for expert, _ in self.experts:
+            own = [*expert.trained().values()]
+            if self._trunk is not None:
+                own += [value for value in self._trunk.parameters() if value.requires_grad]
+            nn.utils.clip_grad_norm_([p for p in own if p.grad is not None], self.training.max_grad_norm)
+
+    def keep_best(self) -> None:
+        """Remember the weights as they are."""
+        self.best = {name: value.detach().cpu().clone() for name, value in self.parameters.items()}
+
+    def restore_best(self) -> None:
+        """Return to the remembered weights, if there are any."""
+        with torch.no_grad():
+            for name, value in self.best.items():
+                self.parameters[name].copy_(value)
+
+    def hooks(self) -> dict[str, Any]:
+        """Everything with a state besides weights and optimizer, by a stable name."""
+        found: dict[str, Any] = {}
+        for expert, recipe in self.experts:
+            found[f"{expert.name}/optimizer"] = recipe.optimizer
+            found[f"{expert.name}/controller"] = recipe.controller
+            for number, penalty in enumerate(recipe.penalties):
+                found[f"{expert.name}/penalty{number}"] = penalty
+        return found

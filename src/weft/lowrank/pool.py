@@ -1,0 +1,193 @@
+"""The adapters of many experts at one linear map, and the paths that compute their sum.
+
+    dense     z = x A_catᵀ, masked by sequence, then z B_catᵀ: two large products, work grows with all ranks
+    grouped   every sequence meets only its own experts' factors: one batched product for each distinct rank
+    segments  for adapters that have no factors: each expert's own forward on its own sequences
+
+All three are the same equation (U) with one-hot gates and agree in values and gradients. Ranks may differ: nothing is
+padded. Adding an expert is a dictionary entry, so the 128th costs what the 2nd did.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from weft.lowrank.route import Route
+
+DENSE_UP_TO = {"cpu": 32, "cuda": 64, "mps": 64}
+"""Sum of ranks up to which the dense path runs, by device type; benchmarks/overhead.py measures the crossover."""
+
+
+class Term(Protocol):
+    """What a pool asks of an adapter."""
+
+    rank: int
+    dropout: float
+    low_rank: bool
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor: ...
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class Factors:
+    """A trained adapter reduced to its exact factors, for inference: `delta = B @ A`.
+
+    Args:
+        A: (rank, in).
+        B: (out, rank), every scale folded in.
+    """
+
+    dropout = 0.0
+    low_rank = True
+
+    def __init__(self, A: Tensor, B: Tensor) -> None:
+        self.A, self.B = A, B
+        self.rank = A.shape[0]
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        return _product(x, self.A, self.B)
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self.A, self.B
+
+
+class Pool:
+    """Adapters by expert at one linear map."""
+
+    def __init__(self) -> None:
+        self.terms: dict[str, Term] = {}
+        self.path: str | None = None
+        """dense, grouped or segments to force a path; None takes the committed constant."""
+
+    def add(self, expert: str, term: Term) -> None:
+        """Give `expert` an adapter here; replaces the dict, so a call under way keeps what it saw."""
+        self.terms = {**self.terms, expert: term}
+
+    def remove(self, expert: str) -> None:
+        """Forget the adapter of `expert` here, if it has one."""
+        self.terms = {name: term for name, term in self.terms.items() if name != expert}
+
+    def apply(self, y: Tensor, x: Tensor, weight: Tensor, route: Route, training: bool) -> Tensor:
+        """`y` plus what the routed experts add.
+
+        Args:
+            y: The frozen map's output, (sequences, seq, out).
+            x: Its input, (sequences, seq, in).
+            weight: The frozen weight, (out, in).
+            route: Who speaks for which sequence.
+            training: Whether dropout acts.
+
+        Raises:
+            ValueError: If a heterogeneous route meets an input with another number of sequences.
+        """
+        terms = self.terms
+        here = {name: terms[name] for name in route.experts if name in terms}
+        if not here:
+            return y
+        rates = {term.dropout for term in here.values()} if training else {0.0}
+        if route.choice is None:
+            if len(rates) == 1:
+                x = _dropout(x, rates.pop())
+                return self._everywhere(y, x, weight, here)
+            for term in here.values():
+                y = y + term(_dropout(x, term.dropout), weight).to(y.dtype)
+            return y
+        if x.shape[0] != len(route.choice):
+            raise ValueError(
+                f"the route names experts for {len(route.choice)} sequences, the module got an input of "
+                f"shape {tuple(x.shape)}; say `sequences_per_row` for rows that own several"
+            )
+        if len(rates) > 1:
+            return self._segments(y, x, weight, route, here, training)
+        x = _dropout(x, rates.pop())
+        path = self.path or _path(here, x.device.type)
+        if path == "segments":
+            return self._segments(y, x, weight, route, here)
+        if path == "dense":
+            return self._dense(y, x, weight, route, here)
+        return self._grouped(y, x, weight, route, here)
+
+    def _everywhere(self, y: Tensor, x: Tensor, weight: Tensor, here: dict[str, Term]) -> Tensor:
+        if len(here) == 1 or not all(term.low_rank for term in here.values()):
+            for term in here.values():
+                y = y + term(x, weight).to(y.dtype)
+            return y
+        A, B = _concatenated(here, weight)
+        return y + _product(x, A, B).to(y.dtype)
+
+    def _dense(
+        self, y: Tensor, x: Tensor, weight: Tensor, route: Route, here: dict[str, Term]
+    ) -> Tensor:
+        A, B = _concatenated(here, weight)
+        z = x.to(A.dtype) @ A.T
+        ranks = {name: term.rank for name, term in here.items()}
+        return y + ((z * route.mask(ranks, z)) @ B.T).to(y.dtype)
+
+    def _grouped(
+        self, y: Tensor, x: Tensor, weight: Tensor, route: Route, here: dict[str, Term]
+    ) -> Tensor:
+        factors = {name: term.factors(weight) for name, term in here.items()}
+        by_rank: dict[int, list[str]] = defaultdict(list)
+        for name, (A, _) in factors.items():
+            by_rank[A.shape[0]].append(name)
+        for names in by_rank.values():
+            pairs = sorted((sequence, name) for name in names for sequence in route.pairs[name])
+            sequences = [sequence for sequence, _ in pairs]
+            # Row by row in the batch's own order where each sequence has exactly one expert: no gather of x.
+            whole = sequences == list(range(x.shape[0]))
+            A = _rows(names, pairs, [factors[name][0] for name in names])
+            B = _rows(names, pairs, [factors[name][1] for name in names])
+            index = None if whole else torch.tensor(sequences, device=x.device)
+            chosen = x if index is None else x[index]
+            delta = torch.bmm(torch.bmm(chosen.to(A.dtype), A.mT), B.mT).to(y.dtype)
+            y = y + delta if index is None else y.index_add(0, index, delta)
+        return y
+
+    def _segments(
+        self,
+        y: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        route: Route,
+        here: dict[str, Term],
+        training: bool = False,
+    ) -> Tensor:
+        for name, term in here.items():
+            index = torch.tensor(route.pairs[name], device=x.device)
+            chosen = _dropout(x[index], term.dropout if training else 0.0)
+            y = y.index_add(0, index, term(chosen, weight).to(y.dtype))
+        return y
+
+
+def _path(here: dict[str, Term], device: str) -> str:
+    if not all(term.low_rank for term in here.values()):
+        return "segments"
+    total = sum(term.rank for term in here.values())
+    return "dense" if total <= DENSE_UP_TO.get(device, 0) else "grouped"
+
+
+def _dropout(x: Tensor, rate: float) -> Tensor:
+    return F.dropout(x, rate) if rate else x
+
+
+def _product(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    return (x.to(A.dtype) @ A.T) @ B.T
+
+
+def _concatenated(here: dict[str, Term], weight: Tensor) -> tuple[Tensor, Tensor]:
+    """`A_cat (ranks, in)` and `B_cat (out, ranks)` of the experts that take part."""
+    factors: Iterable[tuple[Tensor, Tensor]] = [term.factors(weight) for term in here.values()]
+    downs, ups = zip(*factors, strict=True)
+    return torch.cat(downs), torch.cat(ups, dim=1)
+
+
+def _rows(names: list[str], pairs: list[tuple[int, str]], matrices: list[Tensor]) -> Tensor:
+    """Each pair's own matrix, stacked: (pairs, ...)."""
+    place = {name: number for number, name in enumerate(names)}
+    index = torch.tensor([place[name] for _, name in pairs], device=matrices[0].device)
+    return torch.stack(matrices)[index]

@@ -1,0 +1,110 @@
+"""Which experts speak for which sequences in *this* call.
+
+A route is a value that travels with the call in a context variable. No module remembers it, so threads that call one
+model with different routes cannot disturb each other.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+Members = tuple[str, ...]
+"""Names of the experts whose adapters add up for a sequence; () is the bare base."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Experts by sequence. Build one with `Route.everywhere`, `Route.by_row` or `Route.by_sequence`.
+
+    Attributes:
+        members: The distinct sets of experts of this call.
+        choice: For every sequence its index into `members`; None if one set serves the whole call.
+    """
+
+    members: tuple[Members, ...]
+    choice: tuple[int, ...] | None = None
+
+    @classmethod
+    def everywhere(cls, *experts: str) -> "Route":
+        """The same experts for every sequence, however many there are."""
+        return cls((experts,))
+
+    @classmethod
+    def by_row(
+        cls, rows: Sequence[str | Members | None], sequences_per_row: Sequence[int]
+    ) -> "Route":
+        """Experts by row of a heterogeneous batch, expanded once to the sequences each row owns.
+
+        Args:
+            rows: For each row an expert's name, several names whose adapters add up, or None for the bare base.
+            sequences_per_row: How many sequences each row owns (choices, windows).
+
+        Raises:
+            ValueError: If the two differ in length.
+        """
+        if len(rows) != len(sequences_per_row):
+            raise ValueError(
+                f"a route needs one entry a row: got {len(rows)} names for {len(sequences_per_row)} rows"
+            )
+        return cls.by_sequence(
+            [row for row, count in zip(rows, sequences_per_row, strict=True) for _ in range(count)]
+        )
+
+    @classmethod
+    def by_sequence(cls, sequences: Sequence[str | Members | None]) -> "Route":
+        """Experts by sequence, in the order of the batch."""
+        sets = [
+            () if item is None else (item,) if isinstance(item, str) else tuple(item)
+            for item in sequences
+        ]
+        members = tuple(dict.fromkeys(sets))
+        if len(members) == 1:
+            return cls(members)
+        place = {item: number for number, item in enumerate(members)}
+        return cls(members, tuple(place[item] for item in sets))
+
+    @cached_property
+    def experts(self) -> tuple[str, ...]:
+        """Every expert that takes part, once, in order of appearance."""
+        return tuple(dict.fromkeys(name for members in self.members for name in members))
+
+    @cached_property
+    def pairs(self) -> dict[str, list[int]]:
+        """For each expert the sequences it speaks for, ascending; only where `choice` is set."""
+        found: dict[str, list[int]] = {name: [] for name in self.experts}
+        for sequence, number in enumerate(self.choice or ()):
+            for name in self.members[number]:
+                found[name].append(sequence)
+        return found
+
+    def mask(self, ranks: dict[str, int], like: Tensor) -> Tensor:
+        """1 where a sequence's experts own the rank, else 0: (sequences, 1, sum of ranks), as `like`."""
+        rows = torch.tensor(
+            [[float(name in members) for name in ranks] for members in self.members],
+            dtype=like.dtype,
+        )
+        wide = rows.repeat_interleave(torch.tensor(list(ranks.values())), dim=1)
+        return wide[list(self.choice or (0,))].unsqueeze(1).to(like.device)
+
+
+_current: ContextVar[Route | None] = ContextVar("weft_route", default=None)
+
+
+def current_route() -> Route | None:
+    """The route of the call under way in this thread or task; None means the bare base."""
+    return _current.get()
+
+
+@contextmanager
+def routed(route: Route | None) -> Iterator[None]:
+    """Calls inside the block follow `route`; the route outside returns afterwards."""
+    token = _current.set(route)
+    try:
+        yield
+    finally:
+        _current.reset(token)

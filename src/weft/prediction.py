@@ -1,0 +1,202 @@
+"""Answers for inputs of a user's own: entities, spans, choices, classes, words behind masks, continuations."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weft.batching import Item
+from weft.data import example_from_user
+from weft.evaluation import TOKENS_PER_BATCH, Progress, outputs, padding_id
+from weft.generation import Generation, generate
+from weft.loading import LoadedRun, load_run_model
+from weft.model import Model
+from weft.registry import unknown
+from weft.tasks.base import Example, Prediction, Task
+
+Input = str | Mapping[str, Any]
+"""A text, where the kind takes a single one; or its columns by name, with or without an `id`."""
+
+
+def predict(
+    run: str | Path | LoadedRun,
+    inputs: Sequence[Input],
+    *,
+    generation: Generation | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    device: str = "auto",
+    precision: str | None = None,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """What a run's expert says of each input, in order.
+
+    Entities with character offsets, an answer with its place, a choice or a class with probabilities, the likeliest
+    words for each mask, or a continuation. Inputs without an `id` are numbered from 0.
+
+    Args:
+        run: A run folder of one task, or what `load_run_model` made of it.
+        inputs: Texts, or mappings of the task's columns.
+        generation: How a causal language model continues; refused for other kinds.
+        tokens_per_batch: Padded tokens in one forward call.
+        device: Where to compute; a loaded run is where it is.
+        precision: Arithmetic of the forward pass; None takes the run's. A loaded run keeps its own.
+        progress: Told how far it is.
+
+    Raises:
+        ValueError: If an input is not what the task takes; says which fields are needed.
+    """
+    if not isinstance(run, LoadedRun):
+        run = load_run_model(run, device=device, precision=precision)
+    if generation is not None and run.task.spec.kind != "causal_lm":
+        raise ValueError(
+            f"generation settings are for causal language models; this expert's kind is {run.task.spec.kind}"
+        )
+    return predict_mixed(
+        run.model,
+        {run.name: run.task},
+        [(run.name, value) for value in inputs],
+        generation=generation,
+        tokens_per_batch=tokens_per_batch,
+        device=run.device,
+        precision=run.precision,
+        progress=progress,
+    )
+
+
+def predict_mixed(
+    model: Model,
+    tasks: Mapping[str, Task],
+    rows: Sequence[tuple[str, Input]],
+    *,
+    device: torch.device | str,
+    generation: Generation | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    precision: str = "fp32",
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """Answers of several experts on one base, in order; rows of all experts share forward calls.
+
+    Continuations are the exception: each causal language model writes its own rows' one after the other.
+
+    Args:
+        model: Has the experts resident.
+        tasks: The task of every expert by name.
+        rows: For each row the expert that answers, and its input.
+        device: Where the model is.
+        generation: How causal language models continue; None takes the defaults.
+        tokens_per_batch: Padded tokens in one forward call.
+        precision: Arithmetic of the forward pass.
+        progress: Told how far it is.
+
+    Raises:
+        KeyError: If a row names an expert that has no task here, or is not resident.
+        ValueError: If an input is not what the expert's task takes.
+    """
+    for name in {name for name, _ in rows}:
+        if name not in tasks:
+            raise KeyError(unknown("expert", name, tasks))
+        model.expert(name)
+    examples = [checked_input(tasks[name], value, at) for at, (name, value) in enumerate(rows)]
+    found: dict[int, Prediction] = {}
+    writing: dict[str, list[int]] = {}
+    reading: list[int] = []
+    for at, (name, _) in enumerate(rows):
+        if tasks[name].spec.kind == "causal_lm":
+            writing.setdefault(name, []).append(at)
+        else:
+            reading.append(at)
+    records = {
+        at: tasks[rows[at][0]].encode(examples[at], model.base.tokenizer) for at in reading
+    }
+    items = [
+        Item(name, tasks[name].spec.kind, (name,), records[at])
+        for at, name in ((at, rows[at][0]) for at in reading)
+    ]
+    raw = outputs(
+        model,
+        items,
+        pad_id=padding_id(model.base),
+        device=device,
+        precision=precision,
+        tokens_per_batch=tokens_per_batch,
+        progress=progress,
+    )
+    for at, output in zip(reading, raw, strict=True):
+        found[at] = tasks[rows[at][0]].decode(examples[at], records[at], output)
+    for name, places in writing.items():
+        written = generate(
+            model,
+            name,
+            [examples[at]["text"] for at in places],
+            generation or Generation(),
+            device=device,
+            precision=precision,
+        )
+        for at, one in zip(places, written, strict=True):
+            found[at] = {
+                "id": examples[at]["id"],
+                "continuation": one.text,
+                "tokens": len(one.tokens),
+            }
+    return [found[at] for at in range(len(rows))]
+
+
+def checked_input(task: Task, value: Input, number: int) -> Example:
+    """One input as the task's checked example; numbered where it has no id.
+
+    Raises:
+        ValueError: If it is text where the kind takes several fields, or a field is missing or wrong.
+    """
+    where = f"input {number}"
+    if isinstance(value, str):
+        if "text" not in (*task.columns, *task.optional):
+            raise ValueError(
+                f"{where}: {task.spec.kind} takes more than a text: give a mapping with {fields(task)}"
+            )
+        value = {"text": value}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where}: expected a text or a mapping with {fields(task)}, got {value!r:.60}")
+    # What the right answer would be is none of the expert's business, and may be in another form.
+    hidden = {task.target, task.spec.columns.get(task.target or "")}
+    given = {key: item for key, item in value.items() if key not in hidden}
+    missing = [name for name in task.columns if not _holds(task, given, name)]
+    if missing and not any(_holds(task, given, name) for name in task.optional):
+        raise ValueError(
+            f"{where}: {', '.join(missing)} is missing; {task.spec.kind} needs {fields(task)}, "
+            f"the input has {', '.join(sorted(map(str, given))) or 'nothing'}"
+        )
+    return example_from_user(task, {"id": str(number), **given}, where)
+
+
+def fields(task: Task) -> str:
+    """What an input of the task must and may hold, for sentences."""
+    may = [name for name in task.optional if name != "offsets"]
+    return " and ".join(task.columns) + (f" (optional: {', '.join(may)})" if may else "")
+
+
+def _holds(task: Task, given: Mapping[str, Any], name: str) -> bool:
+    """Whether a column is there, by the kind's name or by the set's own."""
+    own = task.spec.columns.get(name, name)
+    return name in given or own in given or all(part in given for part in own.split(","))
+
+
+def read_jsonl_lines(stream: Iterable[str]) -> Iterator[Input]:
+    """The inputs in a stream of JSON lines, each an object or a string; empty lines are passed over.
+
+    Raises:
+        ValueError: If a line is not JSON or something else; starts with `line n`.
+    """
+    for number, line in enumerate(stream, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"line {number}: not JSON at column {error.colno}: {error.msg}; each line is one object or string"
+            ) from None
+        if not isinstance(value, dict | str):
+            raise ValueError(f"line {number}: expected an object or a string, got {line.strip():.60}")
+        yield value

@@ -1,0 +1,101 @@
+"""Run folders: what every command reads and writes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weft.atomic import write_text
+from weft.config import Run, load_run, to_yaml
+
+CONFIG = "run.yaml"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk: `run.yaml`, `expert/`, `metrics.json`, `training.json`, `log.jsonl`, `checkpoints/`."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path, run: Run) -> "RunFolder":
+        """A new folder with the complete config in it.
+
+        Raises:
+            ValueError: If `path` exists.
+        """
+        folder = cls(Path(path))
+        folder.refuse_existing()
+        folder.path.mkdir(parents=True)
+        write_text(folder.path / CONFIG, to_yaml(run))
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """An existing run folder.
+
+        Raises:
+            ValueError: If `path` is no run folder.
+        """
+        folder = cls(Path(path))
+        if not (folder.path / CONFIG).is_file():
+            raise ValueError(f"{path} is no run folder: it has no {CONFIG}; give a folder that `weft train` wrote")
+        return folder
+
+    def refuse_existing(self) -> None:
+        """Refuse to write where something is."""
+        if self.path.exists():
+            raise ValueError(
+                f"{self.path} exists; choose another --out, continue it with --resume {self.path}, or remove it"
+            )
+
+    @property
+    def run(self) -> Run:
+        """The run's settings."""
+        return load_run(self.path / CONFIG)
+
+    @property
+    def expert(self) -> Path:
+        return self.path / "expert"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether training has ended and left what it was for."""
+        return all(part.expert.is_dir() and part.training is not None for part in self.parts())
+
+    def parts(self) -> "list[RunFolder]":
+        """The run folder of every task: itself, or its sub-folders if it trained several."""
+        run = self.run
+        return [RunFolder(self.path / task.name) for task in run.tasks] if run.tasks else [self]
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Scores as `{name, value, low, high, n, seed, split}`; [] before there are any."""
+        return _read_json(self.path / "metrics.json") or []
+
+    def write_metrics(self, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the scores of the splits in `metrics`, keep those of other splits."""
+        splits = {row["split"] for row in metrics}
+        kept = [row for row in self.metrics if row["split"] not in splits]
+        write_text(self.path / "metrics.json", json.dumps([*kept, *metrics], indent=1) + "\n")
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """What training cost and counted (parameters, steps, seconds, memory); None before it has ended."""
+        return _read_json(self.path / "training.json")
+
+    def write_training(self, summary: Mapping[str, Any]) -> None:
+        write_text(self.path / "training.json", json.dumps(summary, indent=1, sort_keys=True) + "\n")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,176 @@
+"""Scores from predictions, with percentile bootstrap intervals over rows.
+
+Statistics add up over rows, so a resample is a row of multinomial counts and all resamples are one matrix product
+(Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3). Comparing two systems on the same rows uses
+the same resamples for both (paired bootstrap; Koehn 2004, aclanthology.org/W04-3250).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weft.tasks.base import Example, Prediction, Task
+
+RESAMPLES = 1000
+LEVEL = 0.95
+COUNTS_AT_ONCE = 2**22
+"""Row counts held in memory at a time: 32 MiB."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score and the ends of its interval; fractions for fractions."""
+
+    value: float
+    low: float
+    high: float
+
+
+def score(
+    task: Task,
+    predictions: Sequence[Prediction],
+    examples: Sequence[Example],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Every score of a task over the rows, by name.
+
+    A score that is undefined where more is better (Pearson's of constant values) is 0: no relation was shown.
+    Resamples in which a score is undefined are left out of its interval.
+
+    Args:
+        task: Knows what to count.
+        predictions: One a row.
+        examples: The rows, with their answers.
+        resamples: Bootstrap resamples; 0 leaves the interval out: both ends are the score.
+        level: Probability that the interval is meant to cover, 0 to 1.
+        seed: Decides the resamples.
+
+    Raises:
+        ValueError: If there are no rows, a row has no answer, or a score where less is better has nothing to score.
+    """
+    statistics = _statistics(task, predictions, examples)
+    values = _values(task, statistics.sum(0))
+    drawn = task.metrics(_resampled(statistics, resamples, seed))
+    return {name: _interval(value, drawn[name], level) for name, value in values.items()}
+
+
+def paired_difference(
+    task: Task,
+    predictions_a: Sequence[Prediction],
+    predictions_b: Sequence[Prediction],
+    examples: Sequence[Example],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """How much higher A scores than B on the same rows, by score's name; both see the same resamples.
+
+    Args:
+        task: Knows what to count.
+        predictions_a: One system's, one a row.
+        predictions_b: The other's.
+        examples: The rows, with their answers.
+        resamples: Bootstrap resamples; 0 leaves the interval out: both ends are the score.
+        level: Probability that the interval is meant to cover, 0 to 1.
+        seed: Decides the resamples.
+
+    Raises:
+        ValueError: As `score`.
+    """
+    a, b = (_statistics(task, said, examples) for said in (predictions_a, predictions_b))
+    first, second = _values(task, a.sum(0)), _values(task, b.sum(0))
+    both = _resampled(np.concatenate([a, b], axis=1), resamples, seed)
+    drawn_a, drawn_b = (task.metrics(totals) for totals in np.split(both, 2, axis=1))
+    return {
+        name: _interval(first[name] - second[name], drawn_a[name] - drawn_b[name], level)
+        for name in first
+    }
+
+
+def _statistics(
+    task: Task, predictions: Sequence[Prediction], examples: Sequence[Example]
+) -> np.ndarray:
+    if not examples:
+        raise ValueError(f"{task.spec.name}: no rows to score")
+    if len(predictions) != len(examples):
+        raise ValueError(
+            f"{task.spec.name}: {len(predictions)} predictions for {len(examples)} rows; give one a row"
+        )
+    pairs = zip(predictions, examples, strict=True)
+    return np.stack([task.statistics(said, example) for said, example in pairs]).astype(np.float64)
+
+
+def _values(task: Task, totals: np.ndarray) -> dict[str, float]:
+    values = {name: float(value) for name, value in task.metrics(totals).items()}
+    undefined = [name for name, value in values.items() if np.isnan(value)]
+    if undefined and not task.higher_is_better:
+        raise ValueError(
+            f"{task.spec.name}: nothing to score: no row has a token that counts ({', '.join(undefined)})"
+        )
+    return {name: 0.0 if np.isnan(value) else value for name, value in values.items()}
+
+
+def _resampled(statistics: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Summed statistics of every resample of the rows, (resamples, k)."""
+    if resamples < 0:
+        raise ValueError(f"resamples must not be negative, got {resamples}")
+    rows = len(statistics)
+    generator = np.random.default_rng(seed)
+    chunk = max(1, COUNTS_AT_ONCE // rows)
+    totals = [np.empty((0, statistics.shape[1]))]
+    for start in range(0, resamples, chunk):
+        count = min(chunk, resamples - start)
+        drawn = generator.integers(rows, size=(count, rows)) + rows * np.arange(count)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows)
+        totals.append(counts.astype(np.float64) @ statistics)
+    return np.concatenate(totals)
+
+
+def _interval(value: float, drawn: np.ndarray, level: float) -> Score:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn):
+        return Score(value, value, value)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Score(value, float(low), float(high))
+
+
+def mean_score(
+    task: Task,
+    runs: Sequence[Sequence[Prediction]],
+    examples: Sequence[Example],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Each score's mean over several runs (seeds) of one method on the same rows.
+
+    The interval is over rows: every resample is scored for all runs and averaged. It does not hold the spread over
+    seeds, which three runs cannot estimate; report that beside it.
+
+    Args:
+        task: Knows what to count.
+        runs: For each run its predictions, one a row.
+        examples: The rows, with their answers.
+        resamples: Bootstrap resamples.
+        level: Probability that the interval is meant to cover, 0 to 1.
+        seed: Decides the resamples.
+    """
+    statistics = [_statistics(task, predictions, examples) for predictions in runs]
+    values = [_values(task, own.sum(0)) for own in statistics]
+    drawn = [task.metrics(_resampled(own, resamples, seed)) for own in statistics]
+    return {
+        name: _interval(
+            float(np.mean([own[name] for own in values])),
+            np.mean([own[name] for own in drawn], axis=0),
+            level,
+        )
+        for name in values[0]
+    }

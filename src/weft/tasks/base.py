@@ -1,0 +1,143 @@
+"""What a task is: its description, and the contract every kind of task keeps.
+
+A *kind* (`tasks/<kind>.py`) turns rows into model inputs, model outputs into answers, and answers into scores. A *named
+set* (`tasks/<name>.yaml`) is a kind plus where its rows are. A user's own set is the same YAML in a file of their own.
+
+    rows ─ check ─> examples ─ encode ─> records ─ model ─> outputs ─ decode ─> predictions ─ statistics ─> metrics
+
+Plain Python values up to `records`; numpy for `outputs` and `statistics`. No torch here, and no model.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+from transformers import PreTrainedTokenizerFast
+
+from weft.config import Settings, Split
+
+Example = Mapping[str, Any]
+"""One row in the kind's canonical columns; always with a string `id`."""
+Record = dict[str, Any]
+"""One encoded row: `id`; `input_ids` and, where the base has them, `token_type_ids`, both
+`(sequences, tokens)` lists of lists; `labels` in the kind's form; and what `decode` needs."""
+Prediction = dict[str, Any]
+"""What a user gets for one row; JSON-able, always with the row's `id`."""
+
+
+class Hub(Settings):
+    """Where the set is on the hub."""
+
+    path: str
+    config: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] = {}
+    """Column on the hub by canonical column, where they differ from the files' (`TaskSpec.columns`)."""
+
+
+class TaskSpec(Settings):
+    """A set: its kind, its files and columns, its labels and limits. One YAML file."""
+
+    name: str
+    kind: str
+    """A file of `tasks/`: sequence_classification, token_classification, multiple_choice, span_extraction, ..."""
+    version: str = "1"
+    """Changes whenever data or encoding change meaning."""
+    description: str = ""
+    source: str = ""
+    licence: str = ""
+    citation: str = ""
+    format: str | None = None
+    """csv, tsv, jsonl, conll, squad, parquet or text; None reads it off the file's ending."""
+    files: dict[Split, str] = {}
+    """File name by split, relative to the data folder; names not given are looked for as
+    train / validation, val, dev / test with the format's ending."""
+    columns: dict[str, str] = {}
+    """Column in the files by canonical column of the kind; columns not named keep the canonical name."""
+    hub: Hub | None = None
+    labels: list[str] | None = None
+    """Class names in class order; None collects them, sorted, from the training split."""
+    options: dict[str, Any] = {}
+    """Settings of the kind (e.g. `choices: 4`, `mode: multi_label`), checked by the kind."""
+    max_length: int = Field(128, ge=8)
+    stride: int = Field(0, ge=0)
+    truncate: bool = False
+
+
+class Task(ABC):
+    """One set, ready to encode, decode and score. A kind of task is one subclass.
+
+    Args:
+        spec: What the user said.
+        labels: Class names in class order, as `collect_labels` found them; empty where the kind has none.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    """Canonical columns an example must have, besides `id`."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Canonical columns an example may have."""
+    target: ClassVar[str | None]
+    """The column with the answer; absent when predicting. None where the text itself is the answer."""
+    metric: str
+    """The score that training and comparisons select on; may depend on the kind's options."""
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
+        self.spec = spec
+        self.labels = list(labels)
+
+    @property
+    def num_labels(self) -> int:
+        """Size of the head's output where the kind has classes."""
+        return len(self.labels)
+
+    @classmethod
+    @abstractmethod
+    def collect_labels(cls, spec: TaskSpec, examples: Sequence[Example]) -> list[str]:
+        """Class names in class order, from `spec.labels` or the training examples; [] where there are none."""
+
+    @abstractmethod
+    def check(self, example: Example, where: str) -> Example:
+        """`example` in canonical types, or ValueError starting with `where` (file and line) that says what is wrong.
+
+        The target may be absent (prediction); if present it is checked against `labels`.
+        """
+
+    @abstractmethod
+    def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
+        """One checked example as a record.
+
+        Raises:
+            ValueError: If it is longer than `spec.max_length`, has no windows, and `truncate` is off.
+        """
+
+    def sample(self, record: Record, generator: np.random.Generator) -> Record:
+        """`record` with what is drawn anew each time it is used (masks); itself where nothing is."""
+        return record
+
+    @abstractmethod
+    def decode(self, example: Example, record: Record, output: Any) -> Prediction:
+        """The answer for one row from its head's output.
+
+        Args:
+            example: The checked example.
+            record: Its record.
+            output: Float32 logits of this row without padding: (classes,) for sequence classification, (choices,)
+                for multiple choice; ragged kinds get a list-like of one array per sequence: (tokens, labels) for
+                token classification, (tokens, 2) for spans, (tokens, 1) for causal and
+                (tokens, 1 + 2k) for masked language models (see the kind).
+        """
+
+    @abstractmethod
+    def statistics(self, prediction: Prediction, example: Example) -> np.ndarray:
+        """Additive counts of one row, float64 (k,): `metrics` of their sum over rows is the score."""
+
+    @abstractmethod
+    def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores as fractions from summed statistics; vectorised over leading dimensions.
+
+        Args:
+            totals: (..., k) sums of `statistics`; leading dimensions are bootstrap resamples.
+        """

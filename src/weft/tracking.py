@@ -1,0 +1,102 @@
+"""What a training writes while it runs: `log.jsonl`, and any tracker accelerate knows."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers
+
+from weft.config import Run
+from weft.learning import Learner
+
+EVERY = 10
+"""Optimizer steps that one line of the log averages over."""
+
+
+class Log:
+    """Means of the loss every few steps and scores when measured; on resume, later lines are dropped.
+
+    Args:
+        path: `log.jsonl`.
+        run: The run's settings; `training.tracker` names a tracker.
+        accelerator: Only its main process writes.
+        start: Steps done before.
+    """
+
+    def __init__(self, path: Path, run: Run, accelerator: Accelerator, start: int) -> None:
+        self.path = path
+        self.mean: dict[str, float] = {}
+        self._writes = accelerator.is_main_process
+        self._sums: dict[str, list[float]] = {}
+        self._trackers = []
+        if self._writes and start:
+            kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
+            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        if run.training.tracker and self._writes:
+            kinds = filter_trackers([run.training.tracker], str(path.parent))
+            for kind in kinds:
+                if isinstance(kind, type):
+                    own = [str(path.parent)] if kind.requires_logging_directory else []
+                    tracker = kind("weft", *own)
+                    tracker.store_init_configuration(_flat(run.model_dump(mode="json")))
+                    self._trackers.append(tracker)
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("a", encoding="utf-8") if self._writes else None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file:
+            self._file.close()
+        for tracker in self._trackers:
+            tracker.finish()
+
+    def add(self, step: int, losses: Mapping[str, float], tokens: int, learners: Sequence[Learner]) -> None:
+        """Count one step's loss by task; a line is written every few steps."""
+        for name, loss in losses.items():
+            self._sums.setdefault(name, []).append(loss)
+        if step % EVERY and step != max(learner.total for learner in learners):
+            return
+        self.mean = {name: sum(values) / len(values) for name, values in self._sums.items()}
+        self._sums = {}
+        rate = {"learning_rate": learners[0].optimizer.param_groups[0]["lr"], "tokens": tokens}
+        self._write(step, {"loss": self.mean, **rate})
+
+    def scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Write the selection scores by task."""
+        if scores:
+            self._write(step, {"score": dict(scores)})
+
+    def _write(self, step: int, values: Mapping[str, Any]) -> None:
+        if self._file:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        for tracker in self._trackers:
+            tracker.log(_flat(values), step=step)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    # A kill can leave half a line at the end; a whole one ends in a newline.
+    return [line for line in lines[:-1] if line]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{name}.")
+        else:
+            found[name] = value if isinstance(value, int | float | str | bool) else str(value)
+    return found

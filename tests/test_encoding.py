@@ -1,0 +1,211 @@
+"""Encoded splits read back exactly as made; changed or damaged ones are made anew."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from weft.data import find_kind, find_spec
+from weft.encoding import cache_folder, encode_examples, fingerprint
+from weft.tasks.base import Example, Prediction, Record, Task, TaskSpec
+
+
+class Given(Task):
+    """Its records are what its examples hold; counts how often it encodes."""
+
+    columns = ("record",)
+    target = None
+    metric = "none"
+
+    def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
+        super().__init__(spec, labels)
+        self.encoded = 0
+
+    @classmethod
+    def collect_labels(cls, spec: TaskSpec, examples: Sequence[Example]) -> list[str]:
+        return []
+
+    def check(self, example: Example, where: str) -> Example:
+        return example
+
+    def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
+        self.encoded += 1
+        return {"id": example["id"], **example["record"]}
+
+    def decode(self, example: Example, record: Record, output: np.ndarray) -> Prediction:
+        return {}
+
+    def statistics(self, prediction: Prediction, example: Example) -> np.ndarray:
+        return np.zeros(1)
+
+    def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
+
+def _given(**values: Any) -> Given:
+    return Given(TaskSpec(name="given", kind="given", **values))
+
+
+def _examples(*records: Mapping[str, Any]) -> list[Example]:
+    return [{"id": str(number), "record": record} for number, record in enumerate(records)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return _tokenizer()
+
+
+def _tokenizer(*more: str) -> PreTrainedTokenizerFast:
+    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "a", "dog", "runs", "sits", "it", *more]
+    backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
+
+
+NUMBERS = st.integers(-(2**63), 2**63 - 1)
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "input_ids": st.lists(st.lists(NUMBERS, max_size=4), max_size=3),
+    "offsets": st.lists(st.lists(st.lists(NUMBERS, max_size=2), max_size=3), max_size=3),
+    "labels": NUMBERS,
+    "maybe": st.none() | NUMBERS,
+    "gaps": st.lists(st.none() | st.lists(NUMBERS, max_size=2), max_size=3),
+    "score": st.floats(allow_nan=False),
+    "flags": st.lists(st.booleans(), max_size=3),
+    "text": st.text(),
+    "words": st.lists(st.text(), max_size=3),
+    "span": st.fixed_dictionaries({"start": NUMBERS, "text": st.text()}),
+}
+RECORDS = st.lists(st.fixed_dictionaries({}, optional=FIELDS), min_size=1, max_size=6)
+
+
+@given(records=RECORDS)
+def test_cached_records_equal_fresh_ones(
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer: PreTrainedTokenizerFast,
+    records: list[Record],
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    task, examples = _given(), _examples(*records)
+    fresh = encode_examples(task, examples, tokenizer, cache=None)
+    made = encode_examples(task, examples, tokenizer, cache=cache)
+    read = encode_examples(task, examples, tokenizer, cache=cache)
+    assert fresh == made == read
+    # Equality alone takes 1, 1.0 and True for the same.
+    assert json.dumps(fresh, sort_keys=True) == json.dumps(read, sort_keys=True)
+    assert task.encoded == 2 * len(examples)
+
+
+def test_a_real_kind_reads_back_as_it_encodes(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    spec = find_spec("wnut17").model_copy(update={"max_length": 8, "stride": 1})
+    task = find_kind(spec)(spec, ["O", "B-x"])
+    words = [["a", "dog"], ["it", "runs", "it", "sits", "a", "dog", "runs", "it", "a", "dog"]]
+    examples = [
+        {"id": str(n), "tokens": tokens, "tags": ["O"] * len(tokens)}
+        for n, tokens in enumerate(words)
+    ]
+    encode_examples(task, examples, tokenizer, cache=tmp_path)
+    read = encode_examples(task, examples, tokenizer, cache=tmp_path)
+    assert read == [task.encode(example, tokenizer) for example in examples]
+
+
+def test_progress_ends_with_all_done_both_times(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    seen: list[tuple[int, int]] = []
+    examples = _examples(*[{"labels": 0}] * 250)
+    for _ in range(2):
+        encode_examples(
+            _given(), examples, tokenizer, cache=tmp_path, progress=lambda *at: seen.append(at)
+        )
+    assert seen == [(100, 250), (200, 250), (250, 250), (250, 250)]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_file_is_made_anew(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, damage: str
+) -> None:
+    examples = _examples({"labels": 3}, {"labels": 4})
+    fresh = encode_examples(_given(), examples, tokenizer, cache=tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    path.write_bytes({"cut": whole[:-5], "flip": bytes(flipped), "empty": b""}[damage])
+    task = _given()
+    assert encode_examples(task, examples, tokenizer, cache=tmp_path) == fresh
+    assert task.encoded == len(examples)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [whole]
+
+
+def test_the_key_changes_with_all_that_decides_the_records(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    examples = _examples({"labels": 3})
+    marked = _tokenizer()
+    marked.add_special_tokens({"mask_token": "[PAD]"})
+    keys = [
+        fingerprint(_given(), examples, tokenizer),
+        fingerprint(_given(max_length=64), examples, tokenizer),
+        fingerprint(Given(_given().spec, ["a"]), examples, tokenizer),
+        fingerprint(_given(), _examples({"labels": 4}), tokenizer),
+        fingerprint(_given(), [*examples, *examples], tokenizer),
+        fingerprint(_given(), examples, _tokenizer("cat")),
+        fingerprint(_given(), examples, marked),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == fingerprint(_given(), _examples({"labels": 3}), _tokenizer())
+
+
+def test_the_key_does_not_change_with_how_the_tokenizer_was_last_called() -> None:
+    tokenizer, examples = _tokenizer(), _examples({"labels": 3})
+    before = fingerprint(_given(), examples, tokenizer)
+    tokenizer(["a dog runs", "a"], truncation=True, max_length=2, padding=True)
+    assert fingerprint(_given(), examples, tokenizer) == before
+
+
+UNKEEPABLE: list[list[Record]] = [
+    [{"offsets": [(0, 1)]}],
+    [{"span": {"a": 1}}, {"span": {"b": 1}}],
+    [{"labels": 1}, {"labels": "one"}],
+]
+
+
+@pytest.mark.parametrize("records", UNKEEPABLE)
+def test_records_that_would_not_read_back_are_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, records: list[Record]
+) -> None:
+    with pytest.raises(TypeError, match="records of given"):
+        encode_examples(_given(), _examples(*records), tokenizer, cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    (tmp_path / "file").write_text("")
+    task = _given()
+    with pytest.raises(ValueError, match=r"cannot keep encoded data here .* set WEFT_CACHE"):
+        encode_examples(task, _examples({"labels": 1}), tokenizer, cache=tmp_path / "file")
+    assert task.encoded == 0
+
+
+def test_the_folder_is_the_environments_or_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_CACHE", "/tmp/somewhere")
+    assert cache_folder() == Path("/tmp/somewhere")
+    monkeypatch.delenv("WEFT_CACHE")
+    assert cache_folder() == Path.home() / ".cache" / "weft"
