@@ -36,9 +36,9 @@ def test_words_are_separated_as_in_wnut17() -> None:
         "@paulwalk It's the view from where I'm living for two weeks. "
         "Empire State Building=ESB. Pretty bad storm here last evening."
     )
-    assert (
-        words(tweet)
-        == ["@paulwalk", "It", "'s", "the", "view", "from", "where", "I", "'m", "living", "for", "two", "weeks", ".", "Empire", "State", "Building", "=", "ESB", ".", "Pretty", "bad", "storm", "here", "last", "evening", "."]
+    assert " ".join(words(tweet)) == (
+        "@paulwalk It 's the view from where I 'm living for two weeks . "
+        "Empire State Building = ESB . Pretty bad storm here last evening ."
     )
 
 
@@ -96,9 +96,7 @@ def test_windows_cover_all_tokens_and_share_the_stride(length: int, room: int, s
     assert found[-1][1] == length
     assert all(end - start <= room for start, end in found)
     assert all(end - start == room for start, end in found[:-1])
-    assert [a[1] - b[0] for a, b in pairwise(found)] == [stride] * (
-        len(found) - 1
-    )
+    assert [a[1] - b[0] for a, b in pairwise(found)] == [stride] * (len(found) - 1)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(9, 20), st.integers(0, 8))

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from weft.config import RecipeSettings, Run, Settings, TaskSettings, TrainingSettings, to_yaml, validate
 from weft.data import LoadedTask, find_kind, find_spec, load_task
+from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.scoring import Score, mean_score
 from weft.tasks.base import Prediction
@@ -102,12 +103,19 @@ Told = Callable[[Job, int, int], Report | None]
 """Called before each run with the job, its number and how many there are; returns that run's progress display."""
 
 
-def compare(grid: Grid | Mapping[str, Any], out: str | Path, told: Told | None = None) -> list[Row]:
+def compare(
+    grid: Grid | Mapping[str, Any],
+    out: str | Path,
+    *,
+    recipes: Sequence[str] | None = None,
+    told: Told | None = None,
+) -> list[Row]:
     """Run what is missing of `grid` under `out` and return the table.
 
     Args:
         grid: What to compare.
-        out: Folder of the run folders; `table.json` and `grid.yaml` are written there.
+        out: Folder of the run folders; `grid.yaml` is written there.
+        recipes: Names of the grid's recipes to run and return now; None is all.
         told: Announces runs.
 
     Raises:
@@ -116,34 +124,25 @@ def compare(grid: Grid | Mapping[str, Any], out: str | Path, told: Told | None =
     grid = grid if isinstance(grid, Grid) else validate(Grid, grid, "grid")
     folder = Path(out)
     _check_same(grid, folder)
+    chosen = list(grid.recipes if recipes is None else recipes)
+    for name in chosen:
+        if name not in grid.recipes:
+            raise KeyError(unknown("recipe of this grid", name, grid.recipes))
     rows = []
-    jobs = _search_jobs(grid, folder)
-    total = len(jobs) + len(grid.tasks) * len(grid.recipes) * len(grid.seeds)
+    jobs = {key: job for key, job in _search_jobs(grid, folder).items() if key[1] in chosen}
+    total = len(jobs) + len(grid.tasks) * len(chosen) * len(grid.seeds)
     for number, job in enumerate(jobs.values()):
         _run(job, number, total, told)
     number = len(jobs)
     for task in grid.tasks:
-        for recipe in grid.recipes:
+        for recipe in chosen:
             rate, searched = _best_rate(grid, jobs, task, recipe)
             final = [_final_job(grid, folder, task, recipe, rate, seed) for seed in grid.seeds]
             for job in final:
                 _run(job, number, total, told)
                 number += 1
             rows.append(_row(grid, task, recipe, rate, searched, final))
-            (folder / "table.json").write_text(
-                json.dumps([row.as_json() for row in rows], indent=1) + "\n", encoding="utf-8"
-            )
     return rows
-
-
-def search_rates(grid: Grid, out: str | Path, told: Told | None = None) -> dict[tuple[str, str], float]:
-    """Only the search: the best rate by (task, recipe)."""
-    folder = Path(out)
-    _check_same(grid, folder)
-    jobs = _search_jobs(grid, folder)
-    for number, job in enumerate(jobs.values()):
-        _run(job, number, len(jobs), told)
-    return {(t, r): _best_rate(grid, jobs, t, r)[0] for t in grid.tasks for r in grid.recipes}
 
 
 def _check_same(grid: Grid, folder: Path) -> None:

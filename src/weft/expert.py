@@ -13,7 +13,7 @@ from weft.adapters.base import Adapter
 from weft.base import Base
 from weft.config import TrainingSettings
 from weft.heads import Head, trained_dtype
-from weft.lowrank.attach import frozen_linear, module_at
+from weft.lowrank.attach import frozen_linear, original
 from weft.lowrank.roles import resolve, role_of
 from weft.recipes import Recipe
 from weft.registry import unknown
@@ -153,7 +153,7 @@ def _copies(base: Base, names: Sequence[str]) -> dict[str, nn.Module]:
     """Trained copies of the base modules that `train_also` names."""
     found: dict[str, nn.Module] = {}
     for module in train_also_modules(base.trunk, names):
-        twin = copy.deepcopy(module_at(base.trunk, module)).to(trained_dtype(base))
+        twin = copy.deepcopy(original(base.trunk, module)).to(trained_dtype(base))
         found[module] = twin.requires_grad_(True)
     return found
 
@@ -181,7 +181,7 @@ def train_also_modules(trunk: nn.Module, names: Sequence[str]) -> list[str]:
 
 
 def _matches(trunk: nn.Module, leaf: str, name: str) -> bool:
-    module = module_at(trunk, leaf)
+    module = original(trunk, leaf)
     if name == EMBEDDINGS:
         return isinstance(module, nn.Embedding)
     if name == NORMS:

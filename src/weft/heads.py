@@ -240,13 +240,14 @@ class Head(nn.Module):
         # Some classes find a row's last token by comparing ids with the pad id; they are given the mask as ids.
         config.pad_token_id = 0
         with torch.device("meta"):
-            module = getattr(transformers, self.kind.auto).from_config(config)
+            # Start values are drawn in single precision whatever the base is in, so that they are the same.
+            module = getattr(transformers, self.kind.auto).from_config(config, dtype=torch.float32)
         self.prefix: str = module.base_model_prefix
         pooler = getattr(getattr(module, self.prefix), "pooler", None)
         self._frozen: set[str] = set()
         setattr(module, self.prefix, Passage(pooler))
         self._initialise(module, base, seed)
-        self.module: PreTrainedModel = module.to(trained_dtype(base))
+        self.module: PreTrainedModel = module
 
     def _initialise(self, module: PreTrainedModel, base: Base, seed: int) -> None:
         module.to_empty(device="cpu")
@@ -254,6 +255,8 @@ class Head(nn.Module):
             torch.manual_seed(seed)
             for part in module.modules():
                 module._init_weights(part)
+        # Before anything of the base is shared: its tensors keep their own type.
+        module.to(trained_dtype(base))
         passage: Passage = getattr(module, self.prefix)
         if passage.pooler is not None and base.pooler is not None:
             if self.kind.trains_pooler:

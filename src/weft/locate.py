@@ -99,7 +99,7 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files of the checkpoint in `folder`: one, or all its shards.
 
     Raises:
-        ValueError: If the config, the weights or a shard is missing, or only pickled weights are there.
+        ValueError: If config, weights or a shard is missing, or all weights are pickled.
     """
     config_file(folder)
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"

@@ -280,7 +280,9 @@ class _Loop:
             examples[at::of],
             records[at::of],
             head=stream.head,
+            kind=stream.kind,
             members=stream.members,
+            pad_id=padding_id(self.session.base),
             device=self.session.device,
             precision=self.training.precision,
         )

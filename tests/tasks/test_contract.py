@@ -195,7 +195,8 @@ def test_sums_of_nothing_have_scores(
     task: Task, records: list[Record], case: Case, examples: list[Example]
 ) -> None:
     size = statistics(task, case, examples, records).shape[1]
-    assert {name: value.shape for name, value in task.metrics(np.zeros((3, size))).items()} == dict.fromkeys(task.metrics(np.zeros(size)), (3,))
+    shapes = {name: value.shape for name, value in task.metrics(np.zeros((3, size))).items()}
+    assert shapes == dict.fromkeys(task.metrics(np.zeros(size)), (3,))
 
 
 def test_a_checked_example_checks_to_itself(task: Task, examples: list[Example]) -> None:

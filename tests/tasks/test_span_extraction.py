@@ -17,8 +17,8 @@ from weft.tasks.base import Record, Task, TaskSpec
 
 KIND = "span_extraction"
 CONTEXT = (
-    "Amsterdam's canals were dug in the 17th century, mostly by hand. The Keizersgracht, named after "
-    "Emperor Maximilian, is the widest of them; the Herengracht is the first."
+    "Amsterdam's canals were dug in the 17th century, mostly by hand. The Keizersgracht, named "
+    "after Emperor Maximilian, is the widest of them; the Herengracht is the first."
 )
 ROW = {
     "id": "q",

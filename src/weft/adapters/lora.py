@@ -58,4 +58,6 @@ class LoRA(base.Adapter):
         return self.A, self.scaling * self.B
 
     def peft_alpha(self) -> float | None:
-        return self.scaling * self.rank
+        # Said exactly, not by way of the scale: a round trip through a file must not change its last bit.
+        own = self.spec
+        return own.alpha * math.sqrt(own.rank) if own.rank_stabilised else own.alpha

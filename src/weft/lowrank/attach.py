@@ -24,14 +24,21 @@ def module_at(trunk: nn.Module, name: str) -> nn.Module:
     return module
 
 
+def original(trunk: nn.Module, name: str) -> nn.Module:
+    """The base's own module called `name`, whatever is wrapped around it."""
+    module = module_at(trunk, name)
+    while isinstance(module, LowRankLinear | Replaced):
+        module = module.base
+    return module
+
+
 def frozen_linear(trunk: nn.Module, name: str) -> nn.Linear:
     """The frozen map called `name`.
 
     Raises:
         TypeError: If that module is no linear map.
     """
-    module = module_at(trunk, name)
-    linear = module.base if isinstance(module, LowRankLinear) else module
+    linear = original(trunk, name)
     if not isinstance(linear, nn.Linear):
         raise TypeError(f"{name} is a {type(linear).__name__}; adapters go on linear maps")
     return linear
@@ -39,10 +46,13 @@ def frozen_linear(trunk: nn.Module, name: str) -> nn.Linear:
 
 def attach(trunk: nn.Module, expert: str, terms: Mapping[str, Term]) -> None:
     """Weave an expert's adapters into `trunk`, by module name; maps are wrapped where they are not yet."""
+    for name in terms:
+        frozen_linear(trunk, name)
     for name, term in terms.items():
         module = module_at(trunk, name)
         if not isinstance(module, LowRankLinear):
-            module = LowRankLinear(frozen_linear(trunk, name))
+            # Outside of any private copies of the map, so that adapters add to whichever is routed.
+            module = LowRankLinear(module)
             module.train(trunk.training)
             _put(trunk, name, module)
         module.pool.add(expert, term)
@@ -52,11 +62,16 @@ def replace(trunk: nn.Module, expert: str, copies: Mapping[str, nn.Module]) -> N
     """Let an expert's private copies stand for the modules they are named after."""
     for name, copy in copies.items():
         module = module_at(trunk, name)
-        if not isinstance(module, Replaced):
-            module = Replaced(module)
-            module.train(trunk.training)
-            _put(trunk, name, module)
-        module.add(expert, copy)
+        woven = module if isinstance(module, LowRankLinear) else None
+        inner = woven.base if woven else module
+        if not isinstance(inner, Replaced):
+            inner = Replaced(inner)
+            inner.train(trunk.training)
+            if woven:
+                woven.base = inner
+            else:
+                _put(trunk, name, inner)
+        inner.add(expert, copy)
 
 
 def detach(trunk: nn.Module, expert: str) -> None:
@@ -72,7 +87,7 @@ def unwrap(trunk: nn.Module) -> nn.Module:
     """`trunk` with every wrapping replaced by the base's own module, in place."""
     for name, module in reversed(list(trunk.named_modules())):
         if isinstance(module, (LowRankLinear, Replaced)):
-            _put(trunk, canonical(name), module.base)
+            _put(trunk, canonical(name), _plain(module))
     return trunk
 
 
@@ -90,6 +105,12 @@ def wrapped(trunk: nn.Module) -> Iterable[tuple[str, LowRankLinear]]:
         for name, module in trunk.named_modules()
         if isinstance(module, LowRankLinear)
     ]
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    while isinstance(module, (LowRankLinear, Replaced)):
+        module = module.base
+    return module
 
 
 def _put(trunk: nn.Module, name: str, module: nn.Module) -> None:

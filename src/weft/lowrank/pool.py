@@ -117,15 +117,17 @@ class Pool:
             for term in here.values():
                 y = y + term(x, weight).to(y.dtype)
             return y
-        A, B = _concatenated(here, weight)
+        A, B = _concatenated([term.factors(weight) for term in here.values()])
         return y + _product(x, A, B).to(y.dtype)
 
     def _dense(
         self, y: Tensor, x: Tensor, weight: Tensor, route: Route, here: dict[str, Term]
     ) -> Tensor:
-        A, B = _concatenated(here, weight)
+        factors = {name: term.factors(weight) for name, term in here.items()}
+        A, B = _concatenated(factors.values())
         z = x.to(A.dtype) @ A.T
-        ranks = {name: term.rank for name, term in here.items()}
+        # Exact factors may have more rows than the adapter's own rank.
+        ranks = {name: down.shape[0] for name, (down, _) in factors.items()}
         return y + ((z * route.mask(ranks, z)) @ B.T).to(y.dtype)
 
     def _grouped(
@@ -179,9 +181,8 @@ def _product(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
     return (x.to(A.dtype) @ A.T) @ B.T
 
 
-def _concatenated(here: dict[str, Term], weight: Tensor) -> tuple[Tensor, Tensor]:
+def _concatenated(factors: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """`A_cat (ranks, in)` and `B_cat (out, ranks)` of the experts that take part."""
-    factors: Iterable[tuple[Tensor, Tensor]] = [term.factors(weight) for term in here.values()]
     downs, ups = zip(*factors, strict=True)
     return torch.cat(downs), torch.cat(ups, dim=1)
 

@@ -29,30 +29,49 @@ class Replaced(nn.Module):
         self.copies = {**self.copies, expert: copy}
 
     def remove(self, expert: str) -> None:
+        """Forget the copy of `expert`, if it has one."""
         self.copies = {name: copy for name, copy in self.copies.items() if name != expert}
 
-    def _for(self, members: Members) -> nn.Module:
-        copies = self.copies
-        found = [copies[name] for name in members if name in copies]
+    def forward(self, x: Tensor) -> Tensor:
+        """The routed module's output.
+
+        Raises:
+            ValueError: If two experts of one sequence each replace this module, or a heterogeneous route meets an
+                input with another number of sequences.
+        """
+        route, copies = current_route(), self.copies
+        if route is None or not any(name in copies for name in route.experts):
+            return self.base(x)
+        chosen = [self._for(members, copies) for members in route.members]
+        if route.choice is None:
+            return self._run(chosen[0], x)
+        if x.shape[0] == 1:
+            # Position numbers come once for the whole batch.
+            x = x.expand(len(route.choice), *x.shape[1:])
+        if x.shape[0] != len(route.choice):
+            raise ValueError(
+                f"the route names experts for {len(route.choice)} sequences, the module got an input of "
+                f"shape {tuple(x.shape)}; say `sequences_per_row` for rows that own several"
+            )
+        order, parts = [], []
+        for module in dict.fromkeys(chosen):
+            own = [at for at, number in enumerate(route.choice) if chosen[number] is module]
+            parts.append(self._run(module, x[torch.tensor(own, device=x.device)]))
+            order += own
+        return torch.cat(parts)[torch.tensor(order, device=x.device).argsort()]
+
+    def _for(self, members: Members, copies: dict[str, nn.Module]) -> nn.Module:
+        found = [name for name in members if name in copies]
         if len(found) > 1:
             raise ValueError(
-                f"experts {', '.join(name for name in members if name in copies)} each replace the same module of the "
-                "base; copies cannot be added up, route one of them at a time"
+                f"experts {', '.join(found)} each replace the same module of the base; copies cannot be added up, "
+                "route one of them at a time"
             )
-        return found[0] if found else self.base
+        return copies[found[0]] if found else self.base
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The routed module's output; `x` has one entry for each sequence where the route is heterogeneous."""
-        route = current_route()
-        if route is None or not self.copies:
-            return self.base(x)
-        if route.choice is None:
-            return self._for(route.members[0])(x)
-        parts = []
-        for number, members in enumerate(route.members):
-            index = [at for at, chosen in enumerate(route.choice) if chosen == number]
-            parts.append((index, self._for(members)(x[index])))
-        y = torch.empty(x.shape[0], *parts[0][1].shape[1:], dtype=parts[0][1].dtype, device=x.device)
-        for index, part in parts:
-            y = y.index_copy(0, torch.tensor(index, device=x.device), part)
-        return y
+    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
+        """`module(x)` in the base's type: a trained copy of a half-precision module is in single precision."""
+        own, common = (next(part.parameters()).dtype for part in (module, self.base))
+        if own == common:
+            return module(x)
+        return module(x.to(own) if x.is_floating_point() else x).to(common)

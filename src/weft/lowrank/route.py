@@ -32,7 +32,7 @@ class Route:
     @classmethod
     def everywhere(cls, *experts: str) -> "Route":
         """The same experts for every sequence, however many there are."""
-        return cls((experts,))
+        return cls((tuple(dict.fromkeys(experts)),))
 
     @classmethod
     def by_row(
@@ -59,7 +59,7 @@ class Route:
     def by_sequence(cls, sequences: Sequence[str | Members | None]) -> "Route":
         """Experts by sequence, in the order of the batch."""
         sets = [
-            () if item is None else (item,) if isinstance(item, str) else tuple(item)
+            () if item is None else (item,) if isinstance(item, str) else tuple(dict.fromkeys(item))
             for item in sequences
         ]
         members = tuple(dict.fromkeys(sets))

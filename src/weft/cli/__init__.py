@@ -1,0 +1,84 @@
+"""The command line: a command exists because its file does, and is the function `command` in it.
+
+Files import what is heavy inside that function, so that help is instant.
+"""
+
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Annotated, Any
+
+import typer
+import typer.core
+import typer.main
+
+REFUSED = 2
+"""Exit code where something that was given is wrong."""
+STOPPED = 130
+"""Exit code where training was asked to stop: 128 + SIGINT, as shells have it."""
+
+
+class Commands(typer.core.TyperGroup):
+    """The files of this folder; what the library refuses is said in its words, without a traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        # A trailing underscore keeps the file's name from being a keyword.
+        return sorted(file.name.removesuffix("_") for file in iter_modules(__path__))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        files = {file.name.removesuffix("_"): file.name for file in iter_modules(__path__)}
+        if cmd_name not in files:
+            return None
+        own = typer.Typer(add_completion=False)
+        own.command(cmd_name)(import_module(f"{__name__}.{files[cmd_name]}").command)
+        return typer.main.get_command(own)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (ValueError, KeyError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            # A KeyError puts quotes around what it says.
+            said = error.args[0] if isinstance(error, KeyError) and error.args else error
+            typer.echo(f"weft: {said}", err=True)
+            raise typer.Exit(REFUSED) from None
+        except KeyboardInterrupt as stop:
+            typer.echo(f"weft: {stop or 'interrupted'}", err=True)
+            raise typer.Exit(STOPPED) from None
+
+
+app = typer.Typer(
+    name="weft",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from weft import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def weft(
+    debug: Annotated[
+        bool, typer.Option(envvar="WEFT_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """One frozen Transformer, many low-rank experts: train, evaluate, predict, export."""
+    # Where output is no UTF-8 terminal (a pipe under LANG=C), what cannot be shown is escaped instead of fatal.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

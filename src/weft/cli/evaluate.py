@@ -1,0 +1,41 @@
+"""`weft evaluate`: the scores of a run's expert."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    data: Annotated[str | None, typer.Option(help="Folder with the data; default: the run's.")] = None,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Which rows.")
+    ] = "validation",
+    max_examples: Annotated[
+        int | None, typer.Option(min=1, help="Size of a seeded sample; default: the run's.")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16", "fp64"] | None,
+        typer.Option(help="Arithmetic; default: the run's."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a run's expert on its data; each score with its 95 % interval."""
+    from weft.progress import rows_shown
+
+    where = {"data": data, "device": device, "precision": precision}
+    with rows_shown("evaluate") as progress:
+        from weft.evaluation import evaluate
+
+        found = evaluate(run, split=split, max_examples=max_examples, progress=progress, **where)
+    from weft.tables import as_json_value, show_scores
+
+    if as_json:
+        typer.echo(json.dumps(as_json_value(found), indent=1))
+    else:
+        show_scores(found)

@@ -1,0 +1,26 @@
+"""`weft list`: what there is."""
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+What = Literal[
+    "recipes", "tasks", "kinds", "bases", "adapters", "optimizers", "penalties", "controllers",
+    "plans", "heads",
+]  # fmt: skip
+
+
+def command(
+    what: Annotated[What, typer.Argument(help="Which list.", show_choices=True)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what there is: names, one line each, and where they come from."""
+    from weft.catalogue import listed
+    from weft.tables import show_list
+
+    entries = listed(what)
+    if as_json:
+        typer.echo(json.dumps(entries, ensure_ascii=False, indent=1))
+    else:
+        show_list(what, entries)

@@ -1,0 +1,259 @@
+"""Between an expert and the tensors of its folder, in both directions; what they are called, and whether they fit.
+
+A *plain* expert is LoRA whose state is A, B and alpha: those are stored as they are, so that it goes on training from
+the same bits. Every other variant is stored twice: as its exact factors, and as its own (native) state.
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from weft.adapters.base import Adapter
+from weft.base import Base
+from weft.expert import Expert
+from weft.heads import Head, trained_dtype
+from weft.lowrank.attach import canonical, frozen_linear, original
+from weft.lowrank.checkpoint import read_tensors
+from weft.recipes import Recipe
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""A (rank, in) and B (out, rank) by module."""
+
+# Of |A| |B|: factors are a few products away from the state, each exact to the type's rounding.
+_CLOSE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def linear_shapes(trunk: nn.Module) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear map of a trunk by name, wrapped or not."""
+    return {
+        canonical(name): (module.out_features, module.in_features)
+        for name, module in trunk.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+def is_plain(expert: Expert) -> bool:
+    """Whether A, B and alpha are all that the adapters are."""
+    return all(adapter.peft_alpha() is not None for adapter in expert.adapters.values())
+
+
+def plain_factors(expert: Expert) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float]]:
+    """A and B as they are trained, and alpha, by module of a plain expert."""
+    factors, alphas = {}, {}
+    for module, adapter in expert.adapters.items():
+        state, alpha = adapter.state_dict(), adapter.peft_alpha()
+        if set(state) != {"A", "B"} or alpha is None:
+            raise TypeError(f"{type(adapter).__name__} says it is plain LoRA, but its state is {sorted(state)}")
+        factors[module], alphas[module] = (state["A"], state["B"]), alpha
+    return factors, alphas
+
+
+def exact_factors(adapters: Mapping[str, Adapter], base: Base) -> dict[str, tuple[Tensor, Tensor]]:
+    """`(A', B')` with the whole scale in B' of every adapter, checked against what the adapter computes.
+
+    Raises:
+        NotLowRank: If the variant has none.
+        ValueError: If its factors are not its change of the weight.
+    """
+    dtype = trained_dtype(base)
+    found = {}
+    with torch.no_grad():
+        for module, adapter in adapters.items():
+            weight = frozen_linear(base.trunk, module).weight.to(dtype)
+            A, B = adapter.factors(weight)
+            check_same(module, (A, B), adapter.delta(weight), "its variant's own delta")
+            found[module] = (A, B)
+    return found
+
+
+def check_same(module: str, factors: tuple[Tensor, Tensor], delta: Tensor, what: str) -> None:
+    """Refuse factors whose product is not `delta`.
+
+    Raises:
+        ValueError: Names the module and the relative distance.
+    """
+    A, B = factors
+    distance = torch.linalg.norm(B @ A - delta) / (torch.linalg.norm(A) * torch.linalg.norm(B)).clamp_min(1e-30)
+    if not distance <= _CLOSE[delta.dtype]:
+        raise ValueError(f"the factors of {module} differ from {what} by {distance:.1e} of their size")
+
+
+def plain_adapters(
+    factors: Factors, alphas: Mapping[str, float], base: Base, recipe: Recipe, folder: Path
+) -> dict[str, Adapter]:
+    """Adapters of a plain variant with the given state.
+
+    Raises:
+        ValueError: If the recipe's variant is not plain.
+    """
+    assert recipe.adapter is not None
+    assert recipe.spec is not None
+    found = {}
+    for module, (A, B) in factors.items():
+        weight = frozen_linear(base.trunk, module).weight
+        spec = recipe.spec.model_copy(update={"rank": A.shape[0]})
+        adapter = recipe.adapter(weight, spec, torch.Generator())
+        own, alpha = adapter.peft_alpha(), alphas[module]
+        if own is None:
+            raise ValueError(f"{folder}: a {recipe.name} expert needs native.safetensors, which is missing")
+        if own != alpha:
+            # Scales may differ by module: in folders that others trained, and in sums of experts.
+            scale = spec.model_dump()["alpha"] / own
+            adapter = recipe.adapter(
+                weight, spec.model_copy(update={"alpha": alpha * scale}), torch.Generator()
+            )
+        adapter.to(trained_dtype(base)).load_state_dict({"A": A, "B": B})
+        found[module] = adapter
+    return found
+
+
+def native_state(expert: Expert) -> dict[str, Tensor]:
+    """Parameters and buffers of the adapters and what they share, each once: `<module>.<name>`, `shared.<name>`."""
+    modules = list(expert.adapters)
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in expert.state_dict(keep_vars=True).items():
+        part, _, rest = name.partition(".")
+        if part == "_adapters":
+            number, _, rest = rest.partition(".")
+            part = modules[int(number)]
+        elif part != "shared":
+            continue
+        if id(value) not in seen:
+            seen.add(id(value))
+            found[f"{part}.{rest}"] = value
+    return found
+
+
+def native_metadata(expert: Expert) -> dict[str, str]:
+    """What must be known to build the adapters again before their state is loaded."""
+    return {"ranks": json.dumps({module: adapter.rank for module, adapter in expert.adapters.items()})}
+
+
+def native_adapters(
+    path: Path, factors: Factors, base: Base, recipe: Recipe
+) -> tuple[dict[str, Adapter], nn.Module | None]:
+    """Adapters with the state in the file `path`, and what they share.
+
+    Args:
+        path: What `native_state` and `native_metadata` were written to.
+        factors: The exact factors stored beside it, in the order of the modules.
+        base: The base.
+        recipe: Whose variant it is.
+
+    Raises:
+        ValueError: If the file is damaged, belongs to other settings, or is not of the same expert as `factors`.
+    """
+    assert recipe.adapter is not None
+    assert recipe.spec is not None
+    tensors = read_tensors(path)
+    with safe_open(path, "pt") as file:
+        ranks = json.loads((file.metadata() or {}).get("ranks", "{}"))
+    if set(ranks) != set(factors):
+        raise ValueError(f"{path} is of another expert than the adapter_model.safetensors beside it")
+    dtype = trained_dtype(base)
+    weights = {module: frozen_linear(base.trunk, module).weight for module in factors}
+    generator = torch.Generator().manual_seed(0)
+    shared = recipe.adapter.share(weights, recipe.spec, generator)
+    adapters = {
+        module: recipe.adapter(
+            weight, recipe.spec.model_copy(update={"rank": ranks[module]}), generator, shared
+        ).to(dtype)
+        for module, weight in weights.items()
+    }
+    own = native_state(Expert("", adapters, None, shared=shared))
+    _check_names(set(tensors), own, path)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(tensors[name])
+        for module, adapter in adapters.items():
+            A, B = (side.to(weights[module].device, dtype) for side in factors[module])
+            check_same(module, (A, B), adapter.delta(weights[module].to(dtype)), f"the state in {path}")
+    return adapters, shared
+
+
+def whole_modules(expert: Expert) -> dict[str, Tensor]:
+    """Head and copies of base modules, by name below the task class.
+
+    Modules outside the trunk are whole, with what in them is frozen, because PEFT loads whole modules.
+    """
+    found: dict[str, Tensor] = {}
+    below = ""
+    if expert.head is not None:
+        below = f"{expert.head.prefix}."
+        found = expert.head.state()
+        tops = {name.partition(".")[0] for name in found if not name.startswith(below)}
+        found |= {
+            name: value.detach().clone()
+            for name, value in expert.head.module.named_parameters(remove_duplicate=False)
+            if name.partition(".")[0] in tops and name not in found
+        }
+    for module, own in expert.copies.items():
+        found |= {f"{below}{module}.{name}": value for name, value in own.state_dict().items()}
+    return found
+
+
+def take_copies(
+    tensors: dict[str, Tensor], modules: tuple[str, ...], base: Base, prefix: str, path: Path
+) -> dict[str, nn.Module]:
+    """Private copies of base modules, their state taken out of `tensors`.
+
+    Raises:
+        ValueError: If a tensor is missing or has another shape than the base's.
+    """
+    found: dict[str, nn.Module] = {}
+    for module in modules:
+        twin = copy.deepcopy(original(base.trunk, module)).to(trained_dtype(base))
+        below = f"{prefix}.{module}." if prefix else f"{module}."
+        own = twin.state_dict()
+        state = {name.removeprefix(below): tensors.pop(name) for name in list(tensors) if name.startswith(below)}
+        _check_names(set(state), own, path, below)
+        twin.load_state_dict(state)
+        found[module] = twin.requires_grad_(True)
+    return found
+
+
+def take_head(tensors: dict[str, Tensor], head: Head, path: Path) -> None:
+    """Give `head` its trained state out of `tensors`.
+
+    Raises:
+        ValueError: If a tensor is missing, has another shape, or changes what the head keeps frozen.
+    """
+    own = dict(head.module.named_parameters(remove_duplicate=False))
+    trained = set(head.trained_names())
+    for name in [name for name in tensors if name in own and name not in trained]:
+        value = tensors.pop(name)
+        frozen = own[name].detach().cpu()
+        if name in _ties_of(head, trained):
+            continue
+        if frozen.shape != value.shape or not torch.equal(frozen.to(value.dtype), value):
+            raise ValueError(
+                f"{path}: {name} was trained, but a {head.kind_name} head of this base keeps it frozen; train "
+                "without saving that module"
+            )
+    state = {name: tensors.pop(name) for name in trained if name in tensors}
+    if tensors:
+        raise ValueError(f"{path}: a {head.kind_name} head of this base has no tensor {sorted(tensors)[0]}")
+    try:
+        head.load_state(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _ties_of(head: Head, trained: set[str]) -> set[str]:
+    """Other names of trained parameters: the same tensor twice in the task class."""
+    own = dict(head.module.named_parameters(remove_duplicate=False))
+    kept = {id(own[name]) for name in trained}
+    return {name for name, value in own.items() if id(value) in kept and name not in trained}
+
+
+def _check_names(found: set[str], own: Mapping[str, Tensor], path: Path, below: str = "") -> None:
+    for name in sorted(set(own) - found):
+        raise ValueError(f"{path}: lacks {below}{name}")
+    for name in sorted(found - set(own)):
+        raise ValueError(f"{path}: nothing of this expert is called {below}{name}")

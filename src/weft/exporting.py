@@ -1,0 +1,196 @@
+"""Experts to and from other tools: PEFT folders, and whole transformers checkpoints."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from weft.atomic import atomic_folder, write_text
+from weft.base import Base, checkpoint_tensors, load_base
+from weft.config import RecipeSettings, Run, TaskSettings, to_yaml
+from weft.data import find_kind, find_spec
+from weft.dense import write_checkpoint
+from weft.expert import Card, Expert
+from weft.expert_tensors import linear_shapes, plain_adapters, take_copies, take_head
+from weft.heads import Head
+from weft.loading import load_run_model
+from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
+from weft.lowrank.checkpoint import PeftFolder, read_peft
+from weft.recipes import recipe_file, resolve
+from weft.runs import CONFIG, RunFolder
+from weft.storage import check_kind, read_card, save_expert, versions
+from weft.tasks.base import TaskSpec
+
+
+def export(run_folder: str | Path, folder: str | Path, to: Literal["peft", "merged"]) -> Path:
+    """Write a run's expert for other tools.
+
+    Args:
+        run_folder: The run folder of one task.
+        folder: Where to write; must not exist.
+        to: `peft` is the expert's own folder, which PEFT opens; `merged` is a transformers
+            checkpoint of the task's class whose weights are the base's plus the expert's.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        ValueError: If `folder` exists, or the expert has no such form.
+    """
+    run, folder = RunFolder.open(run_folder), Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder} exists; choose another folder, or remove it")
+    if to not in ("peft", "merged"):
+        raise ValueError(f"export to {to!r}: expected peft or merged")
+    whole = recipe_file(read_card(run.expert).recipe["name"]).trains == "base"
+    if to == "peft" and not (run.expert / PEFT_CONFIG).is_file():
+        trained = "every weight" if whole else "a head alone"
+        raise ValueError(
+            f"{run.expert} trained {trained}, which PEFT's LoRA format cannot hold; export it to merged"
+        )
+    if to == "peft" or whole:
+        with atomic_folder(folder) as draft:
+            shutil.copytree(run.expert, draft, dirs_exist_ok=True)
+        return folder
+    loaded = load_run_model(run.path, device="cpu")
+    model, expert = loaded.model, loaded.model.expert(loaded.name)
+    if expert.head is None:
+        raise ValueError(f"{run.expert} has no head, so it belongs to no task class; export to peft")
+    with atomic_folder(folder) as draft:
+        write_checkpoint(
+            draft,
+            head=expert.head,
+            trunk=model.merged(expert.name),
+            base=model.base,
+            labels=loaded.card.labels,
+        )
+    return folder
+
+
+def import_expert(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    base: str,
+    task: str,
+    data: str | Path | None = None,
+    name: str | None = None,
+) -> Path:
+    """Bring a PEFT folder in as a run folder.
+
+    Args:
+        folder: What PEFT, or a tool that writes its format, saved.
+        out: The run folder to write; must not exist.
+        base: The base it was trained on; PEFT folders do not identify it, so this is believed as
+            far as names and shapes fit.
+        task: A registered set, or a YAML file that says the user's own, with `labels` in the
+            head's class order where the kind has classes.
+        data: Folder of the task's data, for evaluation later.
+        name: What to call the task's set; None keeps its own name.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: If `out` exists, or the folder does not fit base, task and labels.
+    """
+    folder, run_folder = Path(folder), RunFolder(Path(out))
+    run_folder.refuse_existing()
+    spec = find_spec(task)
+    spec = spec if name is None else spec.model_copy(update={"name": name})
+    labels = _labels(spec)
+    loaded = load_base(base)
+    peft = read_peft(folder, linear_shapes(loaded.trunk))
+    head = Head(spec.kind, loaded, find_kind(spec)(spec, labels).num_labels, seed=0)
+    check_kind(peft, spec.kind, head.prefix, folder)
+    recipe = _recipe(peft, _copied(peft, head))
+    expert = _expert(peft, spec.name, loaded, head, recipe, folder)
+    card = Card(
+        task=spec.model_dump(mode="json"),
+        labels=tuple(labels),
+        head=spec.kind,
+        recipe=recipe.model_dump(mode="json"),
+        targets=tuple(expert.adapters),
+        base=loaded.name,
+        source=loaded.source,
+        revision=loaded.revision,
+        digest=loaded.digest,
+        train_also=tuple(expert.copies),
+        versions=versions(),
+    )
+    run = Run(
+        base=loaded.source if Path(base).expanduser().is_dir() else base,
+        revision=loaded.revision,
+        task=TaskSettings(
+            name=str(Path(task).resolve()) if Path(task).is_file() else task,
+            data=None if data is None else str(Path(data).expanduser().resolve()),
+        ),
+        recipe=recipe,
+    )
+    with atomic_folder(run_folder.path) as draft:
+        write_text(draft / CONFIG, to_yaml(run))
+        save_expert(expert, card, loaded, RunFolder(draft).expert)
+    return run_folder.path
+
+
+def _labels(spec: TaskSpec) -> list[str]:
+    """The class names; a PEFT folder does not have them, so the task must."""
+    kind = find_kind(spec)
+    # With no examples, kinds that have classes find none and say so.
+    if spec.labels is None and spec.kind in ("sequence_classification", "token_classification"):
+        if spec.options.get("mode") == "regression":
+            return []
+        raise ValueError(
+            f"task {spec.name}: a PEFT folder does not name its classes; list them in the head's "
+            "order under the task's `labels:`"
+        )
+    return kind.collect_labels(spec, [])
+
+
+def _copied(peft: PeftFolder, head: Head) -> list[str]:
+    """Modules of the trunk that the folder holds a trained copy of."""
+    own = {name for name, _ in head.module.named_parameters(remove_duplicate=False)}
+    below = f"{peft.prefix}." if peft.prefix else ""
+    inside = [name for name in peft.extra if name not in own and name.startswith(below)]
+    return sorted({name.removeprefix(below).rpartition(".")[0] for name in inside})
+
+
+def _recipe(peft: PeftFolder, copied: list[str]) -> RecipeSettings:
+    """Plain LoRA with the folder's ranks; scales that differ by module are kept by the adapters."""
+    ranks = {module: A.shape[0] for module, (A, _) in peft.factors.items()}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(peft.alphas.values()).most_common(1)[0][0]
+    settings = RecipeSettings(
+        name="lora",
+        targets=list(peft.factors),
+        ranks={module: own for module, own in ranks.items() if own != rank} or None,
+        train_also=copied,
+        modules=list(peft.factors),
+        **{"rank": rank, "alpha": float(alpha)},
+    )
+    return resolve(settings).describe()
+
+
+def _expert(
+    peft: PeftFolder, name: str, base: Base, head: Head, recipe: RecipeSettings, folder: Path
+) -> Expert:
+    adapters = plain_adapters(peft.factors, peft.alphas, base, resolve(recipe), folder)
+    extra = dict(peft.extra)
+    copies = take_copies(extra, tuple(recipe.train_also), base, peft.prefix, folder)
+    take_head(extra | _from_base(extra, head, base), head, folder)
+    return Expert(name, adapters, head, copies)
+
+
+def _from_base(extra: dict[str, Tensor], head: Head, base: Base) -> dict[str, Tensor]:
+    """What PEFT left in the head as the base's checkpoint has it, and so did not save."""
+    lacking = [name for name in head.trained_names() if name not in extra]
+    found = checkpoint_tensors(base, lacking)
+    if base.pooler is not None:
+        below = f"{head.prefix}.pooler."
+        pooler = {f"{below}{key}": value for key, value in base.pooler.state_dict().items()}
+        found |= {name: pooler[name] for name in lacking if name in pooler}
+    return found
+
+

@@ -1,0 +1,119 @@
+"""What a terminal shows while something runs: a live bar, or a line now and then where output is no terminal.
+
+All of it goes to stderr, so that stdout holds results alone. The library's callbacks are functions; the context
+managers here make them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+if TYPE_CHECKING:
+    from weft.demonstration import Stage
+    from weft.training import Event
+
+LINES = 10
+"""Lines in all, where there is no terminal to draw a bar in."""
+REDRAWS = 4
+"""Redraws in a second; more would take time from the two cores that some machines have."""
+
+
+class Bar:
+    """One bar with words behind it; or, without a terminal, those words every tenth of the way.
+
+    Args:
+        name: What stands in front.
+        console: Where to draw.
+    """
+
+    def __init__(self, name: str, console: Console) -> None:
+        self.name = name
+        self.console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[words]}"),
+            console=console,
+            refresh_per_second=REDRAWS,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID = self._progress.add_task(name, total=None, words="reading data and base")
+        self._tenth = 0
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, fraction: float, words: str) -> None:
+        """Draw the bar so far, 0 to 1."""
+        # The description is markup; the words may hold a task's name with brackets.
+        safe = words.replace("[", "\\[")
+        self._progress.update(self._task, total=1.0, completed=fraction, words=safe)
+        tenth = int(fraction * LINES + 1e-9)
+        if not self.console.is_terminal and tenth > self._tenth:
+            self.console.print(f"{self.name} {words}", markup=False, highlight=False, soft_wrap=True)
+        self._tenth = tenth
+
+
+def stderr() -> Console:
+    return Console(stderr=True)
+
+
+@contextmanager
+def training_shown(quiet: bool) -> "Iterator[Callable[[Event], None] | None]":
+    """A display for `train(report=...)`; None where nothing is to be shown."""
+    if quiet:
+        yield None
+        return
+    with Bar("train", stderr()) as bar:
+        yield lambda event: bar.show(event.step / event.total, words_of(event))
+
+
+@contextmanager
+def rows_shown(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A display for `evaluate(progress=...)` and whatever else counts rows."""
+    with Bar(name, stderr()) as bar:
+        yield lambda done, total: bar.show(done / max(total, 1), f"{done}/{total} rows")
+
+
+@contextmanager
+def demonstration_shown() -> "Iterator[Callable[[Stage], None]]":
+    """A display for `demonstrate(report=...)`: the whole way, and the run it is at."""
+    with Bar("demo", stderr()) as bar:
+
+        def show(stage: "Stage") -> None:
+            left = f"{clock(stage.seconds_left)} left in all"
+            where = f"{stage.number}/{stage.runs} {stage.recipe} on {stage.task}"
+            bar.show(stage.fraction, f"{left}  {where}  {words_of(stage.event, with_time=False)}")
+
+        yield show
+
+
+def words_of(event: "Event", *, with_time: bool = True) -> str:
+    """A training event in one line."""
+    parts = [f"step {event.step}/{event.total}", f"epoch {event.epoch:.1f}"]
+    parts += [f"loss {_by_task(event.loss, '.3f')}"] if event.loss else []
+    parts += [f"score {_by_task(event.score, '.1%')}"] if event.score else []
+    parts += [f"{event.tokens_per_second:,.0f} tokens/s"]
+    parts += [f"{clock(event.seconds_left)} left"] if with_time else []
+    return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _by_task(values: dict[str, float], form: str) -> str:
+    """One number alone; several with their tasks' names."""
+    if len(values) == 1:
+        return format(next(iter(values.values())), form)
+    return " ".join(f"{name} {value:{form}}" for name, value in values.items())

@@ -1,0 +1,69 @@
+"""JSON Schema of a run: what editors complete and check while a config is written."""
+
+import copy
+from typing import Any
+
+from weft.adapters import adapters
+from weft.config import RecipeSettings, Run
+from weft.recipes import recipe_file, recipes
+
+NAMED = ("TaskSettings", "RecipeSettings")
+"""Settings that may be said as a bare name."""
+EMPTY = [None, [], {}]
+
+
+def run_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a run's YAML; each recipe has the settings that its method has, and no others."""
+    schema = Run.model_json_schema()
+    definitions = schema["$defs"]
+    for name in recipes.names():
+        definitions[f"recipe_{name}"] = _recipe_schema(name)
+    definitions["RecipeSettings"] = {
+        "anyOf": [{"$ref": f"#/$defs/recipe_{name}"} for name in recipes.names()]
+    }
+    for place in schema["properties"].values():
+        _allow_bare_names(place)
+        _allow_bare_names(place.get("items", {}))
+    # What pydantic checks in code: `task` or `tasks`, not both.
+    one = {"task": {"not": {"type": "null"}}, "tasks": {"maxItems": 0}}
+    several = {"task": {"type": "null"}, "tasks": {"minItems": 1}}
+    schema["oneOf"] = [
+        {"required": ["task"], "properties": one},
+        {"required": ["tasks"], "properties": several},
+    ]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _recipe_schema(name: str) -> dict[str, Any]:
+    """Settings of one recipe: the common ones and its variant's, with the recipe's own defaults."""
+    file = recipe_file(name)
+    properties = copy.deepcopy(RecipeSettings.model_json_schema()["properties"])
+    if file.adapter is None:
+        # Settings about adapters say nothing here; a complete run.yaml holds them, empty.
+        properties |= {key: {"enum": EMPTY} for key in properties if key != "name"}
+    else:
+        properties |= copy.deepcopy(adapters.load(file.adapter).Spec.model_json_schema()["properties"])
+        for key, value in {"targets": file.targets, **file.settings}.items():
+            properties[key]["default"] = value
+    properties["name"] = {"const": name, "title": "Name"}
+    return {
+        "title": f"recipe {name}",
+        "description": f"{file.summary} {file.citation}",
+        "type": "object",
+        "properties": properties,
+        "required": [] if name == RecipeSettings().name else ["name"],
+        "additionalProperties": False,
+    }
+
+
+def _allow_bare_names(place: dict[str, Any]) -> None:
+    """Where one of `NAMED` may stand, let its name alone stand too."""
+    choices = [{"$ref": place["$ref"]}] if "$ref" in place else place.get("anyOf", [])
+    for name in NAMED:
+        if {"$ref": f"#/$defs/{name}"} not in choices:
+            continue
+        bare: dict[str, Any] = {"type": "string"}
+        if name == "RecipeSettings":
+            bare["enum"] = recipes.names()
+        place.pop("$ref", None)
+        place["anyOf"] = [bare, *choices]

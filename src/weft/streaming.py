@@ -1,0 +1,77 @@
+"""JSON lines in, predictions out, a chunk at a time: input that is longer than memory, or still being written."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from weft.config import validate
+from weft.generation import Generation
+from weft.loading import LoadedRun
+from weft.prediction import Input, checked_input, predict, read_jsonl_lines
+from weft.tasks.base import Prediction
+
+CHUNK = 64
+"""Lines answered together: a multiple of generation's batch, so that its batches stay full."""
+
+
+def answers_to_lines(
+    run: LoadedRun,
+    lines: Iterable[str],
+    *,
+    generation: Generation | None = None,
+    chunk: int = CHUNK,
+) -> Iterator[Prediction]:
+    """The answer to each line, in order; inputs without an `id` are numbered from 0.
+
+    Args:
+        run: The expert.
+        lines: A JSON object or string each; empty lines are passed over.
+        generation: How a causal language model continues.
+        chunk: Lines that are read and answered together.
+
+    Raises:
+        ValueError: If a line is wrong, naming it; nothing of its chunk is answered.
+    """
+    places: list[int] = []
+    inputs = read_jsonl_lines(_counted(lines, places))
+    first = 0
+    while values := list(islice(inputs, chunk)):
+        rows = [
+            _numbered(run, value, first + at, places[first + at]) for at, value in enumerate(values)
+        ]
+        here = places[first : first + len(rows)]
+        try:
+            found = predict(run, rows, generation=generation)
+        except ValueError as error:
+            raise ValueError(f"lines {here[0]} to {here[-1]}: {error}") from error
+        yield from found
+        first += len(rows)
+
+
+def generation_of(settings: Mapping[str, Any]) -> Generation | None:
+    """Generation settings from those that are not None; None if all are, for kinds that write nothing.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    return validate(Generation, given, "generation") if given else None
+
+
+def _counted(lines: Iterable[str], places: list[int]) -> Iterator[str]:
+    """The same lines; the numbers of those that are not empty go to `places`."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            places.append(number)
+        yield line
+
+
+def _numbered(run: LoadedRun, value: Input, number: int, line: int) -> Mapping[str, Any]:
+    """A line's input with its number as id if it has none, refused by its line if it is wrong."""
+    try:
+        checked_input(run.task, value, number)
+    except ValueError as error:
+        said = str(error).removeprefix(f"input {number}: ")
+        raise ValueError(f"line {line}: {said}") from None
+    columns = {"text": value} if isinstance(value, str) else value
+    return {"id": str(number), **columns}
