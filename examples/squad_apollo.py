@@ -1,4 +1,4 @@
-"""Ask an expert trained on SQuAD when the first Moon landing was: `python squad_apollo.py RUN_FOLDER`."""
+"""Ask an expert trained on SQuAD about the Moon: `python squad_apollo.py RUN_FOLDER`."""
 
 import sys
 
@@ -11,4 +11,6 @@ CONTEXT = (
 QUESTION = "When did the Apollo program accomplish the first moon landing?"
 
 [answer] = predict(sys.argv[1], [{"question": QUESTION, "context": CONTEXT}])
-print(f"{answer['text']}  (characters {answer['start']}-{answer['end']}, score {answer['score']:.2f})")
+print(
+    f"{answer['text']}  (characters {answer['start']}-{answer['end']}, score {answer['score']:.2f})"
+)

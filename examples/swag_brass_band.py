@@ -1,4 +1,4 @@
-"""Let an expert trained on SWAG choose how a scene goes on: `python swag_brass_band.py RUN_FOLDER`."""
+"""Let an expert trained on SWAG end a scene: `python swag_brass_band.py RUN_FOLDER`."""
 
 import sys
 

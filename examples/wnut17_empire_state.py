@@ -1,4 +1,7 @@
-"""Find what a tweet names with an expert trained on WNUT17: `python wnut17_empire_state.py RUN_FOLDER`."""
+"""Find names in a tweet with an expert trained on WNUT17.
+
+`python wnut17_empire_state.py RUN_FOLDER`
+"""
 
 import sys
 

@@ -1,7 +1,6 @@
 """A base is what its checkpoint says, normalised, whole and frozen, or it is refused."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -288,14 +287,6 @@ def test_attention_is_the_device_s_own_unless_said(tiny_folder: Folder) -> None:
     assert load_base(folder, dtype=torch.float64).config._attn_implementation == "sdpa"
 
 
-def test_loading_prints_nothing(
-    tiny_folder: Folder, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    load_base(str(tiny_folder("roberta")))
-    assert capfd.readouterr() == ("", "")
-
-
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(KeyError, match="Did you mean 'distilbert'"):
         load_base("distillbert")
@@ -383,7 +374,7 @@ def run_python(*lines: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_a_hub_id_loads_the_commit_that_the_branch_names(
+def test_a_hub_id_loads_the_commit_of_its_branch_and_prints_nothing(
     tiny_folder: Folder, tmp_path: Path
 ) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"

@@ -123,12 +123,34 @@ def test_answers_stand_at_their_offsets_as_whole_words_once(demo: Path) -> None:
             assert found == [start]
 
 
-def test_every_part_of_a_fact_is_asked_for_equally_often(demo: Path) -> None:
-    kinds = {"thing": CONTENT["tools"], "who": CONTENT["people"].split()}
+def test_every_part_of_a_sale_is_asked_for_equally_often(demo: Path) -> None:
+    kinds = {
+        "people": set(CONTENT["people"].split()),
+        "thing": set(CONTENT["tools"]),
+        "time": set(CONTENT["times"].split()),
+        "price": {f"{number} coins" for number in CONTENT["numbers"].split()},
+    }
     for split, size in zip(SPLITS, SIZES["spans"], strict=True):
         answers = [question["answers"][0]["text"] for _, question in span_rows(demo, split)]
         counts = {kind: sum(a in words for a in answers) for kind, words in kinds.items()}
-        assert counts == dict.fromkeys(kinds, size // 3)
+        share = size // 6
+        assert counts == {"people": 2 * share, "thing": share, "time": share, "price": share}
+
+
+def test_who_sold_and_who_bought_differ_by_their_place_in_the_sale(demo: Path) -> None:
+    slots = {"seller": r"(?P<seller>\w+)", "buyer": r"(?P<buyer>\w+)", "place": r"\w+ \w+"}
+    slots |= {"thing": r"\w+", "time": r"\w+", "price": r"\w+ coins"}
+    sales = [re.escape(text).replace(r"\{", "{").replace(r"\}", "}") for text in CONTENT["sales"]]
+    patterns = [text.format_map(slots) for text in sales]
+    roles = {"sold": "seller", "seller": "seller", "bought": "buyer", "buyer": "buyer"}
+    for split in SPLITS:
+        for context, question in span_rows(demo, split):
+            found = [match for text in patterns if (match := re.search(text, context))]
+            assert len(found) == 1
+            first, *words = re.findall(r"\w+", question["question"])
+            if first == "who":
+                (role,) = {roles[word] for word in words if word in roles}
+                assert question["answers"][0]["text"] == found[0][role]
 
 
 def test_the_same_words_are_giver_receiver_and_neither(demo: Path) -> None:
@@ -148,7 +170,7 @@ def test_the_same_words_are_giver_receiver_and_neither(demo: Path) -> None:
 def test_splits_share_no_filler(demo: Path) -> None:
     for name, kinds in (
         ("choices", ("people", "tools")),
-        ("spans", ("people", "tools", "places", "qualities")),
+        ("spans", ("people", "tools", "places", "qualities", "times", "numbers")),
         ("entities", ("names", "titles")),
     ):
         words = [text_of(demo, name, split) for split in SPLITS]

@@ -43,7 +43,9 @@ def argmax_by_hand(model: Model, name: str, prompt: str, count: int) -> list[int
         for _ in range(count):
             row = torch.tensor([ids])
             mask = torch.ones_like(row)
-            hidden = model.states({"input_ids": row, "attention_mask": mask}, Route.everywhere(name))
+            hidden = model.states(
+                {"input_ids": row, "attention_mask": mask}, Route.everywhere(name)
+            )
             ids.append(int(head(hidden, mask, [1])[0, -1].argmax()))
             if ids[-1] == model.base.tokenizer.eos_token_id:
                 break
@@ -51,9 +53,7 @@ def argmax_by_hand(model: Model, name: str, prompt: str, count: int) -> list[int
 
 
 def tokens(model: Model, name: str, **settings: object) -> list[list[int]]:
-    written = generate(
-        model, name, PROMPTS, Generation.model_validate(settings), device="cpu"
-    )
+    written = generate(model, name, PROMPTS, Generation.model_validate(settings), device="cpu")
     return [list(one.tokens) for one in written]
 
 
@@ -115,7 +115,9 @@ def test_sampling_from_one_token_is_argmax(model: Model) -> None:
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(model: Model) -> None:
-    with pytest.raises(ValueError, match=r"prompt 0 has \d+ tokens, which leaves \d+ of the 128 positions"):
+    with pytest.raises(
+        ValueError, match=r"prompt 0 has \d+ tokens, which leaves \d+ of the 128 positions"
+    ):
         generate(model, "writer", ["the good dog"], Generation(max_new_tokens=127), device="cpu")
 
 
@@ -133,7 +135,9 @@ def test_an_expert_that_does_not_write_is_refused(tiny_folder: Callable[[str], P
     model = Model(base)
     recipe = resolve(RecipeSettings(name="head"))
     model.add(build("tagger", base, recipe, Head("token_classification", base, 3, 0), 0))
-    with pytest.raises(ValueError, match="'tagger' has a head for token_classification, so it writes"):
+    with pytest.raises(
+        ValueError, match="'tagger' has a head for token_classification, so it writes"
+    ):
         generate(model, "tagger", ["the"], Generation(), device="cpu")
 
 

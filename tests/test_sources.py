@@ -103,6 +103,11 @@ def test_two_candidates_are_refused(tmp_path: Path) -> None:
     assert "could be the validation split: dev.csv, val.csv" in said
 
 
+def test_the_splits_own_name_goes_before_longer_ones(tmp_path: Path) -> None:
+    _touch(tmp_path, "old.train.csv", "train.csv")
+    assert find_files(_spec(), "train", tmp_path) == ("csv", [tmp_path / "train.csv"])
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert _error(_spec(), tmp_path / "gone").startswith(f"{tmp_path / 'gone'}: no such folder")
 

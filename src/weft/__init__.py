@@ -4,7 +4,6 @@ The public verbs, each imported when it is first asked for: importing weft alone
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +16,16 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["__version__", "compare", "evaluate", "export", "import_expert", "load", "predict", "train"]
+__all__ = [
+    "__version__",
+    "compare",
+    "evaluate",
+    "export",
+    "import_expert",
+    "load",
+    "predict",
+    "train",
+]
 
 _PLACES = {
     "compare": "weft.comparison:compare",
@@ -32,6 +40,8 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - a third of the time that help may take
+
         return version("weft")
     if name not in _PLACES:
         raise AttributeError(f"module 'weft' has no attribute {name!r}")

@@ -63,7 +63,7 @@ class Session:
 
     def run_of(self, task: str) -> Run:
         """The settings of one task's own run folder."""
-        own = next(settings for settings in self.run.tasks if settings.name == task)
+        own = next(settings for settings in self.run.tasks if settings.label == task)
         return self.run.model_copy(update={"task": own, "tasks": [], "data": None})
 
     def adapter_parameters(self, task: str) -> int:
@@ -130,7 +130,7 @@ def assemble(run: Run, device: torch.device) -> Session:
         raise ValueError("recipe full trains a private copy of the base, which no two tasks share; train them apart")
     if run.experts != "separate" and (len(tasks) < 2 or recipe.adapter is None):
         raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
-    loaded = {settings.name: _load(run, settings) for settings in tasks}
+    loaded = {settings.label: _load(run, settings) for settings in tasks}
     base = load_base(
         run.base,
         revision=run.revision,
@@ -162,7 +162,7 @@ def assemble(run: Run, device: torch.device) -> Session:
     if run.init_from:
         _start_from(run.init_from, base, experts)
     _prepare(model, experts, streams, run, base)
-    prepare_trunk(model.trunk, run)
+    prepare_model(model, run)
     model.train()
     complete = run.model_copy(
         update={
@@ -185,7 +185,7 @@ def _task_settings(run: Run) -> list[TaskSettings]:
         assert task is not None
         data = task.data
         if data is None and run.data is not None:
-            data = run.data if run.task else str(Path(run.data) / Path(task.name).stem)
+            data = run.data if run.task else str(Path(run.data) / task.label)
         name = str(Path(task.name).resolve()) if task.name.endswith((".yaml", ".yml")) else task.name
         found.append(
             task.model_copy(
@@ -354,11 +354,11 @@ def weight_gradients(
     return sums
 
 
-def prepare_trunk(trunk: Any, run: Run) -> None:
+def prepare_model(model: Model, run: Run) -> None:
     """Set dropout and gradient checkpointing as the run asks; weights stay as they are."""
     rate = run.training.base_dropout
     if rate is not None:
-        for module in trunk.modules():
+        for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = rate
             elif isinstance(getattr(module, "attention_dropout", None), float):
@@ -369,4 +369,5 @@ def prepare_trunk(trunk: Any, run: Run) -> None:
             # The second forward runs inside backward, outside the call that set the route.
             return nullcontext(), routed(current_route())
 
-        trunk.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
+        trunk: Any = model.trunk
+        trunk.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})

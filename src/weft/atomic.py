@@ -1,7 +1,8 @@
-"""Writes that are whole or not at all: everything goes to a draft beside its place, then takes the place in one step.
+"""Writes that are whole or not at all: to a draft beside the place, which then takes the place.
 
-A write that fails (a full disk, an interrupt) leaves what was there before, and no draft. A folder that stands in the
-place is moved aside for the instant between two renames, because no file system renames over a folder with files.
+A write that fails (a full disk, an interrupt) leaves what was there before, and no draft. A folder
+that stands in the place is moved aside for the instant between two renames, because no file system
+renames over a folder with files.
 """
 
 import os
@@ -18,7 +19,7 @@ from torch import Tensor
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A draft folder that becomes `path` when the block ends well, in place of whatever folder is there.
+    """A draft folder that takes the place of `path` when the block ends well.
 
     Args:
         path: The folder to write; missing parents are made.
@@ -62,7 +63,8 @@ def write_tensors(
     Args:
         path: The file.
         tensors: Tensors by name, on any device; no two may share memory.
-        metadata: Strings for the header; None says `{"format": "pt"}`. More than one entry is stored in no fixed
+        metadata: Strings for the header; None says `{"format": "pt"}`. More than one entry is
+            stored in no fixed
             order, so the same content would not always be the same bytes.
 
     Raises:
@@ -74,7 +76,9 @@ def write_tensors(
         draft.touch()
         mode = draft.stat().st_mode
         try:
-            save_file(ready, draft, metadata={"format": "pt"} if metadata is None else dict(metadata))
+            save_file(
+                ready, draft, metadata={"format": "pt"} if metadata is None else dict(metadata)
+            )
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
         draft.chmod(mode)

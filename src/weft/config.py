@@ -42,6 +42,11 @@ class TaskSettings(Settings):
     max_examples: dict[Split, int] | int | None = None
     """Size of a seeded sample, of every split or by split; None takes all."""
 
+    @property
+    def label(self) -> str:
+        """What the task is called in folders, logs and routes: its name, or its file's without the ending."""
+        return Path(self.name).stem
+
 
 class RecipeSettings(Settings):
     """Which method, and its settings; keys beyond these belong to the method and are checked by it."""
@@ -90,7 +95,7 @@ class TrainingSettings(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Mass taken from the true class and spread over all, where the loss is a cross-entropy."""
     base_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the base while training; None keeps what the base's own config says."""
+    """Dropout inside base and heads while training; None keeps what the base's own config says."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     bucketing: bool = True
@@ -141,7 +146,7 @@ class Run(Settings):
     def _one_or_several(self) -> Self:
         if (self.task is None) == (not self.tasks):
             raise ValueError("say what to train on: either `task: NAME` or `tasks: [NAME, ...]`")
-        names = [task.name for task in self.tasks]
+        names = [task.label for task in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError(f"each task may appear once, got {names}")
         return self

@@ -4,8 +4,8 @@ No answer is in a single word; each is a relation between words:
 
 - `choices` (SWAG's CSV): someone swaps one thing for another; what can they do now? One ending fits
   the thing they have now, one the thing they gave away, two fit neither.
-- `spans` (SQuAD v1.1 JSON): three people keep three things in three places; a question tells a
-  thing by what it is good for, and asks which it is, whose, or where.
+- `spans` (SQuAD v1.1 JSON): someone sells something to someone; a question asks for the thing,
+  the place, the time, the price, or for one of the two among three people named.
 - `entities` (CoNLL): words that are names of people and of things alike (rose, pearl, robin) are
   the giver, the receiver, what is given, or a bystander.
 
@@ -49,7 +49,7 @@ TASKS: Mapping[str, dict[str, Any]] = {
     },
     "spans": {
         "kind": "span_extraction",
-        "description": "Which thing serves a purpose, whose it is, and where.",
+        "description": "Who sold what to whom, where, when and for how much.",
         "format": "squad",
         "options": {"max_answer_tokens": 5},
     },
@@ -134,19 +134,22 @@ def _write_choices(folder: Path, split: str, size: int, rng: random.Random) -> N
 
 
 def _write_spans(folder: Path, split: str, size: int, rng: random.Random) -> None:
-    purposes, questions = _content()["tools"], _content()["questions"]
+    questions = _content()["questions"]
     asked = _dealt(list(questions), size, rng)
     paragraphs = []
+
+    def one(kind: str) -> str:
+        return rng.choice(_words(kind, split))
+
     for number in range(size):
-        drawn = {kind: rng.sample(_words(kind, split), 3) for kind in ("people", "tools", "places")}
-        places = [f"{rng.choice(_words('qualities', split))} {name}" for name in drawn["places"]]
-        facts = [
-            {"who": who, "thing": thing, "place": place}
-            for who, thing, place in zip(drawn["people"], drawn["tools"], places, strict=True)
-        ]
-        context = " ".join(rng.choice(_content()["holdings"]).format_map(fact) for fact in facts)
-        fact, role = rng.choice(facts), next(asked)
-        question = rng.choice(questions[role]).format(purpose=purposes[fact["thing"]])
+        seller, buyer, other = rng.sample(_words("people", split), 3)
+        fact = {"seller": seller, "buyer": buyer, "other": other, "thing": one("tools")}
+        fact |= {"place": f"{one('qualities')} {one('places')}", "time": one("times")}
+        fact |= {"price": f"{one('numbers')} coins"}
+        told = [rng.choice(_content()[kind]).format_map(fact) for kind in ("sales", "asides")]
+        context = " ".join(rng.sample(told, 2))
+        role = next(asked)
+        question = rng.choice(questions[role]).format_map(fact)
         answers = [{"answer_start": _start(context, fact[role]), "text": fact[role]}]
         entry = {"id": f"demo-{split}-{number}", "question": question, "answers": answers}
         paragraphs.append({"context": context, "qas": [entry]})

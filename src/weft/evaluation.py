@@ -1,10 +1,11 @@
 """From rows to outputs, predictions and scores; every score with its interval.
 
-    records ─ outputs ─> logits ─ decode ─> predictions ─ statistics ─ metrics, bootstrap ─> scores
+records ─ outputs ─> logits ─ decode ─> predictions ─ statistics ─ metrics, bootstrap ─> scores
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,18 +68,18 @@ def evaluate(
     save: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation | list[Evaluation]:
-    """The scores of a run folder's expert; a list, one for each task, where the run trained several.
+    """The scores of a run folder's expert; a list of one for each task if the run trained several.
 
     Args:
         run: The run folder.
-        data: Folder with the task's data (with several tasks, of one sub-folder for each by name); None takes the
-            run's own.
+        data: Folder with the task's data (several tasks: with a sub-folder for each by name); None
+            takes the run's own.
         split: Which rows.
         max_examples: Size of a seeded sample of them; None takes what the run says.
-        tokens_per_batch: Padded tokens in one forward call; changes time and memory, never the result's meaning.
+        tokens_per_batch: Padded tokens in one forward call.
         device: Where to compute.
         precision: Arithmetic of the forward pass; None takes the run's.
-        save: Write `predictions-<split>.jsonl` and the split's scores in `metrics.json` into the folder.
+        save: Write predictions and scores into the folder (`save_evaluation`).
         progress: Told how far it is, task by task.
 
     Raises:
@@ -133,11 +134,13 @@ def _evaluate(
         tokens_per_batch=tokens_per_batch,
         progress=progress,
     )
-    return Evaluation(rows.task.spec.name, split, len(found), score(rows.task, found, examples), found)
+    return Evaluation(
+        rows.task.spec.name, split, len(found), score(rows.task, found, examples), found
+    )
 
 
 def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:
-    """Write `predictions-<split>.jsonl` and the split's scores in `metrics.json` into a run folder."""
+    """Write `predictions-<split>.jsonl` and the scores in `metrics.json` into a run folder."""
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in result.predictions]
     write_text(folder.path / f"predictions-{result.split}.jsonl", "\n".join(lines) + "\n")
     common = {"n": result.n, "seed": seed, "split": result.split}
@@ -175,12 +178,11 @@ def predictions(
         device: Where the model is.
         precision: fp32, bf16, fp16 or fp64.
         tokens_per_batch: Padded tokens in one forward call.
-        sample_seed: Decides what `task.sample` draws for scoring; None draws nothing, so that a masked language
-            model answers for the masks of the text itself.
+        sample_seed: Decides what `task.sample` draws; None draws nothing, a text's own masks count.
         progress: Told how far it is.
     """
     if sample_seed is not None:
-        # By id, so that a row's masks depend neither on the rows beside it nor on how many processes share them.
+        # By id: a row's masks depend neither on the rows beside it nor on the number of processes.
         records = [
             task.sample(record, np.random.default_rng([sample_seed, *record["id"].encode()]))
             for record in records
@@ -212,7 +214,7 @@ def outputs(
 ) -> list[Any]:
     """What `Task.decode` gets for each row, in order; rows of any tasks and experts share batches.
 
-    Sequences of similar length run together. Windows of one row may run in different batches; choices never do.
+    Sequences of similar length run together: a row's windows perhaps apart, its choices never.
 
     Args:
         model: Has the experts resident; each module is left in the mode it was in.
@@ -227,9 +229,7 @@ def outputs(
     units = [(row, unit) for row, item in enumerate(items) for unit in _units(item)]
     found: list[list[Any]] = [[] for _ in units]
     batches = _batches([unit for _, unit in units], tokens_per_batch, model.base.config.vocab_size)
-    left = [0] * len(items)
-    for row, _ in units:
-        left[row] += 1
+    left = Counter(row for row, _ in units)
     done = 0
     with evaluating(model), torch.inference_mode(), autocast(device, precision):
         for batch_rows in batches:
@@ -263,7 +263,7 @@ def _units(item: Item) -> list[Item]:
 
 
 def _batches(units: Sequence[Item], tokens: int, vocabulary: int) -> list[list[int]]:
-    """Units in batches of at most `tokens` padded tokens; longest first, so that memory runs out at once or never."""
+    """Batches of at most `tokens` padded tokens; longest first: memory runs out soon or never."""
     order = sorted(range(len(units)), key=lambda at: (-units[at].length, units[at].head))
     found: list[list[int]] = []
     width = sequences = limit = 0
@@ -280,15 +280,15 @@ def _batches(units: Sequence[Item], tokens: int, vocabulary: int) -> list[list[i
 
 
 def padding_id(base: Base) -> int:
-    """The token that fills a batch; any will do where the tokenizer has none, for attention never sees it."""
+    """The token that fills a batch; where the tokenizer has none, any: attention never sees it."""
     own = base.tokenizer.pad_token_id
-    return 0 if own is None else own
+    return own if isinstance(own, int) else 0
 
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Everything in eval mode inside the block; afterwards each module in the mode it was in."""
-    modes: Mapping[torch.nn.Module, bool] = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weft.adapters.base import Adapter
 from weft.base import Base
-from weft.config import TrainingSettings
+from weft.config import RecipeSettings, TrainingSettings
 from weft.heads import Head, trained_dtype
 from weft.lowrank.attach import frozen_linear, original
-from weft.lowrank.roles import resolve, role_of
+from weft.lowrank.roles import resolve
 from weft.recipes import Recipe
 from weft.registry import unknown
 
@@ -101,39 +102,64 @@ def build(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) -
     """
     if recipe.adapter is None or recipe.spec is None:
         return Expert(name, {}, head, _copies(base, recipe.settings.train_also))
-    ranks = plan_ranks(base.trunk, base.config.model_type, recipe)
+    ranks = plan_ranks(base.trunk, recipe)
     weights = {module: frozen_linear(base.trunk, module).weight for module in ranks}
     for module, rank in ranks.items():
         check_rank(module, rank, tuple(weights[module].shape))
     generator = torch.Generator().manual_seed(seed)
-    shared = recipe.adapter.share(weights, recipe.spec, generator)
-    adapters = {
-        module: recipe.adapter(
-            weight, recipe.spec.model_copy(update={"rank": ranks[module]}), generator, shared
-        ).to(trained_dtype(base))
-        for module, weight in weights.items()
-    }
+    adapters, shared = make_adapters(recipe, weights, ranks, generator, trained_dtype(base))
     return Expert(name, adapters, head, _copies(base, recipe.settings.train_also), shared)
 
 
-def plan_ranks(trunk: nn.Module, model_type: str, recipe: Recipe) -> dict[str, int]:
+def make_adapters(
+    recipe: Recipe,
+    weights: Mapping[str, Tensor],
+    ranks: Mapping[str, int],
+    generator: torch.Generator,
+    dtype: torch.dtype,
+) -> tuple[dict[str, Adapter], nn.Module | None]:
+    """One adapter of the recipe's variant on each of `weights`, and what they share; trained values in `dtype`."""
+    assert recipe.adapter is not None
+    assert recipe.spec is not None
+    shared = recipe.adapter.share(weights, recipe.spec, generator)
+    if shared is not None:
+        shared.to(next(iter(weights.values())).device, dtype)
+    adapters = {
+        module: recipe.adapter(
+            weight, recipe.spec.model_copy(update={"rank": ranks[module]}), generator, shared
+        ).to(dtype)
+        for module, weight in weights.items()
+    }
+    return adapters, shared
+
+
+def plan_ranks(trunk: PreTrainedModel, recipe: Recipe) -> dict[str, int]:
     """The rank of every adapted map by module name, after `ranks` and the recipe's plan."""
     assert recipe.spec is not None
     settings = recipe.settings
     modules = resolve(trunk, settings.targets or [], layers=settings.layers)
-    own = dict(settings.ranks or {})
-    wanted: dict[str, int] = {}
-    used: set[str] = set()
-    for module in modules:
-        role = role_of(model_type, module)
-        keys = [key for key in own if key == module or key == role or module.endswith(f".{key}")]
-        used.update(keys)
-        wanted[module] = own[keys[-1]] if keys else recipe.spec.rank
-    for key in own.keys() - used:
-        raise ValueError(f"ranks: {unknown('target of this expert', key, settings.targets or [])}")
+    wanted = dict.fromkeys(modules, recipe.spec.rank)
+    own = {key: _of_this_expert(trunk, key, modules, settings) for key in settings.ranks or {}}
+    # The key that names the fewest maps is the most particular, so it has the last word.
+    for key in sorted(own, key=lambda key: len(own[key]), reverse=True):
+        wanted.update(dict.fromkeys(own[key], (settings.ranks or {})[key]))
     weights = {module: frozen_linear(trunk, module).weight for module in modules}
     planned = recipe.plan.plan(weights, wanted)
     return {module: rank for module, rank in planned.items() if rank is not None}
+
+
+def _of_this_expert(
+    trunk: PreTrainedModel, key: str, modules: Sequence[str], settings: RecipeSettings
+) -> list[str]:
+    """Those of `modules` that a key of `ranks` means; it is written as a target is."""
+    try:
+        meant = set(resolve(trunk, key))
+    except ValueError as error:
+        raise ValueError(f"ranks: {error}") from None
+    found = [module for module in modules if module in meant]
+    if not found:
+        raise ValueError(f"ranks: {unknown('target of this expert', key, settings.targets or [])}")
+    return found
 
 
 def check_rank(module: str, rank: int, shape: tuple[int, ...]) -> None:

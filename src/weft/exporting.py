@@ -11,9 +11,7 @@ from weft.atomic import atomic_folder, write_text
 from weft.base import Base, checkpoint_tensors, load_base
 from weft.config import RecipeSettings, Run, TaskSettings, to_yaml
 from weft.data import find_kind, find_spec
-from weft.dense import write_checkpoint
 from weft.expert import Card, Expert
-from weft.expert_tensors import linear_shapes, plain_adapters, take_copies, take_head
 from weft.heads import Head
 from weft.loading import load_run_model
 from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
@@ -21,6 +19,8 @@ from weft.lowrank.checkpoint import PeftFolder, read_peft
 from weft.recipes import recipe_file, resolve
 from weft.runs import CONFIG, RunFolder
 from weft.storage import check_kind, read_card, save_expert, versions
+from weft.storage.dense import write_checkpoint
+from weft.storage.tensors import linear_shapes, plain_adapters, take_copies, take_head
 from weft.tasks.base import TaskSpec
 
 
@@ -48,7 +48,8 @@ def export(run_folder: str | Path, folder: str | Path, to: Literal["peft", "merg
     if to == "peft" and not (run.expert / PEFT_CONFIG).is_file():
         trained = "every weight" if whole else "a head alone"
         raise ValueError(
-            f"{run.expert} trained {trained}, which PEFT's LoRA format cannot hold; export it to merged"
+            f"{run.expert} trained {trained}, which PEFT's LoRA format cannot hold; export it to "
+            f"merged"
         )
     if to == "peft" or whole:
         with atomic_folder(folder) as draft:
@@ -57,7 +58,9 @@ def export(run_folder: str | Path, folder: str | Path, to: Literal["peft", "merg
     loaded = load_run_model(run.path, device="cpu")
     model, expert = loaded.model, loaded.model.expert(loaded.name)
     if expert.head is None:
-        raise ValueError(f"{run.expert} has no head, so it belongs to no task class; export to peft")
+        raise ValueError(
+            f"{run.expert} has no head, so it belongs to no task class; export to peft"
+        )
     with atomic_folder(folder) as draft:
         write_checkpoint(
             draft,
@@ -76,7 +79,6 @@ def import_expert(
     base: str,
     task: str,
     data: str | Path | None = None,
-    name: str | None = None,
 ) -> Path:
     """Bring a PEFT folder in as a run folder.
 
@@ -88,7 +90,6 @@ def import_expert(
         task: A registered set, or a YAML file that says the user's own, with `labels` in the
             head's class order where the kind has classes.
         data: Folder of the task's data, for evaluation later.
-        name: What to call the task's set; None keeps its own name.
 
     Returns:
         `out`.
@@ -99,14 +100,17 @@ def import_expert(
     folder, run_folder = Path(folder), RunFolder(Path(out))
     run_folder.refuse_existing()
     spec = find_spec(task)
-    spec = spec if name is None else spec.model_copy(update={"name": name})
     labels = _labels(spec)
     loaded = load_base(base)
     peft = read_peft(folder, linear_shapes(loaded.trunk))
     head = Head(spec.kind, loaded, find_kind(spec)(spec, labels).num_labels, seed=0)
     check_kind(peft, spec.kind, head.prefix, folder)
     recipe = _recipe(peft, _copied(peft, head))
-    expert = _expert(peft, spec.name, loaded, head, recipe, folder)
+    adapters = plain_adapters(peft.factors, peft.alphas, loaded, resolve(recipe), folder)
+    extra = dict(peft.extra)
+    copies = take_copies(extra, tuple(recipe.train_also), loaded, peft.prefix, folder)
+    take_head(extra | _from_base(extra, head, loaded), head, folder)
+    expert = Expert(spec.name, adapters, head, copies)
     card = Card(
         task=spec.model_dump(mode="json"),
         labels=tuple(labels),
@@ -123,9 +127,11 @@ def import_expert(
     run = Run(
         base=loaded.source if Path(base).expanduser().is_dir() else base,
         revision=loaded.revision,
-        task=TaskSettings(
-            name=str(Path(task).resolve()) if Path(task).is_file() else task,
-            data=None if data is None else str(Path(data).expanduser().resolve()),
+        task=TaskSettings.model_validate(
+            {
+                "name": str(Path(task).resolve()) if Path(task).is_file() else task,
+                "data": None if data is None else str(Path(data).expanduser().resolve()),
+            }
         ),
         recipe=recipe,
     )
@@ -173,16 +179,6 @@ def _recipe(peft: PeftFolder, copied: list[str]) -> RecipeSettings:
     return resolve(settings).describe()
 
 
-def _expert(
-    peft: PeftFolder, name: str, base: Base, head: Head, recipe: RecipeSettings, folder: Path
-) -> Expert:
-    adapters = plain_adapters(peft.factors, peft.alphas, base, resolve(recipe), folder)
-    extra = dict(peft.extra)
-    copies = take_copies(extra, tuple(recipe.train_also), base, peft.prefix, folder)
-    take_head(extra | _from_base(extra, head, base), head, folder)
-    return Expert(name, adapters, head, copies)
-
-
 def _from_base(extra: dict[str, Tensor], head: Head, base: Base) -> dict[str, Tensor]:
     """What PEFT left in the head as the base's checkpoint has it, and so did not save."""
     lacking = [name for name in head.trained_names() if name not in extra]
@@ -192,5 +188,3 @@ def _from_base(extra: dict[str, Tensor], head: Head, base: Base) -> dict[str, Te
         pooler = {f"{below}{key}": value for key, value in base.pooler.state_dict().items()}
         found |= {name: pooler[name] for name in lacking if name in pooler}
     return found
-
-

@@ -1,14 +1,21 @@
-"""Continuations of a text by a causal language model, with transformers' own generation and its key/value cache."""
+"""Continuations by a causal language model: transformers' own generation and key/value cache."""
 
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from weft.base import Base
 from weft.config import Settings
@@ -25,23 +32,23 @@ _SAMPLING = threading.Lock()
 class Generation(Settings):
     """How a text is continued."""
 
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
     """Longest continuation in tokens."""
     sample: bool = False
     """Draw each token by its probability instead of taking the most probable."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """sample: below 1 sharpens the probabilities, above 1 flattens them."""
-    top_k: int = Field(50, ge=0)
+    top_k: int = Field(default=50, ge=0)
     """sample: tokens that can be drawn, the most probable ones; 0 means all."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """sample: probability that the tokens that can be drawn cover together."""
     seed: int = 0
-    """sample: source of the draws; the same prompts in the same order and batches give the same texts."""
-    stop: list[str] = []
+    """sample: source of the draws; the same prompts in the same batches give the same texts."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts at which a continuation ends; they are cut off."""
     cache: bool = True
     """Keep keys and values of earlier tokens: more memory, less time, the same text."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Prompts continued together."""
 
 
@@ -75,50 +82,71 @@ def generate(
         precision: fp32, bf16, fp16 or fp64.
 
     Raises:
-        ValueError: If the expert does not write text, or a prompt leaves no room for what was asked.
+        ValueError: If the expert does not write text, or a prompt leaves too little room.
     """
     device = torch.device(device)
     head = model.expert(name).head
     if head is None or not isinstance(head.kind, CausalLM):
         kind = "no head" if head is None else f"a head for {head.kind_name}"
-        raise ValueError(f"expert {name!r} has {kind}, so it writes no text; causal_lm is the kind that does")
-    ids = [prompt_ids(model.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)]
+        raise ValueError(
+            f"expert {name!r} has {kind}, so it writes no text; causal_lm is the kind that does"
+        )
+    ids = [
+        prompt_ids(model.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)
+    ]
     order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
     found: dict[int, Continuation] = {}
     writer = head.assembled(model.trunk)
-    with evaluating(model), torch.inference_mode(), routed(Route.everywhere(name)):
-        with autocast(device, precision), _drawing(settings, device):
-            for start in range(0, len(order), settings.batch_size):
-                rows = order[start : start + settings.batch_size]
-                inputs, mask = _left_padded([ids[at] for at in rows], padding_id(model.base), device)
-                tokenizer = model.base.tokenizer
-                stopping = StoppingCriteriaList()
-                if settings.stop:
-                    stopping.append(_StopTexts(tokenizer, settings.stop, inputs))
-                written = writer.generate(
-                    inputs,
-                    attention_mask=mask,
-                    generation_config=_config(settings, model.base),
-                    stopping_criteria=stopping,
-                )
-                for at, row in zip(rows, written[:, inputs.shape[1] :].tolist(), strict=True):
-                    found[at] = _continuation(tokenizer, ids[at], row, settings.stop)
+    with (
+        evaluating(model),
+        torch.inference_mode(),
+        routed(Route.everywhere(name)),
+        autocast(device, precision),
+        _drawing(settings, device),
+    ):
+        for start in range(0, len(order), settings.batch_size):
+            rows = order[start : start + settings.batch_size]
+            written = _write(writer, model.base, [ids[at] for at in rows], settings, device)
+            for at, row in zip(rows, written, strict=True):
+                found[at] = _continuation(model.base.tokenizer, ids[at], row, settings.stop)
     return [found[at] for at in range(len(ids))]
 
 
+def _write(
+    writer: PreTrainedModel,
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    settings: Generation,
+    device: torch.device,
+) -> list[list[int]]:
+    """The tokens that follow each prompt; rows that end early are padded."""
+    inputs, mask = _left_padded(prompts, padding_id(base), device)
+    stopping = StoppingCriteriaList()
+    if settings.stop:
+        stopping.append(_StopTexts(base.tokenizer, settings.stop, inputs.shape[1]))
+    written = writer.generate(  # type: ignore[operator] - nn.Module's __getattr__ hides the method's type
+        inputs,
+        attention_mask=mask,
+        generation_config=_config(settings, base),
+        stopping_criteria=stopping,
+    )
+    return written[:, inputs.shape[1] :].tolist()
+
+
 def prompt_ids(base: Base, text: str, settings: Generation, where: str) -> list[int]:
-    """The tokens of a prompt: with what the tokenizer puts before a text, without what it puts behind.
+    """The tokens of a prompt, with what the tokenizer puts before a text, not what it puts behind.
 
     Raises:
-        ValueError: If the text has no tokens, or prompt and continuation exceed the base's positions.
+        ValueError: If the text has no tokens, or what follows would exceed the base's positions.
     """
     encoding = encoding_of(base.tokenizer, text)
     _, stop = extent(encoding, 0, where)
     limit = base.max_positions
     if limit is not None and stop + settings.max_new_tokens > limit:
         raise ValueError(
-            f"{where} has {stop} tokens, which leaves {max(0, limit - stop)} of the {limit} positions of {base.name} "
-            f"for max_new_tokens {settings.max_new_tokens}; ask for fewer, or shorten the prompt"
+            f"{where} has {stop} tokens, which leaves {max(0, limit - stop)} of the {limit} "
+            f"positions of {base.name} for max_new_tokens {settings.max_new_tokens}; "
+            "ask for fewer, or shorten the prompt"
         )
     return encoding.ids[:stop]
 
@@ -127,17 +155,15 @@ class _StopTexts(StoppingCriteria):
     """Ends a row as soon as what was written, not the prompt, holds one of the texts."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], prompts: Tensor
+        self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], width: int
     ) -> None:
         self.tokenizer = tokenizer
         self.texts = texts
-        self.prompts = prompts
+        self.width = width
 
     def __call__(self, input_ids: Tensor, scores: Tensor | None, **_: object) -> Tensor:
-        width = self.prompts.shape[1]
-        written = [
-            _text(self.tokenizer, row[:width], row[width:]) for row in input_ids.tolist()
-        ]
+        width = self.width
+        written = [_text(self.tokenizer, row[:width], row[width:]) for row in input_ids.tolist()]
         done = [any(text in row for text in self.texts) for row in written]
         return torch.tensor(done, device=input_ids.device)
 
@@ -174,7 +200,7 @@ def _drawing(settings: Generation, device: torch.device) -> Iterator[None]:
 def _left_padded(
     rows: Sequence[Sequence[int]], pad_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, (rows, tokens); prompts end together so that all go on at the same place."""
+    """Ids and attention mask, (rows, tokens); prompts end together, all go on at one place."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
@@ -197,11 +223,12 @@ def _continuation(
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, prompt: list[int], row: list[int]) -> str:
-    """What `row` adds to the prompt's text; read behind the prompt, for some tokenizers drop a leading space."""
-    before, both = (
-        tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for ids in (prompt, [*prompt, *row])
-    )
-    if both.startswith(before):
-        return both[len(before) :]
-    return tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """What `row` adds to the prompt's text; read behind it: alone, a leading space may be lost."""
+
+    def read(ids: list[int]) -> str:
+        return str(
+            tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    before, both = read(prompt), read([*prompt, *row])
+    return both[len(before) :] if both.startswith(before) else read(row)

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from weft.base import Base
+from weft.base import Base, checkpoint_tensors
 
 IGNORE = -100
 """The label of positions that no loss and no score looks at."""
@@ -104,6 +103,7 @@ class SequenceClassification(_ByRow):
     def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         if not labels.is_floating_point():
             return _cross_entropy(logits, labels, smoothing)
+        logits = _wide(logits)
         if labels.dim() == 2:
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
         return F.mse_loss(logits.squeeze(-1), labels.to(logits), reduction="sum")
@@ -138,13 +138,28 @@ class SpanExtraction(_ByToken):
         return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
     def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
-        return torch.tensor([pair for record in records for pair in record["labels"]])
+        """Start, end and number of tokens of every window, (sequences, 3)."""
+        rows = [
+            [*pair, len(ids)]
+            for record in records
+            for pair, ids in zip(record["labels"], record["input_ids"], strict=True)
+        ]
+        return torch.tensor(rows)
 
     def count(self, labels: Tensor) -> int:
         return len(labels)
 
     def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        return _cross_entropy(logits.transpose(1, 2), labels, smoothing) / 2
+        """Half the sum over starts and ends; padding does not compete, so its amount changes nothing."""
+        places, lengths = labels[:, :2], labels[:, 2]
+        padding = torch.arange(logits.shape[1], device=logits.device) >= lengths[:, None]
+        logits = _wide(logits).transpose(1, 2).masked_fill(padding[:, None], -torch.inf)
+        total = _cross_entropy(logits, places, 0.0)
+        if smoothing:
+            # By hand: torch would spread over the padding too, at an infinite loss.
+            each = logits.log_softmax(-1).masked_fill(padding[:, None], 0.0)
+            total = (1 - smoothing) * total - smoothing * (each.sum(-1) / lengths[:, None]).sum()
+        return total / 2
 
 
 class CausalLM(_ByToken):
@@ -252,11 +267,12 @@ class Head(nn.Module):
     def _initialise(self, module: PreTrainedModel, base: Base, seed: int) -> None:
         module.to_empty(device="cpu")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed, which would start the GPUs' generators again as well.
+            torch.default_generator.manual_seed(seed)
             for part in module.modules():
                 module._init_weights(part)
         # Before anything of the base is shared: its tensors keep their own type.
-        module.to(trained_dtype(base))
+        nn.Module.to(module, dtype=trained_dtype(base))
         passage: Passage = getattr(module, self.prefix)
         if passage.pooler is not None and base.pooler is not None:
             if self.kind.trains_pooler:
@@ -272,7 +288,7 @@ class Head(nn.Module):
     def _take_language_model_head(self, module: PreTrainedModel, base: Base) -> None:
         ties = dict(getattr(module, "_tied_weights_keys", None) or {})
         own = [name for name, _ in module.named_parameters(remove_duplicate=False)]
-        found = _checkpoint_tensors(base, own)
+        found = checkpoint_tensors(base, own)
         for name, value in found.items():
             module.get_parameter(name).data.copy_(value)
             self._frozen.add(name)
@@ -375,19 +391,14 @@ def trained_dtype(base: Base) -> torch.dtype:
     return torch.float64 if base.trunk.dtype == torch.float64 else torch.float32
 
 
-def _checkpoint_tensors(base: Base, names: Sequence[str]) -> dict[str, Tensor]:
-    """Those of `names` that the base's checkpoint holds."""
-    found: dict[str, Tensor] = {}
-    for file in base.files:
-        with safe_open(file, framework="pt") as tensors:
-            found |= {name: tensors.get_tensor(name) for name in tensors.keys() if name in names}  # noqa: SIM118
-    return found
+def _wide(logits: Tensor) -> Tensor:
+    """At least single precision: sums of losses and their targets do not fit half."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     return F.cross_entropy(
-        wide.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, label_smoothing=smoothing, reduction="sum"
+        _wide(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORE, label_smoothing=smoothing, reduction="sum"
     )
 
 

@@ -59,12 +59,12 @@ def load_run_model(
         raise ValueError(f"{path} holds no expert yet; train it to its end first")
     where = torch.device(available_device() if device == "auto" else device)
     precision = precision or run.training.precision
+    dtype = torch.float64 if precision == "fp64" else torch.float32
     card = read_card(folder.expert)
     if recipe_file(card.recipe["name"]).trains == "base":
         model, expert, card = load_full(folder.expert)
-        model.to(device=where, dtype=torch.float64 if precision == "fp64" else None)
+        model.to(device=where, dtype=dtype)
     else:
-        dtype = torch.float64 if precision == "fp64" else torch.float32
         base = load_base(run.base, revision=run.revision, dtype=dtype, device=where)
         expert, card = load_expert(folder.expert, base)
         model = Model(base)

@@ -1,4 +1,4 @@
-"""Answers for inputs of a user's own: entities, spans, choices, classes, words behind masks, continuations."""
+"""Answers for inputs of a user's own: entities, spans, choices, classes, masked words, texts."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,8 +32,9 @@ def predict(
 ) -> list[Prediction]:
     """What a run's expert says of each input, in order.
 
-    Entities with character offsets, an answer with its place, a choice or a class with probabilities, the likeliest
-    words for each mask, or a continuation. Inputs without an `id` are numbered from 0.
+    Entities with character offsets, an answer with its place, a choice or a class with
+    probabilities, the likeliest words for each mask, or a continuation. Inputs without an `id` are
+    numbered from 0.
 
     Args:
         run: A run folder of one task, or what `load_run_model` made of it.
@@ -51,7 +52,8 @@ def predict(
         run = load_run_model(run, device=device, precision=precision)
     if generation is not None and run.task.spec.kind != "causal_lm":
         raise ValueError(
-            f"generation settings are for causal language models; this expert's kind is {run.task.spec.kind}"
+            "generation settings are for causal language models; this expert's kind is "
+            f"{run.task.spec.kind}"
         )
     return predict_mixed(
         run.model,
@@ -78,7 +80,7 @@ def predict_mixed(
 ) -> list[Prediction]:
     """Answers of several experts on one base, in order; rows of all experts share forward calls.
 
-    Continuations are the exception: each causal language model writes its own rows' one after the other.
+    Continuations are the exception: causal language models write theirs one model after the other.
 
     Args:
         model: Has the experts resident.
@@ -107,9 +109,7 @@ def predict_mixed(
             writing.setdefault(name, []).append(at)
         else:
             reading.append(at)
-    records = {
-        at: tasks[rows[at][0]].encode(examples[at], model.base.tokenizer) for at in reading
-    }
+    records = {at: tasks[rows[at][0]].encode(examples[at], model.base.tokenizer) for at in reading}
     items = [
         Item(name, tasks[name].spec.kind, (name,), records[at])
         for at, name in ((at, rows[at][0]) for at in reading)
@@ -147,17 +147,20 @@ def checked_input(task: Task, value: Input, number: int) -> Example:
     """One input as the task's checked example; numbered where it has no id.
 
     Raises:
-        ValueError: If it is text where the kind takes several fields, or a field is missing or wrong.
+        ValueError: If it is text where the kind takes several fields, or a field is wrong.
     """
     where = f"input {number}"
     if isinstance(value, str):
         if "text" not in (*task.columns, *task.optional):
             raise ValueError(
-                f"{where}: {task.spec.kind} takes more than a text: give a mapping with {fields(task)}"
+                f"{where}: {task.spec.kind} takes more than a text: "
+                f"give a mapping with {fields(task)}"
             )
         value = {"text": value}
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where}: expected a text or a mapping with {fields(task)}, got {value!r:.60}")
+        raise ValueError(
+            f"{where}: expected a text or a mapping with {fields(task)}, got {value!r:.60}"
+        )
     # What the right answer would be is none of the expert's business, and may be in another form.
     hidden = {task.target, task.spec.columns.get(task.target or "")}
     given = {key: item for key, item in value.items() if key not in hidden}
@@ -183,7 +186,7 @@ def _holds(task: Task, given: Mapping[str, Any], name: str) -> bool:
 
 
 def read_jsonl_lines(stream: Iterable[str]) -> Iterator[Input]:
-    """The inputs in a stream of JSON lines, each an object or a string; empty lines are passed over.
+    """The inputs in a stream of JSON lines, each an object or a string; empty lines do not count.
 
     Raises:
         ValueError: If a line is not JSON or something else; starts with `line n`.
@@ -195,8 +198,11 @@ def read_jsonl_lines(stream: Iterable[str]) -> Iterator[Input]:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"line {number}: not JSON at column {error.colno}: {error.msg}; each line is one object or string"
+                f"line {number}: not JSON at column {error.colno}: {error.msg}; "
+                "each line is one object or string"
             ) from None
         if not isinstance(value, dict | str):
-            raise ValueError(f"line {number}: expected an object or a string, got {line.strip():.60}")
+            raise ValueError(
+                f"line {number}: expected an object or a string, got {line.strip():.60}"
+            )
         yield value

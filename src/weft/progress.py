@@ -1,7 +1,7 @@
-"""What a terminal shows while something runs: a live bar, or a line now and then where output is no terminal.
+"""What is shown while something runs: a live bar, or a line now and then without a terminal.
 
-All of it goes to stderr, so that stdout holds results alone. The library's callbacks are functions; the context
-managers here make them.
+All of it goes to stderr, so that stdout holds results alone. The context managers make the
+callbacks that the library's verbs take.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ class Bar:
             refresh_per_second=REDRAWS,
             disable=not console.is_terminal,
         )
-        self._task: TaskID = self._progress.add_task(name, total=None, words="reading data and base")
+        self._task: TaskID = self._progress.add_task(name, total=None, words="reading")
         self._tenth = 0
 
     def __enter__(self) -> "Bar":
@@ -57,12 +57,9 @@ class Bar:
         self._progress.update(self._task, total=1.0, completed=fraction, words=safe)
         tenth = int(fraction * LINES + 1e-9)
         if not self.console.is_terminal and tenth > self._tenth:
-            self.console.print(f"{self.name} {words}", markup=False, highlight=False, soft_wrap=True)
+            line = f"{self.name} {words}"
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._tenth = tenth
-
-
-def stderr() -> Console:
-    return Console(stderr=True)
 
 
 @contextmanager
@@ -71,21 +68,21 @@ def training_shown(quiet: bool) -> "Iterator[Callable[[Event], None] | None]":
     if quiet:
         yield None
         return
-    with Bar("train", stderr()) as bar:
+    with Bar("train", Console(stderr=True)) as bar:
         yield lambda event: bar.show(event.step / event.total, words_of(event))
 
 
 @contextmanager
 def rows_shown(name: str) -> Iterator[Callable[[int, int], None]]:
     """A display for `evaluate(progress=...)` and whatever else counts rows."""
-    with Bar(name, stderr()) as bar:
+    with Bar(name, Console(stderr=True)) as bar:
         yield lambda done, total: bar.show(done / max(total, 1), f"{done}/{total} rows")
 
 
 @contextmanager
 def demonstration_shown() -> "Iterator[Callable[[Stage], None]]":
     """A display for `demonstrate(report=...)`: the whole way, and the run it is at."""
-    with Bar("demo", stderr()) as bar:
+    with Bar("demo", Console(stderr=True)) as bar:
 
         def show(stage: "Stage") -> None:
             left = f"{clock(stage.seconds_left)} left in all"
@@ -99,7 +96,7 @@ def words_of(event: "Event", *, with_time: bool = True) -> str:
     """A training event in one line."""
     parts = [f"step {event.step}/{event.total}", f"epoch {event.epoch:.1f}"]
     parts += [f"loss {_by_task(event.loss, '.3f')}"] if event.loss else []
-    parts += [f"score {_by_task(event.score, '.1%')}"] if event.score else []
+    parts += [f"score {_by_task(event.score, '.3f')}"] if event.score else []
     parts += [f"{event.tokens_per_second:,.0f} tokens/s"]
     parts += [f"{clock(event.seconds_left)} left"] if with_time else []
     return "  ".join(parts)

@@ -75,7 +75,7 @@ class RunFolder:
     def parts(self) -> "list[RunFolder]":
         """The run folder of every task: itself, or its sub-folders if it trained several."""
         run = self.run
-        return [RunFolder(self.path / task.name) for task in run.tasks] if run.tasks else [self]
+        return [RunFolder(self.path / task.label) for task in run.tasks] if run.tasks else [self]
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ EMPTY = [None, [], {}]
 
 
 def run_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a run's YAML; each recipe has the settings that its method has, and no others."""
+    """JSON Schema (2020-12) of a run's YAML; each recipe with its own method's settings alone."""
     schema = Run.model_json_schema()
     definitions = schema["$defs"]
     for name in recipes.names():
@@ -42,7 +42,8 @@ def _recipe_schema(name: str) -> dict[str, Any]:
         # Settings about adapters say nothing here; a complete run.yaml holds them, empty.
         properties |= {key: {"enum": EMPTY} for key in properties if key != "name"}
     else:
-        properties |= copy.deepcopy(adapters.load(file.adapter).Spec.model_json_schema()["properties"])
+        own = adapters.load(file.adapter).Spec.model_json_schema()
+        properties |= copy.deepcopy(own["properties"])
         for key, value in {"targets": file.targets, **file.settings}.items():
             properties[key]["default"] = value
     properties["name"] = {"const": name, "title": "Name"}

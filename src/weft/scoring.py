@@ -1,8 +1,8 @@
 """Scores from predictions, with percentile bootstrap intervals over rows.
 
-Statistics add up over rows, so a resample is a row of multinomial counts and all resamples are one matrix product
-(Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3). Comparing two systems on the same rows uses
-the same resamples for both (paired bootstrap; Koehn 2004, aclanthology.org/W04-3250).
+Statistics add up over rows, so a resample is a row of multinomial counts and all resamples are one
+matrix product (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3). Comparing
+two systems uses the same resamples for both (Koehn 2004, aclanthology.org/W04-3250).
 """
 
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ def score(
 ) -> dict[str, Score]:
     """Every score of a task over the rows, by name.
 
-    A score that is undefined where more is better (Pearson's of constant values) is 0: no relation was shown.
-    Resamples in which a score is undefined are left out of its interval.
+    A score that is undefined where more is better (Pearson's of constant values) is 0: no relation
+    was shown. Resamples in which a score is undefined are left out of its interval.
 
     Args:
         task: Knows what to count.
@@ -50,7 +50,7 @@ def score(
         seed: Decides the resamples.
 
     Raises:
-        ValueError: If there are no rows, a row has no answer, or a score where less is better has nothing to score.
+        ValueError: If there are no rows, a row has no answer, or nothing to score by perplexity.
     """
     statistics = _statistics(task, predictions, examples)
     values = _values(task, statistics.sum(0))
@@ -68,7 +68,7 @@ def paired_difference(
     level: float = LEVEL,
     seed: int = 0,
 ) -> dict[str, Score]:
-    """How much higher A scores than B on the same rows, by score's name; both see the same resamples.
+    """How much higher A scores than B on the same rows, by score; both see the same resamples.
 
     Args:
         task: Knows what to count.
@@ -99,7 +99,8 @@ def _statistics(
         raise ValueError(f"{task.spec.name}: no rows to score")
     if len(predictions) != len(examples):
         raise ValueError(
-            f"{task.spec.name}: {len(predictions)} predictions for {len(examples)} rows; give one a row"
+            f"{task.spec.name}: {len(predictions)} predictions for {len(examples)} rows; "
+            "give one a row"
         )
     pairs = zip(predictions, examples, strict=True)
     return np.stack([task.statistics(said, example) for said, example in pairs]).astype(np.float64)
@@ -110,7 +111,8 @@ def _values(task: Task, totals: np.ndarray) -> dict[str, float]:
     undefined = [name for name, value in values.items() if np.isnan(value)]
     if undefined and not task.higher_is_better:
         raise ValueError(
-            f"{task.spec.name}: nothing to score: no row has a token that counts ({', '.join(undefined)})"
+            f"{task.spec.name}: nothing to score: no row has a token that counts "
+            f"({', '.join(undefined)})"
         )
     return {name: 0.0 if np.isnan(value) else value for name, value in values.items()}
 

@@ -1,4 +1,4 @@
-"""JSON lines in, predictions out, a chunk at a time: input that is longer than memory, or still being written."""
+"""JSON lines in, predictions out, a chunk at a time: input may be longer than memory."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -49,7 +49,7 @@ def answers_to_lines(
 
 
 def generation_of(settings: Mapping[str, Any]) -> Generation | None:
-    """Generation settings from those that are not None; None if all are, for kinds that write nothing.
+    """Generation settings from those that are not None; None if all are.
 
     Raises:
         ValueError: If a value is out of range.

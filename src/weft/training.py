@@ -108,7 +108,7 @@ def train(
 def default_folder(run: Run) -> Path:
     """Where a run goes that names no folder."""
     tasks = [run.task] if run.task else run.tasks
-    names = "+".join(Path(task.name).stem for task in tasks if task)
+    names = "+".join(task.label for task in tasks if task)
     return Path("runs") / f"{names}-{run.recipe.name}-seed{run.seed}"
 
 

@@ -16,7 +16,7 @@ from weft.lowrank.attach import (
     detach,
     force_path,
     frozen_linear,
-    frozen_module,
+    original,
     module_at,
     replace,
     unwrap,
@@ -138,7 +138,7 @@ def test_adapters_and_private_copies_of_one_map_add_up_in_either_order(
         if steps == "adapter first":
             replace(trunk, "b", {name: twin})
         assert isinstance(module_at(trunk, name), LowRankLinear)
-        assert frozen_module(trunk, name) is frozen_linear(trunk, name)
+        assert original(trunk, name) is frozen_linear(trunk, name)
         x = torch.randn(3, 4, inner)
         with torch.inference_mode(), routed(Route.by_sequence(["a", "b", ("a", "b")])):
             got = module_at(trunk, name)(x)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import accuracy_score
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from weft.tasks import kinds
@@ -288,3 +289,12 @@ def test_gold_of_wnut17_scores_the_maximum(
         "recall": 1.0,
         "accuracy": 1.0,
     }
+
+
+def test_a_sequence_of_no_tokens_at_all_is_refused() -> None:
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    bare = PreTrainedTokenizerFast(tokenizer_object=backend)
+    task = plain()
+    with pytest.raises(ValueError, match="row '1': 'tokens' has no sub-words"):
+        task.encode(task.check({"id": "1", "tokens": ["\u200b"]}, "r"), bare)

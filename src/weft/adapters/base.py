@@ -37,8 +37,11 @@ class Adapter(nn.Module, ABC):
         weight: The frozen W0, (out, in); read, never kept, never written to.
         spec: Its settings, with the rank of this very module.
         generator: Source of every random start value; CPU.
-        shared: What `share` returned for the expert, if anything.
+        shared: What `share` returned for the expert, if anything; also `self.shared`, whose parameters are the
+            expert's and none of this adapter's.
     """
+
+    shared: nn.Module | None
 
     Spec: ClassVar[type[Spec]] = Spec
     low_rank: ClassVar[bool] = True
@@ -55,6 +58,8 @@ class Adapter(nn.Module, ABC):
         self.spec = spec
         self.rank = spec.rank
         self.dropout = spec.dropout
+        # Past nn.Module, which would count what belongs to the expert once for every adapter.
+        self.__dict__["shared"] = shared
 
     @classmethod
     def share(
@@ -83,7 +88,8 @@ class Adapter(nn.Module, ABC):
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """`x @ delta(weight).T`, (..., in) to (..., out); override it to avoid the dense matrix."""
-        return x.to(weight.dtype) @ self.delta(weight).T
+        delta = self.delta(weight)
+        return x.to(delta.dtype) @ delta.T
 
     @abstractmethod
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ STOPPED = 130
 
 
 class Commands(typer.core.TyperGroup):
-    """The files of this folder; what the library refuses is said in its words, without a traceback."""
+    """The files of this folder; what the library refuses is said without a traceback."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         # A trailing underscore keeps the file's name from being a keyword.
@@ -70,14 +70,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def weft(
     debug: Annotated[
-        bool, typer.Option(envvar="WEFT_DEBUG", help="Show the traceback of an error.")
+        bool, typer.Option("--debug", envvar="WEFT_DEBUG", help="Show the traceback of an error.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
 ) -> None:
     """One frozen Transformer, many low-rank experts: train, evaluate, predict, export."""
-    # Where output is no UTF-8 terminal (a pipe under LANG=C), what cannot be shown is escaped instead of fatal.
+    # A terminal or pipe that is not UTF-8 gets escapes for what it cannot show, not an error.
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

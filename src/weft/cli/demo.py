@@ -9,10 +9,10 @@ import typer
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Folder to write data and runs to.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for data and runs.")] = Path("runs/demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Train recipes lora, full and head on three small made-up sets and compare them; minutes on two cores."""
+    """Compare lora, full and head on three small made-up sets; takes minutes."""
     from weft.progress import demonstration_shown
 
     with demonstration_shown() as report:

@@ -9,7 +9,10 @@ import typer
 
 def command(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
-    data: Annotated[str | None, typer.Option(help="Folder with the data; default: the run's.")] = None,
+    *,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of the data; default: the run's.")
+    ] = None,
     split: Annotated[
         Literal["train", "validation", "test"], typer.Option(help="Which rows.")
     ] = "validation",
@@ -25,7 +28,7 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a run's expert on its data; each score with its 95 % interval."""
+    """Score a run's expert; each score with its 95 % interval."""
     from weft.progress import rows_shown
 
     where = {"data": data, "device": device, "precision": precision}

@@ -11,10 +11,12 @@ def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
     to: Annotated[
         Literal["peft", "merged"],
-        typer.Option(help="peft: adapter files that PEFT opens. merged: a transformers checkpoint."),
+        typer.Option(
+            help="peft: adapter files that PEFT opens. merged: a transformers checkpoint."
+        ),
     ] = "peft",
 ) -> None:
-    """Write a run's expert as PEFT's adapter files or merged into a transformers checkpoint."""
+    """Write a run's expert for PEFT or transformers."""
     from weft.exporting import export
 
     export(run, folder, to)

@@ -7,8 +7,11 @@ import typer
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with PEFT's adapter files.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder with PEFT's adapter files.")
+    ],
     run: Annotated[Path, typer.Argument(help="Run folder to write.")],
+    *,
     base: Annotated[str, typer.Option(help="Its base: an alias, a hub id or a folder.")],
     task: Annotated[str, typer.Option(help="Its task: a registered name or a YAML file.")],
     data: Annotated[str | None, typer.Option(help="Folder with the task's data.")] = None,

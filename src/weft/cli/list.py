@@ -15,7 +15,7 @@ def command(
     what: Annotated[What, typer.Argument(help="Which list.", show_choices=True)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List what there is: names, one line each, and where they come from."""
+    """List what there is, each with a line and its source."""
     from weft.catalogue import listed
     from weft.tables import show_list
 

@@ -13,15 +13,18 @@ def command(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="Without: JSON lines on stdin.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each text.")] = False,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest continuation in tokens.")] = None,
-    sample: Annotated[bool | None, typer.Option("--sample", help="Draw tokens by probability.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="--sample: 1 draws as predicted.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a text.")] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest continuation.")] = None,
+    sample: Annotated[bool | None, typer.Option("--sample", help="Draw by probability.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="--sample: 1 draws as predicted.")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="--sample: from so many; 0 is all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="--sample: from so much probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="--sample: source of the draws.")] = None,
 ) -> None:
-    """Answer texts, or JSON lines on stdin: objects of the task's columns, answered line by line."""
+    """Answer texts, or JSON lines on stdin (objects of the task's columns)."""
     settings = {"max_new_tokens": max_new_tokens, "sample": sample, "temperature": temperature}
     settings |= {"top_k": top_k, "top_p": top_p, "seed": seed}
     from weft.loading import load_run_model

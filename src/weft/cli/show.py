@@ -7,10 +7,11 @@ import typer
 
 
 def command(
-    what: Annotated[Literal["recipe", "task", "base", "adapter"], typer.Argument(help="Of which list.")],
+    what: Annotated[Literal["recipe", "task", "base", "adapter"], typer.Argument(help="Which.")],
     name: Annotated[str, typer.Argument(help="Its name; a task's or base's may be a path.")],
+    *,
     base: Annotated[
-        str | None, typer.Option(help="recipe, adapter: count parameters on this base; needs no weights.")
+        str | None, typer.Option(help="Count parameters on this base; needs no weights.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

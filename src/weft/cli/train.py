@@ -10,19 +10,21 @@ import typer
 
 def command(
     config: Annotated[Path | None, typer.Argument(help="The run's YAML file.")] = None,
+    *,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: training.epochs=1; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print scores and costs as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Scores and costs as JSON.")] = False,
 ) -> None:
-    """Train an expert, or several in the same batches, and leave a run folder."""
+    """Train what a config says and leave a run folder."""
     from weft.progress import training_shown
 
-    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun or accelerate started
+    # Of the processes that torchrun or accelerate started.
+    is_first = os.environ.get("RANK", "0") == "0"
     with training_shown(quiet or not is_first) as report:
         from weft.training import train
 

@@ -26,10 +26,7 @@ def module_at(trunk: nn.Module, name: str) -> nn.Module:
 
 def original(trunk: nn.Module, name: str) -> nn.Module:
     """The base's own module called `name`, whatever is wrapped around it."""
-    module = module_at(trunk, name)
-    while isinstance(module, LowRankLinear | Replaced):
-        module = module.base
-    return module
+    return _plain(module_at(trunk, name))
 
 
 def frozen_linear(trunk: nn.Module, name: str) -> nn.Linear:
@@ -86,7 +83,7 @@ def detach(trunk: nn.Module, expert: str) -> None:
 def unwrap(trunk: nn.Module) -> nn.Module:
     """`trunk` with every wrapping replaced by the base's own module, in place."""
     for name, module in reversed(list(trunk.named_modules())):
-        if isinstance(module, (LowRankLinear, Replaced)):
+        if isinstance(module, LowRankLinear | Replaced):
             _put(trunk, canonical(name), _plain(module))
     return trunk
 
@@ -108,7 +105,7 @@ def wrapped(trunk: nn.Module) -> Iterable[tuple[str, LowRankLinear]]:
 
 
 def _plain(module: nn.Module) -> nn.Module:
-    while isinstance(module, (LowRankLinear, Replaced)):
+    while isinstance(module, LowRankLinear | Replaced):
         module = module.base
     return module
 

@@ -2,43 +2,31 @@
 
     base_model.model.<prefix>.<module>.lora_A.weight   (rank, in)
     base_model.model.<prefix>.<module>.lora_B.weight   (out, rank)
-    base_model.model.<name>                            modules_to_save: heads, copies of base modules
+    base_model.model.<name>                            in modules_to_save: heads, copies
 
-    W_eff = W0 + s B A,   s = alpha / rank, or alpha / sqrt(rank) with `use_rslora`; the scale is in the config alone
+    W_eff = W0 + s B A,   s = alpha / rank, or alpha / sqrt(rank) with `use_rslora`
 
-The format was read from PEFT 0.21.2 (`tuners/lora`, `utils/save_and_load.py`). Nothing here knows of heads or tasks.
-What the config says that would change this equation is refused by name (`peft_config.py`).
+The scale is in the config alone. The format was read from PEFT 0.21.2 (`tuners/lora`,
+`utils/save_and_load.py`). Nothing here knows of heads or tasks. What a config says that would
+change the equation is refused by name (`peft_config.py`).
 """
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from weft.atomic import write_tensors, write_text
-from weft.digest import stored_tensors
 from weft.lowrank.peft_config import check_config, is_targeted, saved_modules, value_for
+from weft.lowrank.peft_tensors import ROOT, factor_pair, named_tensors, sorted_out, trunk_prefix
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-
-_ROOT = "base_model.model."
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight")
-_OTHER_FORMS = {
-    ".lora_magnitude_vector": "DoRA, which rescales the rows of the weight",
-    ".lora_embedding_": "a LoRA on an embedding",
-    ".lora_bias": "a LoRA with a bias",
-    ".lora_": "no plain LoRA",
-}
 
 
 @dataclass(frozen=True)
@@ -48,21 +36,19 @@ class PeftFolder:
     factors: dict[str, tuple[Tensor, Tensor]]
     """A (rank, in) and B (out, rank) by module of the trunk."""
     alphas: dict[str, float]
-    """By module: the change of the weight is `alpha / rank * B @ A`, whatever the config's way to say it."""
+    """By module: the change of the weight is `alpha / rank * B @ A`, however the config says it."""
     extra: dict[str, Tensor]
     """Tensors of saved modules by their name below the task class."""
     prefix: str
     """Name of the trunk in the task class that was saved; "" if the trunk itself was."""
-    config: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    """What the config file said; not used for writing."""
 
 
 def write_peft(
     folder: Path,
+    content: PeftFolder,
     *,
-    factors: Mapping[str, tuple[Tensor, Tensor]],
-    alphas: Mapping[str, float] | None,
-    extra: Mapping[str, Tensor],
-    prefix: str,
     base_name: str,
     task_type: str | None,
     transposed: Collection[str] = (),
@@ -71,10 +57,8 @@ def write_peft(
 
     Args:
         folder: An existing folder.
-        factors: A (rank, in) and B (out, rank) by module of the trunk; not empty.
-        alphas: Alpha by module; None if B carries the whole scale, which makes alpha the rank.
-        extra: Every tensor of the modules that are saved whole, by name below the task class.
-        prefix: Name of the trunk in the task class; "" for a trunk alone.
+        content: Factors, alphas (a module's rank where B carries the whole scale), and every tensor
+            of the modules that are saved whole.
         base_name: Hub id or folder of the base.
         task_type: PEFT's name for the kind of task; None where it has none.
         transposed: Modules that the base stores as (in, out).
@@ -82,20 +66,23 @@ def write_peft(
     Raises:
         ValueError: If there are no factors, or only some of the modules are transposed.
     """
+    factors = content.factors
     if not factors:
-        raise ValueError("an expert without adapters has no PEFT form: PEFT refuses a config without targets")
+        raise ValueError(
+            "an expert without adapters has no PEFT form: PEFT refuses a config without targets"
+        )
     turned = [module for module in factors if module in transposed]
     if turned and len(turned) < len(factors):
         straight = next(module for module in factors if module not in transposed)
         raise ValueError(
-            f"the base stores {turned[0]} as (in, out) and {straight} as (out, in); PEFT's fan_in_fan_out is one "
-            "setting for all targets, so train them as two experts"
+            f"the base stores {turned[0]} as (in, out) and {straight} as (out, in); PEFT's "
+            "fan_in_fan_out is one setting for all targets, so train them as two experts"
         )
-    below = f"{prefix}." if prefix else ""
+    below = f"{content.prefix}." if content.prefix else ""
     names = {module: f"{below}{module}" for module in factors}
     ranks = {names[module]: A.shape[0] for module, (A, _) in factors.items()}
-    scales = {names[m]: float(ranks[names[m]] if alphas is None else alphas[m]) for m in factors}
-    rank, alpha = _commonest(ranks.values()), _commonest(scales.values())
+    alphas = {names[module]: content.alphas[module] for module in factors}
+    rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
     config = {
         "peft_type": "LORA",
         "task_type": task_type,
@@ -104,16 +91,16 @@ def write_peft(
         "r": rank,
         "lora_alpha": _number(alpha),
         "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
-        "alpha_pattern": {name: _number(own) for name, own in scales.items() if own != alpha},
+        "alpha_pattern": {name: _number(own) for name, own in alphas.items() if own != alpha},
         "target_modules": sorted(names.values()),
-        "modules_to_save": _roots(extra, below) or None,
+        "modules_to_save": _roots(content.extra, below) or None,
         "fan_in_fan_out": bool(turned),
         "bias": "none",
     }
-    tensors = {f"{_ROOT}{name}": value for name, value in extra.items()}
+    tensors = {f"{ROOT}{name}": value for name, value in content.extra.items()}
     for module, (A, B) in factors.items():
-        tensors[f"{_ROOT}{names[module]}.lora_A.weight"] = A
-        tensors[f"{_ROOT}{names[module]}.lora_B.weight"] = B
+        tensors[f"{ROOT}{names[module]}.lora_A.weight"] = A
+        tensors[f"{ROOT}{names[module]}.lora_B.weight"] = B
     write_tensors(folder / WEIGHTS, tensors)
     write_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
@@ -126,21 +113,24 @@ def read_peft(folder: Path, modules: Mapping[str, tuple[int, int]]) -> PeftFolde
         modules: (out, in) of every linear map of the trunk, by name.
 
     Raises:
-        ValueError: If a file is missing or damaged, a setting is not supported, or tensors are missing, too many,
+        ValueError: If a file is missing or damaged, a setting is not supported, or tensors are
+            missing, too many,
             not finite, or do not fit the base; names the file and the tensor or setting.
     """
     config = _read_config(folder / CONFIG)
     check_config(config, folder / CONFIG)
     path = folder / WEIGHTS
-    found, extra = _sorted_out(_read_tensors(path), path)
-    prefix = _prefix(found, modules, path)
+    found, extra = sorted_out(named_tensors(path), path)
+    prefix = trunk_prefix(found, modules, path)
     below = f"{prefix}." if prefix else ""
     names = {f"{below}{module}": module for module in modules}
     factors, alphas = {}, {}
     for name, sides in found.items():
-        A, B = _pair(name, sides, modules[names[name]], path)
+        A, B = factor_pair(name, sides, modules[names[name]], path)
         if not is_targeted(config, name):
-            raise ValueError(f"{path}: holds tensors for {name}, which target_modules of {CONFIG} does not name")
+            raise ValueError(
+                f"{path}: holds tensors for {name}, which target_modules of {CONFIG} does not name"
+            )
         wanted = value_for(config, "rank_pattern", "r", name)
         if A.shape[0] != wanted:
             raise ValueError(f"{path}: {name} has rank {A.shape[0]}, but {CONFIG} says {wanted:g}")
@@ -149,29 +139,11 @@ def read_peft(folder: Path, modules: Mapping[str, tuple[int, int]]) -> PeftFolde
         alphas[names[name]] = alpha * math.sqrt(A.shape[0]) if config.get("use_rslora") else alpha
     for name in names:
         if name not in found and config.get("target_modules") and is_targeted(config, name):
-            raise ValueError(f"{path}: lacks lora_A and lora_B of {name}, which target_modules names")
+            raise ValueError(
+                f"{path}: lacks lora_A and lora_B of {name}, which target_modules names"
+            )
     _check_extra(extra, config, path)
     return PeftFolder(factors, alphas, extra, prefix, config)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, all finite.
-
-    Raises:
-        ValueError: If the file is missing or damaged, or a tensor is not finite.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    # Says what is wrong with a file that is cut short, which the library does not.
-    stored_tensors([path])
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    for name, value in tensors.items():
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{path}: {name} holds NaN or infinite values, so it is of no use; train again")
-    return tensors
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -186,113 +158,29 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    pickled = path.with_suffix(".bin")
-    if not path.is_file() and pickled.is_file():
-        raise ValueError(
-            f"{pickled} is a pickle, and opening a pickle can run any code; save the adapter again with PEFT "
-            "(`save_pretrained`), which writes safetensors"
-        )
-    return _without_wrappers(read_tensors(path), path)
-
-
-def _without_wrappers(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Names below the task class; old files keep `modules_to_save.<adapter>.` and `original_module.` in them."""
-    wrong = [name for name in tensors if not name.startswith(_ROOT)]
-    if wrong:
-        raise ValueError(f"{path}: expected tensors named {_ROOT}..., got {wrong[0]}")
-    inside = ".modules_to_save."
-    after = [name.partition(inside)[2] for name in tensors if inside in name]
-    adapters = {rest.partition(".")[0] for rest in after}
-    # One name before every parameter is the adapter's; `weight` and `bias` themselves are parameters.
-    named = len(adapters) == 1 and all("." in rest for rest in after)
-    found = {}
-    for name, value in tensors.items():
-        if ".original_module." in name:
-            continue
-        module, wrapped, rest = name.removeprefix(_ROOT).partition(inside)
-        rest = rest.partition(".")[2] if named else rest
-        found[f"{module}.{rest}" if wrapped else module] = value
-    return found
-
-
-def _sorted_out(
-    tensors: Mapping[str, Tensor], path: Path
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """Factors by module and side (A, B), and everything else."""
-    factors: dict[str, dict[str, Tensor]] = {}
-    extra = {}
-    for name, value in tensors.items():
-        match = _FACTOR.fullmatch(name)
-        if match:
-            factors.setdefault(match["module"], {})[match["side"]] = value
-            continue
-        for mark, what in _OTHER_FORMS.items():
-            if mark in name:
-                raise ValueError(f"{path}: {name} belongs to {what}; weft reads plain LoRA on linear maps")
-        extra[name] = value
-    if not factors:
-        raise ValueError(f"{path}: holds no lora_A and lora_B, so there is nothing to weave in")
-    return factors, extra
-
-
-def _prefix(names: Collection[str], modules: Collection[str], path: Path) -> str:
-    """What stands before the trunk's own names: nothing, or the trunk's name in a task class."""
-    if all(name in modules for name in names):
-        return ""
-    first = next(iter(names)).partition(".")[0]
-    for name in names:
-        if not (name.startswith(f"{first}.") and name.removeprefix(f"{first}.") in modules):
-            near = sorted(modules)[0]
-            raise ValueError(
-                f"{path}: {name} is no linear map of this base's trunk (its maps are like {near}); the adapter "
-                "belongs to another architecture or depth, or adapts a pooler or head"
-            )
-    return first
-
-
-def _pair(
-    name: str, sides: Mapping[str, Tensor], shape: tuple[int, int], path: Path
-) -> tuple[Tensor, Tensor]:
-    for side in "AB":
-        if side not in sides:
-            raise ValueError(f"{path}: lacks {_ROOT}{name}.lora_{side}.weight")
-    A, B = sides["A"], sides["B"]
-    out_features, in_features = shape
-    rank = A.shape[0] if A.dim() == 2 else None
-    for side, value, expected in (("A", A, (rank, in_features)), ("B", B, (out_features, rank))):
-        if tuple(value.shape) != expected:
-            raise ValueError(
-                f"{path}: {name}.lora_{side}.weight is {tuple(value.shape)}, but this base's {name} takes "
-                f"{in_features} values and gives {out_features}, so expected {expected}"
-            )
-    return A, B
-
-
 def _check_extra(extra: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> None:
     saved = saved_modules(config)
     for name in extra:
-        owners = _owners(name)
+        parts = name.split(".")
+        owners = [".".join(parts[:end]) for end in range(1, len(parts))]
         if any(owner.endswith(module) for owner in owners for module in saved):
             continue
         if config.get("bias", "none") != "none" and name.endswith(".bias"):
             raise ValueError(
-                f"{path}: {name} is a bias of the base trained with bias: {config['bias']}, which weft does not "
+                f"{path}: {name} is a bias of the base trained with bias: {config['bias']}, which "
+                f"weft does not "
                 "support; train with bias: none"
             )
-        raise ValueError(f"{path}: {name} is neither lora_A or lora_B nor in a module that modules_to_save names")
-
-
-def _owners(name: str) -> list[str]:
-    """The modules a tensor is in, from the outermost."""
-    parts = name.split(".")[:-1]
-    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+        raise ValueError(
+            f"{path}: {name} is neither lora_A or lora_B nor in a module that modules_to_save names"
+        )
 
 
 def _roots(extra: Iterable[str], below: str) -> list[str]:
-    """The modules that hold `extra`: whole top-level modules outside the trunk, single ones inside it."""
+    """The modules that hold `extra`: top-level ones outside the trunk, single ones inside."""
     holders = {
-        name.rpartition(".")[0] if name.startswith(below) else name.partition(".")[0] for name in extra
+        name.rpartition(".")[0] if name.startswith(below) else name.partition(".")[0]
+        for name in extra
     }
     return sorted(m for m in holders if not any(m.startswith(f"{other}.") for other in holders))
 
@@ -305,4 +193,3 @@ def _commonest(values: Iterable[Any]) -> Any:
 
 def _number(value: float) -> float:
     return int(value) if float(value).is_integer() else value
-

@@ -1,4 +1,4 @@
-"""What a PEFT config may say: settings that are followed, that change nothing here, and that are refused by name.
+"""What a PEFT config may say: what is followed, what changes nothing, what is refused by name.
 
 Read from PEFT 0.21.2 (`tuners/lora/config.py`, `tuners/tuners_utils.py`, `utils/other.py`).
 """
@@ -79,16 +79,20 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ValueError(
-            f"{path}: peft_type is {kind!r}; weft reads LORA. PEFT's convert_to_lora or a merged export brings "
+            f"{path}: peft_type is {kind!r}; weft reads LORA. PEFT's convert_to_lora or a merged "
+            f"export brings "
             "other methods over"
         )
     for key, what in _REFUSED.items():
         if config.get(key):
-            raise ValueError(f"{path}: {key} means {what}, which weft does not read; merge it with PEFT instead")
+            raise ValueError(
+                f"{path}: {key} means {what}, which weft does not read; merge it with PEFT instead"
+            )
     for key in config.keys() - _FOLLOWED - _WITHOUT_EFFECT - _REFUSED.keys():
         if config[key]:
             raise ValueError(
-                f"{path}: weft does not know the setting {key} (here {config[key]!r}), so it cannot tell what the "
+                f"{path}: weft does not know the setting {key} (here {config[key]!r}), so it "
+                f"cannot tell what the "
                 "adapter computes; remove it if it changes nothing"
             )
     for key in ("r", "lora_alpha"):
@@ -103,17 +107,19 @@ def _check_start(start: object, path: Path) -> None:
         return
     if str(start).lower().startswith(_CHANGING_STARTS):
         raise ValueError(
-            f"{path}: init_lora_weights {start!r} changed the base's weights before training, so these factors do "
+            f"{path}: init_lora_weights {start!r} changed the base's weights before training, so "
+            f"these factors do "
             "not fit the base as published; save it as plain LoRA with PEFT (save_pretrained with "
             "path_initial_model_for_weight_conversion) and take that folder"
         )
     raise ValueError(
-        f"{path}: weft does not know init_lora_weights {start!r}, so it cannot tell whether the base was changed"
+        f"{path}: weft does not know init_lora_weights {start!r}, so it cannot tell whether the "
+        f"base was changed"
     )
 
 
 def value_for(config: Mapping[str, Any], pattern: str, default: str, name: str) -> float:
-    """A module's rank or alpha: that of the first expression in `pattern` that ends its name, else the default."""
+    """A module's own value, by the first key of `pattern` that ends its name; else the default."""
     for key, value in (config.get(pattern) or {}).items():
         if re.match(rf"(.*\.)?({key})$", name):
             return value
@@ -122,7 +128,10 @@ def value_for(config: Mapping[str, Any], pattern: str, default: str, name: str) 
 
 def saved_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Ends of the names of modules that are saved whole."""
-    return (*(config.get("modules_to_save") or ()), *_HEADS_BY_TASK.get(config.get("task_type") or "", ()))
+    return (
+        *(config.get("modules_to_save") or ()),
+        *_HEADS_BY_TASK.get(config.get("task_type") or "", ()),
+    )
 
 
 def is_targeted(config: Mapping[str, Any], name: str) -> bool:
@@ -153,5 +162,9 @@ def _in_layers(config: Mapping[str, Any], name: str) -> bool:
     patterns = config.get("layers_pattern") or [r"[^.]*"]
     patterns = [patterns] if isinstance(patterns, str) else patterns
     before = r".*?\." if not config.get("layers_pattern") else r"(?:^|.*?\.)"
-    found = [match for p in patterns if (match := re.match(rf"{before}{p}\.(?P<layer>\d+)\.", name))]
-    return bool(found) and int(found[0]["layer"]) in ([layers] if isinstance(layers, int) else layers)
+    found = [
+        match for p in patterns if (match := re.match(rf"{before}{p}\.(?P<layer>\d+)\.", name))
+    ]
+    return bool(found) and int(found[0]["layer"]) in (
+        [layers] if isinstance(layers, int) else layers
+    )

@@ -1,7 +1,7 @@
 """A base and a head as one transformers checkpoint: merged experts, and fully trained ones.
 
-The trunk goes back to the layout its architecture has in transformers: GPT-2's maps are (in, out) again, wrapped
-modules have their own names again.
+The trunk goes back to the layout its architecture has in transformers: GPT-2's maps are (in, out)
+again, wrapped modules have their own names again.
 """
 
 import copy
@@ -48,7 +48,8 @@ def write_checkpoint(
 def _config(head: Head, base: Base, labels: Sequence[str]) -> PreTrainedConfig:
     config = copy.deepcopy(base.config)
     config.architectures = [type(head.module).__name__]
-    config.num_labels = head.module.config.num_labels
+    if head.module.config.num_labels:
+        config.num_labels = head.module.config.num_labels
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
@@ -74,7 +75,7 @@ def _tensors(head: Head, trunk: nn.Module, base: Base) -> dict[str, Tensor]:
 
 
 def _settle_ties(tensors: dict[str, Tensor], head: Head, config: PreTrainedConfig) -> None:
-    """Leave out what transformers ties at load; where training parted two tied tensors, say they are not tied."""
+    """Leave out what transformers ties at load; say so where training parted tied tensors."""
     ties = dict(getattr(head.module, "_tied_weights_keys", None) or {})
     ties = {target: source for target, source in ties.items() if target in tensors}
     together = all(torch.equal(tensors[target], tensors[source]) for target, source in ties.items())

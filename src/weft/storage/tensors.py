@@ -1,7 +1,8 @@
-"""Between an expert and the tensors of its folder, in both directions; what they are called, and whether they fit.
+"""Between an expert and the tensors of its folder: what they are called, and whether they fit.
 
-A *plain* expert is LoRA whose state is A, B and alpha: those are stored as they are, so that it goes on training from
-the same bits. Every other variant is stored twice: as its exact factors, and as its own (native) state.
+A *plain* expert is LoRA whose state is A, B and alpha: those are stored as they are, so that it
+goes on training from the same bits. Every other variant is stored twice: as its exact factors, and
+as its own (native) state.
 """
 
 import copy
@@ -18,7 +19,7 @@ from weft.base import Base
 from weft.expert import Expert
 from weft.heads import Head, trained_dtype
 from weft.lowrank.attach import canonical, frozen_linear, original
-from weft.lowrank.checkpoint import read_tensors
+from weft.lowrank.peft_tensors import read_tensors
 from weft.recipes import Recipe
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -48,13 +49,17 @@ def plain_factors(expert: Expert) -> tuple[dict[str, tuple[Tensor, Tensor]], dic
     for module, adapter in expert.adapters.items():
         state, alpha = adapter.state_dict(), adapter.peft_alpha()
         if set(state) != {"A", "B"} or alpha is None:
-            raise TypeError(f"{type(adapter).__name__} says it is plain LoRA, but its state is {sorted(state)}")
+            raise TypeError(
+                f"{type(adapter).__name__} says it is plain LoRA, but its state is {sorted(state)}"
+            )
         factors[module], alphas[module] = (state["A"], state["B"]), alpha
     return factors, alphas
 
 
-def exact_factors(adapters: Mapping[str, Adapter], base: Base) -> dict[str, tuple[Tensor, Tensor]]:
-    """`(A', B')` with the whole scale in B' of every adapter, checked against what the adapter computes.
+def exact_factors(
+    expert: Expert, base: Base
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float]]:
+    """`A'`, `B'` with the whole scale in it, and the alpha that adds none, by module.
 
     Raises:
         NotLowRank: If the variant has none.
@@ -63,12 +68,12 @@ def exact_factors(adapters: Mapping[str, Adapter], base: Base) -> dict[str, tupl
     dtype = trained_dtype(base)
     found = {}
     with torch.no_grad():
-        for module, adapter in adapters.items():
+        for module, adapter in expert.adapters.items():
             weight = frozen_linear(base.trunk, module).weight.to(dtype)
             A, B = adapter.factors(weight)
             check_same(module, (A, B), adapter.delta(weight), "its variant's own delta")
-            found[module] = (A, B)
-    return found
+            found[module] = (A.contiguous(), B.contiguous())
+    return found, {module: float(A.shape[0]) for module, (A, _) in found.items()}
 
 
 def check_same(module: str, factors: tuple[Tensor, Tensor], delta: Tensor, what: str) -> None:
@@ -78,9 +83,13 @@ def check_same(module: str, factors: tuple[Tensor, Tensor], delta: Tensor, what:
         ValueError: Names the module and the relative distance.
     """
     A, B = factors
-    distance = torch.linalg.norm(B @ A - delta) / (torch.linalg.norm(A) * torch.linalg.norm(B)).clamp_min(1e-30)
+    distance = torch.linalg.norm(B @ A - delta) / (
+        torch.linalg.norm(A) * torch.linalg.norm(B)
+    ).clamp_min(1e-30)
     if not distance <= _CLOSE[delta.dtype]:
-        raise ValueError(f"the factors of {module} differ from {what} by {distance:.1e} of their size")
+        raise ValueError(
+            f"the factors of {module} differ from {what} by {distance:.1e} of their size"
+        )
 
 
 def plain_adapters(
@@ -100,7 +109,9 @@ def plain_adapters(
         adapter = recipe.adapter(weight, spec, torch.Generator())
         own, alpha = adapter.peft_alpha(), alphas[module]
         if own is None:
-            raise ValueError(f"{folder}: a {recipe.name} expert needs native.safetensors, which is missing")
+            raise ValueError(
+                f"{folder}: a {recipe.name} expert needs native.safetensors, which is missing"
+            )
         if own != alpha:
             # Scales may differ by module: in folders that others trained, and in sums of experts.
             scale = spec.model_dump()["alpha"] / own
@@ -113,7 +124,7 @@ def plain_adapters(
 
 
 def native_state(expert: Expert) -> dict[str, Tensor]:
-    """Parameters and buffers of the adapters and what they share, each once: `<module>.<name>`, `shared.<name>`."""
+    """All parameters and buffers, each once, as `<module>.<name>` and `shared.<name>`."""
     modules = list(expert.adapters)
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -132,7 +143,9 @@ def native_state(expert: Expert) -> dict[str, Tensor]:
 
 def native_metadata(expert: Expert) -> dict[str, str]:
     """What must be known to build the adapters again before their state is loaded."""
-    return {"ranks": json.dumps({module: adapter.rank for module, adapter in expert.adapters.items()})}
+    return {
+        "ranks": json.dumps({module: adapter.rank for module, adapter in expert.adapters.items()})
+    }
 
 
 def native_adapters(
@@ -147,7 +160,8 @@ def native_adapters(
         recipe: Whose variant it is.
 
     Raises:
-        ValueError: If the file is damaged, belongs to other settings, or is not of the same expert as `factors`.
+        ValueError: If the file is damaged, belongs to other settings, or is not of the same expert
+            as `factors`.
     """
     assert recipe.adapter is not None
     assert recipe.spec is not None
@@ -155,7 +169,9 @@ def native_adapters(
     with safe_open(path, "pt") as file:
         ranks = json.loads((file.metadata() or {}).get("ranks", "{}"))
     if set(ranks) != set(factors):
-        raise ValueError(f"{path} is of another expert than the adapter_model.safetensors beside it")
+        raise ValueError(
+            f"{path} is of another expert than the adapter_model.safetensors beside it"
+        )
     dtype = trained_dtype(base)
     weights = {module: frozen_linear(base.trunk, module).weight for module in factors}
     generator = torch.Generator().manual_seed(0)
@@ -173,14 +189,17 @@ def native_adapters(
             value.copy_(tensors[name])
         for module, adapter in adapters.items():
             A, B = (side.to(weights[module].device, dtype) for side in factors[module])
-            check_same(module, (A, B), adapter.delta(weights[module].to(dtype)), f"the state in {path}")
+            check_same(
+                module, (A, B), adapter.delta(weights[module].to(dtype)), f"the state in {path}"
+            )
     return adapters, shared
 
 
 def whole_modules(expert: Expert) -> dict[str, Tensor]:
     """Head and copies of base modules, by name below the task class.
 
-    Modules outside the trunk are whole, with what in them is frozen, because PEFT loads whole modules.
+    Modules outside the trunk are whole, with what in them is frozen, because PEFT loads whole
+    modules.
     """
     found: dict[str, Tensor] = {}
     below = ""
@@ -211,7 +230,11 @@ def take_copies(
         twin = copy.deepcopy(original(base.trunk, module)).to(trained_dtype(base))
         below = f"{prefix}.{module}." if prefix else f"{module}."
         own = twin.state_dict()
-        state = {name.removeprefix(below): tensors.pop(name) for name in list(tensors) if name.startswith(below)}
+        state = {
+            name.removeprefix(below): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(below)
+        }
         _check_names(set(state), own, path, below)
         twin.load_state_dict(state)
         found[module] = twin.requires_grad_(True)
@@ -222,7 +245,8 @@ def take_head(tensors: dict[str, Tensor], head: Head, path: Path) -> None:
     """Give `head` its trained state out of `tensors`.
 
     Raises:
-        ValueError: If a tensor is missing, has another shape, or changes what the head keeps frozen.
+        ValueError: If a tensor is missing, has another shape, or changes what the head keeps
+            frozen.
     """
     own = dict(head.module.named_parameters(remove_duplicate=False))
     trained = set(head.trained_names())
@@ -233,12 +257,15 @@ def take_head(tensors: dict[str, Tensor], head: Head, path: Path) -> None:
             continue
         if frozen.shape != value.shape or not torch.equal(frozen.to(value.dtype), value):
             raise ValueError(
-                f"{path}: {name} was trained, but a {head.kind_name} head of this base keeps it frozen; train "
+                f"{path}: {name} was trained, but a {head.kind_name} head of this base keeps it "
+                f"frozen; train "
                 "without saving that module"
             )
     state = {name: tensors.pop(name) for name in trained if name in tensors}
     if tensors:
-        raise ValueError(f"{path}: a {head.kind_name} head of this base has no tensor {sorted(tensors)[0]}")
+        raise ValueError(
+            f"{path}: a {head.kind_name} head of this base has no tensor {sorted(tensors)[0]}"
+        )
     try:
         head.load_state(state)
     except ValueError as error:

@@ -1,33 +1,35 @@
 """Experts on disk: one folder each, whole or not at all.
 
     weft.json                                        what the expert is: its card
-    adapter_config.json, adapter_model.safetensors   the exact plain LoRA, for PEFT and for serving
-    native.safetensors                               what a variant trained, where that is more than A, B and alpha
-    head.safetensors                                 in place of PEFT's two, for an expert without adapters, because
-                                                     PEFT refuses a config without targets
-    config.json, model.safetensors, tokenizer        in place of all those, for recipe `full`
+    adapter_config.json, adapter_model.safetensors   its exact plain LoRA, in PEFT's format
+    native.safetensors                               its own state, where that is more
+    head.safetensors                                 in place of PEFT's files: no adapters
+    config.json, model.safetensors, tokenizer        in place of all those: recipe `full`
+
+An expert without adapters has no PEFT form, because PEFT refuses a config without targets.
 """
 
-import json
-import platform
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
-from importlib import metadata
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from weft.adapters.base import Adapter
-from weft.atomic import atomic_folder, write_tensors, write_text
+from weft.atomic import atomic_folder, write_tensors
 from weft.base import Base, checkpoint_tensors, config_of, load_base
 from weft.config import RecipeSettings, validate
 from weft.data import find_kind
-from weft.dense import write_checkpoint
 from weft.expert import Card, Expert
-from weft.expert_tensors import (
+from weft.heads import Head
+from weft.lowrank.checkpoint import PeftFolder, read_peft, write_peft
+from weft.lowrank.peft_tensors import read_tensors
+from weft.model import Model
+from weft.recipes import Recipe, resolve
+from weft.storage.card import CARD, read_card, versions, write_card
+from weft.storage.dense import write_checkpoint
+from weft.storage.tensors import (
     exact_factors,
     is_plain,
     linear_shapes,
@@ -40,17 +42,10 @@ from weft.expert_tensors import (
     take_head,
     whole_modules,
 )
-from weft.heads import Head
-from weft.lowrank.checkpoint import PeftFolder, read_peft, read_tensors, write_peft
-from weft.model import Model
-from weft.recipes import Recipe, resolve
 from weft.tasks.base import TaskSpec
 
-CARD = "weft.json"
 NATIVE = "native.safetensors"
 HEAD = "head.safetensors"
-FORMAT = 1
-"""Grows when `weft.json`, or the files beside it, change meaning."""
 TASK_TYPES = {
     "sequence_classification": "SEQ_CLS",
     "token_classification": "TOKEN_CLS",
@@ -72,7 +67,8 @@ def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
         folder: Where to write.
 
     Raises:
-        ValueError: If card, expert and base do not belong together, or `folder` holds something else.
+        ValueError: If card, expert and base do not belong together, or `folder` holds something
+            else.
         NotLowRank: If the variant has no exact factors, with the reason.
     """
     folder = Path(folder)
@@ -82,15 +78,10 @@ def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
     with atomic_folder(folder) as draft:
         if expert.adapters:
             plain = is_plain(expert)
-            factors, alphas = (
-                plain_factors(expert) if plain else (exact_factors(expert.adapters, base), None)
-            )
+            factors, alphas = plain_factors(expert) if plain else exact_factors(expert, base)
             write_peft(
                 draft,
-                factors=factors,
-                alphas=alphas,
-                extra=extra,
-                prefix=expert.head.prefix if expert.head else "",
+                PeftFolder(factors, alphas, extra, expert.head.prefix if expert.head else ""),
                 base_name=card.source,
                 task_type=TASK_TYPES.get(card.head),
                 transposed=base.transposed,
@@ -99,7 +90,7 @@ def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
                 write_tensors(draft / NATIVE, native_state(expert), native_metadata(expert))
         else:
             write_tensors(draft / HEAD, extra)
-        write_card(card, draft)
+        write_card(_with_versions(card), draft)
 
 
 def load_expert(folder: Path, base: Base, *, name: str | None = None) -> tuple[Expert, Card]:
@@ -111,19 +102,23 @@ def load_expert(folder: Path, base: Base, *, name: str | None = None) -> tuple[E
         name: How routes call it; None takes its task's name.
 
     Raises:
-        ValueError: If a file is missing or damaged, or the expert belongs to another base, kind of task or set of
+        ValueError: If a file is missing or damaged, or the expert belongs to another base, kind of
+            task or set of
             labels.
     """
     folder = Path(folder)
     card = read_card(folder)
     if card.digest != base.digest:
         raise ValueError(
-            f"{folder}: expert for another base: it was trained on {card.base} (digest {card.digest}), this base is "
+            f"{folder}: expert for another base: it was trained on {card.base} (digest "
+            f"{card.digest}), this base is "
             f"{base.name} (digest {base.digest}); load the base it was trained on"
         )
     recipe = resolve(validate(RecipeSettings, card.recipe, f"{folder / CARD}: recipe"))
     if recipe.trains == "base":
-        raise ValueError(f"{folder} holds a whole trained model, no expert to weave in; use load_full")
+        raise ValueError(
+            f"{folder} holds a whole trained model, no expert to weave in; use load_full"
+        )
     expert = restore(folder, card, base, recipe)
     expert.name = str(card.task["name"]) if name is None else name
     return expert, card
@@ -147,7 +142,9 @@ def restore(folder: Path, card: Card, base: Base, recipe: Recipe) -> Expert:
         check_kind(peft, card.head, head.prefix if head else "", folder)
         odd = sorted(set(peft.factors) ^ set(card.targets))
         if odd:
-            raise ValueError(f"{folder}: {CARD} and the tensors differ in their targets: {', '.join(odd[:3])}")
+            raise ValueError(
+                f"{folder}: {CARD} and the tensors differ in their targets: {', '.join(odd[:3])}"
+            )
         factors = {module: peft.factors[module] for module in card.targets}
         extra = peft.extra
         if (folder / NATIVE).is_file():
@@ -170,10 +167,14 @@ def check_kind(peft: PeftFolder, kind: str, prefix: str, folder: Path) -> None:
     """
     found, expected = peft.config.get("task_type"), TASK_TYPES.get(kind)
     if None not in (found, expected) and found != expected:
-        raise ValueError(f"{folder}: task_type is {found}, but a {kind or 'headless'} expert was expected ({expected})")
+        raise ValueError(
+            f"{folder}: task_type is {found}, but a {kind or 'headless'} expert was expected "
+            f"({expected})"
+        )
     if peft.prefix not in ("", prefix):
         raise ValueError(
-            f"{folder}: its tensors are those of a class that calls its trunk {peft.prefix!r}, this base's class for "
+            f"{folder}: its tensors are those of a class that calls its trunk {peft.prefix!r}, "
+            f"this base's class for "
             f"{kind} says {prefix!r}; the adapter belongs to another architecture"
         )
 
@@ -188,9 +189,14 @@ def head_of(card: Card, base: Base, folder: Path) -> Head | None:
         return None
     spec = validate(TaskSpec, card.task, f"{folder / CARD}: task")
     if spec.kind != card.head:
-        raise ValueError(f"{folder / CARD}: the task {spec.name} is {spec.kind}, but the head is {card.head}")
+        raise ValueError(
+            f"{folder / CARD}: the task {spec.name} is {spec.kind}, but the head is {card.head}"
+        )
     if spec.labels is not None and tuple(spec.labels) != card.labels:
-        raise ValueError(f"{folder / CARD}: the task's labels are {spec.labels}, but the head's {list(card.labels)}")
+        raise ValueError(
+            f"{folder / CARD}: the task's labels are {spec.labels}, but the head's "
+            f"{list(card.labels)}"
+        )
     return Head(card.head, base, find_kind(spec)(spec, card.labels).num_labels, seed=0)
 
 
@@ -209,14 +215,20 @@ def save_full(model: Model, expert: Expert, card: Card, folder: Path) -> None:
     folder = Path(folder)
     _check_place(folder)
     if expert.head is None:
-        raise ValueError("a model without a head belongs to no task class, so it cannot be saved as one")
+        raise ValueError(
+            "a model without a head belongs to no task class, so it cannot be saved as one"
+        )
     with atomic_folder(folder) as draft:
-        write_checkpoint(draft, head=expert.head, trunk=model.trunk, base=model.base, labels=card.labels)
-        write_card(card, draft)
+        write_checkpoint(
+            draft, head=expert.head, trunk=model.trunk, base=model.base, labels=card.labels
+        )
+        write_card(_with_versions(card), draft)
 
 
 def load_full(folder: Path) -> tuple[Model, Expert, Card]:
-    """A fully trained model, its head as an expert without adapters, and its card; float64 where it was saved so.
+    """A fully trained model, its head as an expert without adapters, and its card.
+
+    In double precision where it was trained so, else in single.
 
     Raises:
         ValueError: If a file is missing or damaged, or the head does not fit.
@@ -235,55 +247,23 @@ def load_full(folder: Path) -> tuple[Model, Expert, Card]:
     return model, expert, card
 
 
-def write_card(card: Card, folder: Path) -> None:
-    """Write `weft.json`."""
-    values = asdict(card if card.versions else replace(card, versions=versions()))
-    text = json.dumps({"format": FORMAT, **values}, indent=2, sort_keys=True, ensure_ascii=False)
-    write_text(folder / CARD, text + "\n")
-
-
-def read_card(folder: Path) -> Card:
-    """What `weft.json` says.
-
-    Raises:
-        ValueError: If it is missing, damaged, or of a newer format.
-    """
-    path = Path(folder) / CARD
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{folder} has no {CARD}, so weft did not write it; bring a PEFT folder in with import_expert"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    known = {field.name for field in fields(Card)} | {"format"}
-    if not isinstance(values, dict) or set(values) != known:
-        odd = sorted(set(values) ^ known) if isinstance(values, dict) else [type(values).__name__]
-        raise ValueError(f"{path}: expected the keys of a card, it differs in {', '.join(odd)}")
-    if values.pop("format") != FORMAT:
-        raise ValueError(f"{path}: written in another format than {FORMAT}, by a newer weft; update weft")
-    try:
-        return TypeAdapter(Card).validate_python(values)
-    except ValidationError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def versions() -> dict[str, str]:
-    """Versions of what makes an expert's numbers."""
-    names = ("weft", "torch", "transformers", "safetensors")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
-
-
 def _check_place(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CARD).is_file():
-        raise ValueError(f"{folder} exists and holds no expert, so it is not overwritten; choose another folder")
+        raise ValueError(
+            f"{folder} exists and holds no expert, so it is not overwritten; choose another folder"
+        )
 
 
 def _check_card(card: Card, expert: Expert, base: Base) -> None:
     said = (card.digest, card.head, set(card.targets), set(card.train_also))
     head = expert.head.kind_name if expert.head else ""
     real = (base.digest, head, set(expert.adapters), set(expert.copies))
-    for what, one, other in zip(("base digest", "head", "targets", "train_also"), said, real, strict=True):
+    for what, one, other in zip(
+        ("base digest", "head", "targets", "train_also"), said, real, strict=True
+    ):
         if one != other:
             raise ValueError(f"the card says {what} {one!r}, but the expert has {other!r}")
+
+
+def _with_versions(card: Card) -> Card:
+    return card if card.versions else replace(card, versions=versions())

@@ -1,0 +1,261 @@
+"""What there is: lists from folders' files, pages from one file; nothing is kept by hand."""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from textwrap import dedent
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from weft.adapters import adapters
+from weft.adapters.base import Adapter
+from weft.base import config_of, max_positions, skeleton
+from weft.config import RecipeSettings, validate
+from weft.controllers import controllers
+from weft.data import find_kind, find_spec
+from weft.expert import plan_ranks
+from weft.heads import KINDS
+from weft.locate import ALIASES, Alias
+from weft.lowrank.roles import roles_of
+from weft.optimizers import optimizers
+from weft.penalties import penalties
+from weft.plans import plans
+from weft.recipes import Recipe, recipe_file, recipes, resolve
+from weft.registry import Registry, unknown
+from weft.tasks import kinds, sets
+
+Entry = dict[str, str]
+Page = dict[str, Any]
+
+_CITATION = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:[^\s,;)]+|https?://[^\s,;)]+")
+_LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
+def listed(what: str) -> list[Entry]:
+    """The entries of one list: a name, a summary in one line, and where it comes from.
+
+    Raises:
+        ValueError: If there is no such list.
+    """
+    if what not in LISTS:
+        raise ValueError(unknown("list", what, LISTS))
+    return LISTS[what]()
+
+
+def described(what: str, name: str, *, base: str | None = None) -> Page:
+    """All about one recipe, task, base or adapter, as JSON values.
+
+    Args:
+        what: A name of `PAGES`.
+        name: Its name.
+        base: recipe, adapter: count parameters on this base, from its config alone.
+
+    Raises:
+        KeyError: If there is no such name; the message names the nearest.
+        ValueError: If there are no such pages, or they do not count parameters.
+    """
+    if what not in PAGES:
+        raise ValueError(unknown("page", what, PAGES))
+    if base is not None and what not in ("recipe", "adapter"):
+        raise ValueError(f"--base {base}: a {what} has no parameters on a base; leave it away")
+    return PAGES[what](name, base)
+
+
+def parameters(recipe: Recipe, base: str) -> dict[str, Any]:
+    """What a recipe trains in `base`, from its config alone; the head is not counted."""
+    trunk = skeleton(base)
+    total = sum(value.numel() for value in trunk.parameters())
+    maps = 0
+    count = total if recipe.trains == "base" else 0
+    if recipe.adapter is not None and recipe.spec is not None:
+        ranks = plan_ranks(trunk, recipe)
+        weights = {module: trunk.get_submodule(module).weight for module in ranks}
+        maps = len(ranks)
+        for module, rank in ranks.items():
+            spec = recipe.spec.model_copy(update={"rank": rank})
+            count += recipe.adapter.parameter_count(*weights[module].shape, spec)  # type: ignore[misc]
+        shared = recipe.adapter.share(weights, recipe.spec, torch.Generator())  # type: ignore[arg-type]
+        if shared is not None:
+            count += sum(value.numel() for value in shared.parameters() if value.requires_grad)
+    return {"base": base, "trained": count, "of": total, "adapted_maps": maps}
+
+
+def settings(spec: type[BaseModel], defaults: Mapping[str, Any]) -> list[Entry]:
+    """Name, default, limits and meaning of every setting."""
+    schema = spec.model_json_schema()["properties"]
+    return [
+        {
+            "name": name,
+            "default": str(defaults.get(name, field.get("default", "required"))),
+            "limits": " ".join(
+                f"{sign} {field[key]}" for key, sign in _LIMITS.items() if key in field
+            ),
+            "meaning": field.get("description", ""),
+        }
+        for name, field in schema.items()
+    ]
+
+
+def equation(page: str) -> str:
+    """The first indented block of a module's docstring."""
+    found = re.search(r"^(?: {4}.*(?:\n|$))+", page, flags=re.MULTILINE)
+    return dedent(found[0]).strip() if found else ""
+
+
+def _first_line(page: str | None) -> str:
+    return (page or "").strip().partition("\n")[0]
+
+
+def _methods(registry: Registry[Any]) -> Callable[[], list[Entry]]:
+    def entries() -> list[Entry]:
+        found = []
+        for name in registry.names():
+            page = _page_of(registry.load(name))
+            cited = _CITATION.search(page)
+            summary = _first_line(page)
+            found.append({"name": name, "summary": summary, "citation": cited[0] if cited else ""})
+        return found
+
+    return entries
+
+
+def _page_of(kind: type) -> str:
+    return inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
+
+
+def _recipes() -> list[Entry]:
+    files = {name: recipe_file(name) for name in recipes.names()}
+    return [
+        {"name": name, "summary": file.summary, "paper": file.paper, "citation": file.citation}
+        for name, file in files.items()
+    ]
+
+
+def _tasks() -> list[Entry]:
+    specs = [find_spec(name) for name in sets.names()]
+    return [
+        {
+            "name": spec.name,
+            "kind": spec.kind,
+            "summary": spec.description,
+            "licence": spec.licence,
+            "citation": spec.citation,
+        }
+        for spec in specs
+    ]
+
+
+def _kinds() -> list[Entry]:
+    return [
+        {"name": name, "summary": _first_line(kinds.load(name).__doc__)} for name in kinds.names()
+    ]
+
+
+def _bases() -> list[Entry]:
+    files = {name: _alias(name) for name in ALIASES.names()}
+    return [
+        {"name": name, "summary": alias.description, "licence": alias.licence, "hub": alias.hub}
+        for name, alias in files.items()
+    ]
+
+
+def _heads() -> list[Entry]:
+    return [
+        {"name": name, "summary": _first_line(type(kind).__doc__), "mirrors": kind.auto}
+        for name, kind in KINDS.items()
+    ]
+
+
+def _alias(name: str) -> Alias:
+    return validate(Alias, ALIASES.read(name), f"base {name}")
+
+
+def _recipe_page(name: str, base: str | None) -> Page:
+    recipe = resolve(RecipeSettings(name=name))
+    file = recipe.file
+    page: Page = {"recipe": name, "summary": file.summary}
+    if recipe.adapter is not None:
+        page |= {"equation": equation(_page_of(recipe.adapter)), "adapter": file.adapter}
+    else:
+        # Where there is no adapter whose page has it, the summary ends in it.
+        page["equation"] = file.summary.rpartition(": ")[2]
+    page |= {"paper": file.paper, "citation": file.citation, "trains": file.trains}
+    parts = {"optimizer": file.optimizer, "controller": file.controller, "plan": file.plan}
+    page |= {key: part.model_dump() for key, part in parts.items() if part is not None}
+    if file.penalties:
+        page["penalties"] = [part.model_dump() for part in file.penalties]
+    if recipe.adapter is not None:
+        page["targets"] = recipe.settings.targets
+        page["settings"] = settings(recipe.adapter.Spec, file.settings)
+    page["training"] = file.training
+    if base is not None:
+        page["parameters"] = parameters(recipe, base)
+    return page | {"file": str(recipes.file(name))}
+
+
+def _adapter_page(name: str, base: str | None) -> Page:
+    variant: type[Adapter] = adapters.load(name)
+    text = _page_of(variant)
+    page: Page = {"adapter": name, "summary": _first_line(text), "equation": equation(text)}
+    page |= {"page": text, "settings": settings(variant.Spec, {})}
+    used = [recipe for recipe in recipes.names() if recipe_file(recipe).adapter == name]
+    page["recipes"] = used
+    if base is not None:
+        page["parameters"] = [
+            {"recipe": used_by, **parameters(resolve(RecipeSettings(name=used_by)), base)}
+            for used_by in used
+        ]
+    return page | {"file": str(adapters.file(name))}
+
+
+def _task_page(name: str, base: str | None) -> Page:
+    spec = find_spec(name)
+    kind = find_kind(spec)
+    page: Page = {"task": spec.name, **spec.model_dump(mode="json", exclude={"name"})}
+    target = [kind.target] if kind.target else []
+    page["columns of the kind"] = [*kind.columns, *kind.optional, *target]
+    page["settings"] = settings(sys.modules[kind.__module__].Options, spec.options)
+    page["page"] = inspect.cleandoc(kind.__doc__ or "")
+    return page | {"file": str(sets.file(name)) if name in sets.names() else name}
+
+
+def _base_page(name: str, base: str | None) -> Page:
+    trunk = skeleton(name)
+    config = config_of(name)
+    page: Page = {"base": name}
+    if name in ALIASES.names():
+        page |= _alias(name).model_dump(exclude_none=True)
+    return page | {
+        "model_type": config.model_type,
+        "parameters": sum(value.numel() for value in trunk.parameters()),
+        "layers": config.num_hidden_layers,
+        "hidden": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "vocabulary": config.vocab_size,
+        "positions": max_positions(config),
+        "roles": {role: list(maps) for role, maps in roles_of(config.model_type).items()},
+        "kinds of task": [kind for kind, head in KINDS.items() if head.fits(config)],
+    }
+
+
+LISTS: dict[str, Callable[[], list[Entry]]] = {
+    "recipes": _recipes,
+    "tasks": _tasks,
+    "kinds": _kinds,
+    "bases": _bases,
+    "adapters": _methods(adapters),
+    "optimizers": _methods(optimizers),
+    "penalties": _methods(penalties),
+    "controllers": _methods(controllers),
+    "plans": _methods(plans),
+    "heads": _heads,
+}
+PAGES: dict[str, Callable[[str, str | None], Page]] = {
+    "recipe": _recipe_page,
+    "task": _task_page,
+    "base": _base_page,
+    "adapter": _adapter_page,
+}

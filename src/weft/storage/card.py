@@ -1,0 +1,62 @@
+"""`weft.json`: what an expert is, beside its tensors."""
+
+import json
+import platform
+from dataclasses import asdict, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from weft.atomic import write_text
+from weft.expert import Card
+
+CARD = "weft.json"
+FORMAT = 1
+"""Grows when `weft.json`, or the files beside it, change meaning."""
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write `weft.json`."""
+    text = json.dumps(
+        {"format": FORMAT, **asdict(card)}, indent=2, sort_keys=True, ensure_ascii=False
+    )
+    write_text(folder / CARD, text + "\n")
+
+
+def read_card(folder: Path) -> Card:
+    """What `weft.json` says.
+
+    Raises:
+        ValueError: If it is missing, damaged, or of a newer format.
+    """
+    path = Path(folder) / CARD
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} has no {CARD}, so weft did not write it; bring a PEFT folder in with "
+            f"import_expert"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{path}: format {values['format']}, this weft reads {FORMAT}; update weft"
+        )
+    known = {field.name for field in fields(Card)} | {"format"}
+    if not isinstance(values, dict) or set(values) != known:
+        odd = sorted(set(values) ^ known) if isinstance(values, dict) else [type(values).__name__]
+        raise ValueError(f"{path}: expected the keys of a card, it differs in {', '.join(odd)}")
+    del values["format"]
+    try:
+        return TypeAdapter(Card).validate_python(values)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what makes an expert's numbers."""
+    names = ("weft", "torch", "transformers", "safetensors")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}

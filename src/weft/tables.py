@@ -1,0 +1,169 @@
+"""Results as tables for people: scores in percent with their intervals, lists, pages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from weft.runs import RunFolder
+
+if TYPE_CHECKING:
+    from weft.demonstration import Result
+    from weft.evaluation import Evaluation
+
+FRACTIONS = ("accuracy", "f1", "precision", "recall", "exact_match")
+"""How names of scores between 0 and 1 begin; they are shown in percent, others as they are."""
+WIDTH = 160
+"""Columns where output is no terminal."""
+
+
+def _stdout() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def number(name: str, value: float) -> str:
+    """A score as tables show it."""
+    return f"{100 * value:.1f}" if name.startswith(FRACTIONS) else f"{value:.4g}"
+
+
+def interval(name: str, value: Mapping[str, Any]) -> str:
+    """A score and its interval from `{value, low, high}`."""
+    low, high = number(name, value["low"]), number(name, value["high"])
+    return f"{number(name, value['value'])} ({low} to {high})"
+
+
+def as_json_value(found: "Evaluation | list[Evaluation]") -> Any:
+    """The scores of one task, or a list of them."""
+    return [one.as_json() for one in found] if isinstance(found, list) else found.as_json()
+
+
+def show_scores(found: "Evaluation | list[Evaluation]") -> None:
+    """Print evaluations as a table."""
+    rows = [one.as_json() for one in (found if isinstance(found, list) else [found])]
+    _scores([(row["task"], row["split"], row["n"], row["scores"]) for row in rows])
+
+
+def summary_of(folder: RunFolder) -> Any:
+    """Scores and costs of a run; a list where it trained several tasks."""
+    found = [
+        {
+            "run": str(part.path),
+            "task": Path(part.run.task.name).stem if part.run.task else None,
+            "recipe": part.run.recipe.name,
+            "metrics": part.metrics,
+            "training": part.training,
+        }
+        for part in folder.parts()
+    ]
+    return found if folder.run.tasks else found[0]
+
+
+def show_runs(folder: RunFolder) -> None:
+    """Print what a training left: scores, parameters, time and where it is."""
+    summaries = summary_of(folder)
+    summaries = summaries if isinstance(summaries, list) else [summaries]
+    rows = []
+    for summary in summaries:
+        metrics = summary["metrics"]
+        scores = {row["name"]: row for row in metrics}
+        rows.append((summary["task"], metrics[0]["split"], metrics[0]["n"], scores))
+    _scores(rows)
+    for summary in summaries:
+        cost = summary["training"]
+        said = (
+            f"{summary['run']}: {cost['trainable_parameters']:,} trained parameters, "
+            f"{cost['steps']} steps, {cost['seconds']:.1f} s"
+        )
+        _stdout().print(said, markup=False, soft_wrap=True)
+
+
+def _scores(rows: Sequence[tuple[Any, str, int, Mapping[str, Mapping[str, Any]]]]) -> None:
+    table = Table("task", "split", "rows", "score", "value (95 % interval)")
+    for task, split, n, scores in rows:
+        for at, (name, value) in enumerate(scores.items()):
+            first = [escape(str(task)), split, str(n)] if at == 0 else ["", "", ""]
+            unit = "%" if name.startswith(FRACTIONS) else ""
+            table.add_row(*first, f"{name} {unit}".strip(), interval(name, value))
+    _stdout().print(table)
+
+
+def show_demonstration(results: "Sequence[Result]", out: Path) -> None:
+    """Print the demo's comparison."""
+    table = Table("task", "recipe", "trained parameters", "score")
+    for heading in ("% (95 % interval)", "guess %", "s/epoch"):
+        table.add_column(heading)
+    for result in results:
+        table.add_row(
+            result.task,
+            result.recipe,
+            f"{result.trainable_parameters:,}",
+            result.metric,
+            interval(result.metric, asdict(result.score)),
+            number(result.metric, result.guess),
+            f"{result.seconds_per_epoch:.1f}",
+        )
+    _stdout().print(table)
+    _stdout().print(f"run folders are in {out}", markup=False, soft_wrap=True)
+
+
+def show_list(what: str, entries: Sequence[Mapping[str, str]]) -> None:
+    """Print a list of the catalogue."""
+    if entries:
+        _stdout().print(_table(entries))
+    else:
+        _stdout().print(f"no {what} yet", markup=False)
+
+
+def show_page(page: Mapping[str, Any]) -> None:
+    """Print a page of the catalogue: a line for each value, a table for each list of things."""
+    console = _stdout()
+    for key, value in page.items():
+        if value in (None, "", [], {}):
+            continue
+        if isinstance(value, list) and isinstance(value[0], dict):
+            console.print(f"{key}:", markup=False)
+            console.print(_table(value))
+        elif isinstance(value, str) and "\n" in value:
+            console.print(f"{key}:", markup=False)
+            console.print("\n".join(f"    {line}" for line in value.split("\n")), markup=False)
+        else:
+            console.print(f"{key}: {_plain(value)}", markup=False, soft_wrap=True)
+
+
+def readable(prediction: Mapping[str, Any]) -> str:
+    """A prediction for people: its text or label, with each found thing on a line of its own."""
+    found = {key: value for key, value in prediction.items() if key not in ("id", "tags")}
+    if "continuation" in found:
+        return found["continuation"]
+    lines = []
+    for key, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines += [f"{key}:", *(f"  {_plain(item)}" for item in value)]
+        else:
+            lines.append(f"{key}: {_plain(value) if value != [] else 'none'}")
+    return "\n".join(lines)
+
+
+def _table(entries: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(*entries[0])
+    for entry in entries:
+        table.add_row(*(escape(_plain(value)) for value in entry.values()))
+    return table
+
+
+def _plain(value: Any) -> str:
+    """A JSON value without brackets and quotes, as far as that stays clear."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Mapping):
+        return "  ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return ", ".join(_plain(item) for item in value)

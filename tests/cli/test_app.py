@@ -1,0 +1,98 @@
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import weft
+import weft.cli
+from weft.loading import load_run_model
+from weft.training import train
+
+Say = Callable[..., Any]
+FILES = sorted(
+    path.stem.removesuffix("_")
+    for path in Path(weft.cli.__file__).parent.glob("*.py")
+    if path.stem != "__init__"
+)
+
+
+def loaded_after(code: str) -> set[str]:
+    said = f"{code}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_a_command_exists_because_its_file_does() -> None:
+    assert (
+        sorted(
+            ["train", "evaluate", "predict", "export", "import", "list", "show", "schema", "demo"]
+        )
+        == FILES
+    )
+    assert weft.cli.Commands().list_commands(None) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_command_says_what_it_does(name: str, say: Say) -> None:
+    said = say(name, "--help", COLUMNS="200")
+    assert said.code == 0
+    assert weft.cli.Commands().get_command(None, name).help in said.out
+
+
+def test_help_lists_every_command(say: Say) -> None:
+    said = say("--help", COLUMNS="200")
+    assert said.code == 0
+    assert [name for name in FILES if f" {name} " not in said.out] == []
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"torch", "transformers", "pydantic", "numpy", "datasets", "accelerate", "yaml"}
+    helped = """
+from weft.cli import app
+try:
+    app(["--help"])
+except SystemExit:
+    pass
+"""
+    assert loaded_after("import weft") & heavy == set()
+    assert loaded_after("import weft.cli") & heavy == set()
+    assert loaded_after(helped) & heavy == set()
+
+
+def test_public_verbs_are_those_of_their_modules() -> None:
+    assert weft.train is train
+    assert weft.load is load_run_model
+    assert {name for name in dir(weft) if getattr(weft, name) is None} == set()
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        weft.trian  # noqa: B018
+
+
+def test_version_is_the_package_s(say: Say) -> None:
+    version = importlib.metadata.version("weft")
+    assert (weft.__version__, say("--version").out.strip()) == (version, version)
+
+
+def test_an_error_is_one_sentence_without_a_traceback(say: Say) -> None:
+    said = say("show", "recipe", "lorra")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("weft: no recipe named 'lorra'. Did you mean 'lora'? Known: ")
+    assert said.err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(say: Say) -> None:
+    by_option, by_variable = (
+        say("--debug", "show", "recipe", "lorra"),
+        say("show", "recipe", "lorra", WEFT_DEBUG="1"),
+    )
+    assert isinstance(by_option.error, KeyError)
+    assert isinstance(by_variable.error, KeyError)
+
+
+def test_an_unknown_command_is_refused(say: Say) -> None:
+    said = say("trian")
+    assert said.code == 2
+    assert "No such command 'trian'" in said.err

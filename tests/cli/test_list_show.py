@@ -1,0 +1,112 @@
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from weft.adapters import adapters
+from weft.catalogue import LISTS, PAGES, described, equation
+from weft.cli import list as list_file
+from weft.locate import ALIASES
+from weft.recipes import recipe_file, recipes
+from weft.tasks import kinds, sets
+
+Say = Callable[..., Any]
+
+
+def test_the_command_takes_every_list() -> None:
+    """The command repeats their names, so that its help imports no method."""
+    assert get_args(list_file.What) == tuple(LISTS)
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("recipes", recipes.names()),
+        ("tasks", sets.names()),
+        ("kinds", kinds.names()),
+        ("bases", ALIASES.names()),
+        ("adapters", adapters.names()),
+    ],
+)
+def test_a_list_has_every_file_with_its_summary(what: str, names: list[str], say: Say) -> None:
+    entries = say("list", what, "--json").json
+    assert [entry["name"] for entry in entries] == names
+    assert [entry["name"] for entry in entries if not entry["summary"]] == []
+
+
+@pytest.mark.parametrize("what", LISTS)
+def test_every_list_prints(what: str, say: Say) -> None:
+    said = say("list", what)
+    entries = LISTS[what]()
+    assert said.code == 0
+    assert [entry["name"] for entry in entries if entry["name"] not in said.out] == []
+    assert entries or said.out == f"no {what} yet\n"
+
+
+def test_licences_and_citations_are_listed() -> None:
+    assert [
+        row["name"] for row in LISTS["tasks"]() if not (row["licence"] and row["citation"])
+    ] == []
+    assert [row["name"] for row in LISTS["bases"]() if not row["licence"]] == []
+    assert [row["name"] for row in LISTS["adapters"]() if not row["citation"]] == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "base", "count"),
+    [
+        # Rank 8 on query and value of 6, 12 and 24 layers: 2 x layers x 8 x (hidden + hidden).
+        ("lora", "distilbert", 147_456),
+        ("lora", "bert-base", 294_912),
+        ("lora", "bert-large", 786_432),
+        ("head", "bert-base", 0),
+        # BERT base as published has 109,482,240 with its pooler of 590,592.
+        ("full", "bert-base", 108_891_648),
+    ],
+)
+def test_parameters_are_counted_without_weights(
+    recipe: str, base: str, count: int, say: Say
+) -> None:
+    page = say("show", "recipe", recipe, "--base", base, "--json").json
+    assert page["parameters"]["trained"] == count
+
+
+def test_a_recipe_s_page_has_its_equation_settings_and_source(say: Say) -> None:
+    page = say("show", "recipe", "rslora", "--json").json
+    defaults = {setting["name"]: setting["default"] for setting in page["settings"]}
+    assert page["equation"].startswith("dW = s B A,")
+    assert defaults == {"rank": "8", "alpha": "16", "dropout": "0.0", "rank_stabilised": "True"}
+    assert [setting["name"] for setting in page["settings"] if not setting["meaning"]] == []
+    assert page["citation"] == "arXiv:2312.03732"
+    assert page["file"].endswith("weft/recipes/rslora.yaml")
+
+
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_every_recipe_has_a_page(recipe: str, say: Say) -> None:
+    said = say("show", "recipe", recipe, "--base", "minilm")
+    assert said.code == 0, said.err
+    assert described("recipe", recipe)["equation"]
+    assert recipe_file(recipe).citation in said.out
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("task", name) for name in sets.names()]
+    + [("base", name) for name in ALIASES.names()]
+    + [("adapter", name) for name in adapters.names()],
+)
+def test_every_page_prints(what: str, name: str, say: Say) -> None:
+    assert what in PAGES
+    said = say("show", what, name)
+    assert said.code == 0, said.err
+    assert said.out.startswith(f"{what}: {name}\n")
+
+
+def test_a_page_that_counts_nothing_refuses_a_base(say: Say) -> None:
+    said = say("show", "task", "squad", "--base", "bert-base")
+    assert said.code == 2
+    assert "leave it away" in said.err
+
+
+def test_the_equation_is_the_first_indented_block() -> None:
+    assert equation("LoRA: x.\n\n    a = b\n      + c\n\nText.\n\n    later\n") == "a = b\n  + c"
+    assert equation("No block.") == ""

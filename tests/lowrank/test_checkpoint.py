@@ -1,0 +1,363 @@
+"""PEFT's format, both ways: tensors and settings, without any model."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder, read_peft, write_peft
+from weft.lowrank.peft_config import is_targeted, value_for
+
+QUERY = "encoder.layer.{}.attention.self.query"
+OUTPUT = "encoder.layer.{}.output.dense"
+MAPS = {name.format(n): shape for n in (0, 1, 11) for name, shape in ((QUERY, (6, 6)), (OUTPUT, (6, 10)))}
+ROOT = "base_model.model."
+
+
+def random_factors(ranks: Mapping[str, int], dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {
+        name: (torch.randn(rank, MAPS[name][1]).to(dtype), torch.randn(MAPS[name][0], rank).to(dtype))
+        for name, rank in ranks.items()
+    }
+
+
+def content(**changes: Any) -> PeftFolder:
+    ranks = changes.pop("ranks", dict.fromkeys(MAPS, 2))
+    values: dict[str, Any] = {
+        "factors": random_factors(ranks),
+        "alphas": dict.fromkeys(ranks, 4.0),
+        "extra": {"classifier.weight": torch.ones(3, 6), "classifier.bias": torch.zeros(3)},
+        "prefix": "bert",
+    }
+    return PeftFolder(**(values | changes))
+
+
+def write(folder: Path, what: PeftFolder, **settings: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    write_peft(folder, what, **({"base_name": "org/base", "task_type": "SEQ_CLS"} | settings))
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def assert_equal(found: PeftFolder, expected: PeftFolder) -> None:
+    for side in (0, 1):
+        one = {name: pair[side] for name, pair in found.factors.items()}
+        assert same(one, {name: pair[side] for name, pair in expected.factors.items()})
+    assert found.alphas == expected.alphas
+    assert found.prefix == expected.prefix
+    assert same(found.extra, expected.extra)
+
+
+@pytest.mark.parametrize("prefix", ["bert", "model", ""])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_is_written_is_read(tmp_path: Path, prefix: str, dtype: torch.dtype) -> None:
+    extra = {"classifier.weight": torch.ones(3, 6, dtype=dtype)} if prefix else {}
+    factors = random_factors(dict.fromkeys(MAPS, 2), dtype)
+    expected = content(prefix=prefix, extra=extra, factors=factors)
+    write(tmp_path, expected)
+    assert_equal(read_peft(tmp_path, MAPS), expected)
+
+
+def test_ranks_and_alphas_may_differ_by_module(tmp_path: Path) -> None:
+    ranks = dict(zip(MAPS, (2, 2, 3, 1, 2, 5), strict=True))
+    alphas = dict(zip(MAPS, (4.0, 0.1, 4.0, 7.5, 4.0, 1 / 3), strict=True))
+    expected = content(ranks=ranks, alphas=alphas)
+    write(tmp_path, expected)
+    assert_equal(read_peft(tmp_path, MAPS), expected)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert (config["r"], config["lora_alpha"]) == (2, 4)
+    below = {f"bert.{name}": name for name in MAPS}
+    # As PEFT itself resolves them.
+    for name, own in below.items():
+        key = get_pattern_key(config["rank_pattern"], name)
+        assert config["rank_pattern"].get(key, config["r"]) == ranks[own]
+        key = get_pattern_key(config["alpha_pattern"], name)
+        assert config["alpha_pattern"].get(key, config["lora_alpha"]) == alphas[own]
+
+
+def test_three_cycles_change_no_byte(tmp_path: Path) -> None:
+    ranks = dict(zip(MAPS, (2, 3, 2, 3, 1, 1), strict=True))
+    write(tmp_path / "0", content(ranks=ranks, alphas=dict.fromkeys(MAPS, 1 / 3)))
+    for cycle in (1, 2, 3):
+        write(tmp_path / str(cycle), read_peft(tmp_path / str(cycle - 1), MAPS))
+        for name in (CONFIG, WEIGHTS):
+            assert (tmp_path / str(cycle) / name).read_bytes() == (tmp_path / "0" / name).read_bytes()
+
+
+def test_transposed_targets_are_said_to_be_so_and_a_mix_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, content(), transposed=frozenset(MAPS) | {"another"})
+    assert json.loads((tmp_path / CONFIG).read_text())["fan_in_fan_out"] is True
+    write(tmp_path, content(), transposed=frozenset({"another"}))
+    assert json.loads((tmp_path / CONFIG).read_text())["fan_in_fan_out"] is False
+    with pytest.raises(ValueError, match=r"query as \(in, out\) and .*dense as \(out, in\)"):
+        write(tmp_path, content(), transposed=frozenset({QUERY.format(0)}))
+
+
+def test_saved_modules_are_whole_outside_the_trunk_and_single_inside(tmp_path: Path) -> None:
+    names = ["classifier.dense.weight", "classifier.out_proj.bias", "bert.pooler.dense.weight"]
+    write(tmp_path, content(extra={name: torch.ones(2) for name in names}))
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["modules_to_save"] == ["bert.pooler.dense", "classifier"]
+
+
+def test_an_expert_without_adapters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without adapters has no PEFT form"):
+        write(tmp_path, content(ranks={}))
+
+
+def hand_written(**changes: Any) -> dict[str, Any]:
+    """The eight settings that suffice."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": "org/base",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["query", "output.dense"],
+        "modules_to_save": ["classifier"],
+        "inference_mode": True,
+    } | changes
+
+
+@pytest.fixture
+def rewrite(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a good folder with settings and tensors changed; None removes one."""
+
+    def folder(
+        config: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor | None] | None = None
+    ) -> Path:
+        write(tmp_path, content())
+        (tmp_path / CONFIG).write_text(json.dumps(hand_written(**(config or {}))))
+        kept = load_file(tmp_path / WEIGHTS) | dict(tensors or {})
+        save_file({k: v for k, v in kept.items() if v is not None}, tmp_path / WEIGHTS)
+        return tmp_path
+
+    return folder
+
+
+def test_eight_settings_suffice(rewrite: Callable[..., Path]) -> None:
+    assert_equal(read_peft(rewrite(), MAPS), content())
+
+
+def test_every_default_of_peft_is_accepted(rewrite: Callable[..., Path], tmp_path: Path) -> None:
+    LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=4).save_pretrained(tmp_path / "defaults")
+    defaults = json.loads((tmp_path / "defaults" / CONFIG).read_text())
+    assert len(defaults) > 35
+    given = {key: value for key, value in defaults.items() if key != "target_modules"}
+    assert_equal(read_peft(rewrite(given), MAPS), content())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"lora_dropout": 0.1},
+        {"runtime_config": {"ephemeral_gpu_offload": True}},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": False},
+        {"corda_config": {"corda_method": "kpm"}},
+        {"bias": "all"},
+        {"layers_to_transform": [0, 1, 11]},
+        {"layers_to_transform": [0, 1, 11], "layers_pattern": "layer"},
+        {"exclude_modules": ["key"]},
+        {"a_later_setting": None},
+        {"a_later_setting": {}},
+    ],
+)
+def test_settings_without_effect_are_accepted(
+    rewrite: Callable[..., Path], config: dict[str, Any]
+) -> None:
+    assert_equal(read_peft(rewrite(config), MAPS), content())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'; weft reads LORA"),
+        ({"peft_type": "XLORA"}, "peft_type is 'XLORA'"),
+        ({"use_dora": True}, "use_dora means DoRA"),
+        ({"lora_bias": True}, "lora_bias means a bias"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication means"),
+        ({"target_parameters": ["w"]}, "target_parameters means"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices means"),
+        ({"megatron_config": {"a": 1}}, "megatron_config means"),
+        ({"use_qalora": True}, "use_qalora means"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora means"),
+        ({"arrow_config": {"top_k": 2}}, "arrow_config means"),
+        ({"kasa_config": {"beta": 0.1}}, "kasa_config means"),
+        ({"monteclora_config": {"a": 1}}, "monteclora_config means"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens means"),
+        ({"ensure_weight_tying": True}, "ensure_weight_tying means"),
+        ({"a_later_setting": 3}, "does not know the setting a_later_setting .here 3."),
+        ({"init_lora_weights": "pissa"}, "'pissa' changed the base's weights"),
+        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4' changed the base's weights"),
+        ({"init_lora_weights": "olora"}, "'olora' changed .* path_initial_model_for_weight"),
+        ({"init_lora_weights": "corda"}, "'corda' changed"),
+        ({"init_lora_weights": "loftq"}, "'loftq' changed"),
+        ({"init_lora_weights": "lora_ga"}, "'lora_ga' changed"),
+        ({"init_lora_weights": "novel"}, "does not know init_lora_weights 'novel'"),
+        ({"r": 0}, "r must be a positive number, got 0"),
+        ({"lora_alpha": None}, "lora_alpha must be a positive number, got None"),
+        ({"r": 3}, "has rank 2, but adapter_config.json says 3"),
+        ({"target_modules": ["query"]}, "tensors for bert.*dense, which target_modules"),
+        ({"layers_to_transform": [0, 1]}, "tensors for bert.encoder.layer.11.*, which target_mod"),
+        ({"exclude_modules": ["query"]}, "tensors for bert.*query, which target_modules"),
+        ({"task_type": None, "modules_to_save": None}, "classifier.* is neither lora_A or"),
+    ],
+)
+def test_a_setting_that_changes_the_equation_is_refused_by_name(
+    rewrite: Callable[..., Path], config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_peft(rewrite(config), MAPS)
+
+
+A0, B0 = (f"{ROOT}bert.{QUERY.format(0)}.lora_{side}.weight" for side in "AB")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({B0: None}, f"lacks {B0}"),
+        ({A0: None, B0: None}, r"lacks lora_A and lora_B of bert.encoder.layer.0.*query"),
+        ({A0: torch.ones(2, 7)}, r"layer.0.*lora_A.weight is \(2, 7\), .* expected \(2, 6\)"),
+        ({B0: torch.ones(6, 3)}, r"lora_B.weight is \(6, 3\), .* expected \(6, 2\)"),
+        ({A0: torch.ones(12)}, r"lora_A.weight is \(12,\)"),
+        ({A0: torch.full((2, 6), math.nan)}, r"adapter_model.safetensors: .*lora_A.* NaN or inf"),
+        ({B0: torch.full((6, 2), math.inf)}, r"lora_B.* NaN or inf"),
+        ({A0.replace("query", "other"): torch.ones(2, 6)}, "self.other is no linear map"),
+        ({A0.replace("layer.0", "layer.7"): torch.ones(2, 6)}, "layer.7.* another architecture"),
+        ({f"{ROOT}bert.x.weight": torch.ones(2)}, "bert.x.weight is neither lora_A or lora_B"),
+        ({A0.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(6)}, "belongs to DoRA"),
+        ({A0.replace("lora_A.weight", "lora_embedding_A"): torch.ones(6)}, "on an embedding"),
+        ({A0.replace("lora_A.weight", "lora_diag"): torch.ones(6)}, "lora_diag .* no plain LoRA"),
+        ({"bert.x.weight": torch.ones(2)}, "expected tensors named base_model.model"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_by_name(
+    rewrite: Callable[..., Path], tensors: dict[str, Tensor | None], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_peft(rewrite(None, tensors), MAPS)
+
+
+def test_trained_biases_of_the_base_are_refused(rewrite: Callable[..., Path]) -> None:
+    bias = {f"{ROOT}bert.{QUERY.format(0)}.base_layer.bias": torch.ones(6)}
+    with pytest.raises(ValueError, match="a bias of the base trained with bias: lora_only"):
+        read_peft(rewrite({"bias": "lora_only"}, bias), MAPS)
+
+
+@pytest.mark.parametrize("size", [0, 5, 300, -1])
+def test_a_file_that_is_cut_short_is_refused(rewrite: Callable[..., Path], size: int) -> None:
+    path = rewrite() / WEIGHTS
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors is (cut short|damaged|not a)"):
+        read_peft(path.parent, MAPS)
+
+
+def test_a_pickle_is_refused_unopened(rewrite: Callable[..., Path]) -> None:
+    folder = rewrite()
+    (folder / WEIGHTS).rename(folder / "adapter_model.bin")
+    with pytest.raises(ValueError, match=r"adapter_model.bin is a pickle, .* can run any code"):
+        read_peft(folder, MAPS)
+
+
+def test_missing_and_broken_files_are_named(rewrite: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no PEFT folder: it has no adapter_config.json"):
+        read_peft(tmp_path, MAPS)
+    folder = rewrite()
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors: no such file"):
+        read_peft(folder, MAPS)
+    (folder / CONFIG).write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config.json: not JSON"):
+        read_peft(folder, MAPS)
+    (folder / CONFIG).write_text("[]")
+    with pytest.raises(ValueError, match=r"expected a mapping of settings, got list"):
+        read_peft(folder, MAPS)
+
+
+def test_a_folder_without_factors_is_refused(tmp_path: Path) -> None:
+    (tmp_path / CONFIG).write_text(json.dumps(hand_written()))
+    save_file({f"{ROOT}classifier.weight": torch.ones(3, 6)}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match="holds no lora_A and lora_B"):
+        read_peft(tmp_path, MAPS)
+
+
+@pytest.mark.parametrize(
+    ("head", "factor"),
+    [
+        ("classifier.modules_to_save.default.{}", "lora_{}.default.weight"),
+        ("classifier.modules_to_save.mine.{}", "lora_{}.mine.weight"),
+        ("classifier.modules_to_save.{}", "lora_{}.weight"),
+    ],
+)
+def test_names_of_old_versions_are_understood(tmp_path: Path, head: str, factor: str) -> None:
+    expected = content()
+    tensors = {f"{ROOT}classifier.original_module.weight": torch.zeros(3, 6)}
+    for name in ("weight", "bias"):
+        tensors[ROOT + head.format(name)] = expected.extra[f"classifier.{name}"]
+    for name, (A, B) in expected.factors.items():
+        tensors[f"{ROOT}bert.{name}.{factor.format('A')}"] = A
+        tensors[f"{ROOT}bert.{name}.{factor.format('B')}"] = B
+    save_file(tensors, tmp_path / WEIGHTS)
+    (tmp_path / CONFIG).write_text(json.dumps(hand_written()))
+    assert_equal(read_peft(tmp_path, MAPS), expected)
+
+
+def test_rank_stabilised_scales_are_said_as_plain_alphas(rewrite: Callable[..., Path]) -> None:
+    found = read_peft(rewrite({"use_rslora": True}), MAPS)
+    assert found.alphas == dict.fromkeys(MAPS, 4 * math.sqrt(2))
+
+
+NAMES = [f"bert.{name}" for name in MAPS] + ["bert.pooler.dense", "classifier", "score"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["query"]},
+        {"target_modules": ["dense"], "modules_to_save": ["pooler"]},
+        {"target_modules": ["dense"], "exclude_modules": ["pooler.dense"]},
+        {"target_modules": ["dense"], "exclude_modules": r".*layer\.1\..*"},
+        {"target_modules": r"bert\.encoder\.layer\.1.*query"},
+        {"target_modules": ["query", "dense"], "layers_to_transform": 1},
+        {"target_modules": ["query", "dense"], "layers_to_transform": [0, 11]},
+        {"target_modules": ["dense"], "layers_to_transform": [1], "layers_pattern": "layer"},
+        {"target_modules": ["dense"], "layers_to_transform": [1], "layers_pattern": ["h", "layer"]},
+        {"target_modules": [NAMES[0]], "layers_to_transform": [1]},
+        {"target_modules": ["query", "score", "classifier"], "modules_to_save": ["classifier", "score"]},
+    ],
+)
+def test_targets_are_those_of_peft(settings: dict[str, Any]) -> None:
+    config = LoraConfig(**settings)
+    theirs = {name: bool(check_target_module_exists(config, name)) for name in NAMES}
+    assert {name: is_targeted(settings, name) for name in NAMES} == theirs
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {"query": 5},
+        {r"layer\.1\..*": 5, "query": 6},
+        {"^bert.encoder.layer.1.output.dense": 5},
+        {"encoder.layer.1": 5},
+        {"layer.1.output.dense": 5, "output.dense": 6},
+    ],
+)
+def test_patterns_mean_what_they_mean_to_peft(pattern: dict[str, int]) -> None:
+    config = {"rank_pattern": pattern, "r": 2}
+    for name in NAMES:
+        expected = pattern.get(get_pattern_key(pattern, name), 2)
+        assert value_for(config, "rank_pattern", "r", name) == expected

@@ -1,0 +1,95 @@
+"""Four tiny tasks of different kinds, as files a user could have written."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = ["good", "bad", "film", "book", "red", "blue", "big", "small", "cat", "dog", "house", "city"]
+
+
+def _rows(count: int, start: int) -> list[list[str]]:
+    """`count` different word lists of different lengths."""
+    return [
+        [WORDS[(start + 5 * row + 7 * at + row * at) % len(WORDS)] for at in range(3 + (row + start) % 6)]
+        for row in range(count)
+    ]
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def write_tasks(folder: Path) -> Path:
+    """Write `topic` (classes), `tags` (tokens), `endings` (choices) and `where` (spans) under `folder`."""
+    kinds = {
+        "topic": "kind: sequence_classification\nformat: csv\nlabels: [animal, thing]\n",
+        "tags": "kind: token_classification\nformat: conll\nlabels: [O, B-animal, I-animal]\n",
+        "endings": "kind: multiple_choice\nformat: csv\ncolumns: {choices: 'a,b,c'}\noptions: {choices: 3}\n",
+        "where": "kind: span_extraction\nformat: squad\nstride: 8\n",
+    }
+    for name, text in kinds.items():
+        (folder / name).mkdir(parents=True)
+        limit = 24 if name == "where" else 48
+        (folder / name / f"{name}.yaml").write_text(f"{text}max_length: {limit}\n")
+    for split, count, start in (("train", 22, 0), ("validation", 10, 100)):
+        rows = _rows(count, start)
+        _write_csv(
+            folder / "topic" / f"{split}.csv",
+            ["text", "label"],
+            [[" ".join(row), "animal" if {"cat", "dog"} & set(row) else "thing"] for row in rows],
+        )
+        sentences = [
+            "".join(f"{word}\t{'B-animal' if word in ('cat', 'dog') else 'O'}\n" for word in row) for row in rows
+        ]
+        (folder / "tags" / f"{split}.conll").write_text("\n".join(sentences))
+        _write_csv(
+            folder / "endings" / f"{split}.csv",
+            ["context", "prefix", "a", "b", "c", "label"],
+            [[" ".join(row), "the", row[0], "river", "berlin", at % 3] for at, row in enumerate(rows)],
+        )
+        paragraphs = [
+            {
+                "context": " ".join(row * 4),
+                "qas": [
+                    {
+                        "id": f"{split}-{at}",
+                        "question": f"which one is {row[0]}",
+                        "answers": [{"text": row[1], "answer_start": " ".join(row * 4).index(row[1])}],
+                    }
+                ],
+            }
+            for at, row in enumerate(rows)
+        ]
+        published = {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
+        (folder / "where" / f"{split}.json").write_text(json.dumps(published))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the four tasks; never to be changed."""
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture
+def run_of(tiny_folder: Callable[[str], Path], tasks_folder: Path) -> Callable[..., dict[str, Any]]:
+    """Settings of a short run on a tiny base, double precision and no dropout unless asked otherwise."""
+
+    def settings(*tasks: str, base: str = "bert", **values: Any) -> dict[str, Any]:
+        named = [{"name": str(tasks_folder / name / f"{name}.yaml")} for name in tasks]
+        training = {
+            "max_steps": 8,
+            "batch_size": 4,
+            "learning_rate": 5e-3,
+            "precision": "fp64",
+            "base_dropout": 0.0,
+        } | values.pop("training", {})
+        what = {"task": named[0]} if len(named) == 1 else {"tasks": named}
+        return {"base": str(tiny_folder(base)), "training": training, "seed": 3, **what, **values}
+
+    return settings
