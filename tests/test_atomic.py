@@ -59,7 +59,10 @@ def test_a_failed_folder_leaves_the_older_one_and_no_draft(
 
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
-    with pytest.raises(ValueError, match=r"a is a file; give a folder"), atomic_folder(tmp_path / "a"):
+    with (
+        pytest.raises(ValueError, match=r"a is a file; give a folder"),
+        atomic_folder(tmp_path / "a"),
+    ):
         pass
     assert tree(tmp_path) == {"a": b"1"}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -91,6 +91,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 RECORDS = st.lists(st.fixed_dictionaries({}, optional=FIELDS), min_size=1, max_size=6)
 
 
+@settings(deadline=None)  # the disk decides
 @given(records=RECORDS)
 def test_cached_records_equal_fresh_ones(
     tmp_path_factory: pytest.TempPathFactory,

@@ -1,4 +1,4 @@
-"""A head is transformers' task class on given states, with what the checkpoint has frozen and what it lacks trained."""
+"""A head is transformers' task class on given states; it trains what the checkpoint lacks."""
 
 import copy
 from collections.abc import Callable
@@ -21,7 +21,13 @@ from weft.tasks import kinds
 FITTING = {
     **dict.fromkeys(
         ("bert", "distilbert", "roberta", "modernbert"),
-        ("sequence_classification", "token_classification", "multiple_choice", "span_extraction", "masked_lm"),
+        (
+            "sequence_classification",
+            "token_classification",
+            "multiple_choice",
+            "span_extraction",
+            "masked_lm",
+        ),
     ),
     **dict.fromkeys(
         ("gpt2", "llama"),
@@ -81,7 +87,7 @@ def inputs_for(base: Base, kind: str, padded: bool = True) -> tuple[dict[str, Te
 
 
 def oracle(base: Base, head: Head, folder: Path, **settings: Any) -> PreTrainedModel:
-    """transformers' own class from the checkpoint, with the head's tensors by name."""
+    """The task class from the checkpoint, with the head's tensors by name."""
     auto = getattr(transformers, KINDS[head.kind_name].auto)
     if head.kind.has_classes:
         settings["num_labels"] = head.module.config.num_labels
@@ -177,7 +183,9 @@ def gold(kind: str, rows: int, width: int, form: str) -> tuple[list[Any], dict[s
         (*pair, form)
         for pair in PAIRS
         for form in (
-            ("classes", "several", "number") if pair[1] == "sequence_classification" else ("classes",)
+            ("classes", "several", "number")
+            if pair[1] == "sequence_classification"
+            else ("classes",)
         )
     ],
 )
@@ -190,7 +198,10 @@ def test_the_loss_of_a_full_batch_is_transformers_mean(
     ours, theirs = gold(kind, len(per_row), inputs["input_ids"].shape[1], form)
     width = inputs["input_ids"].shape[1]
     records = [
-        {"labels": labels, "input_ids": [[0] * width] * (len(labels) if kind == "span_extraction" else 1)}
+        {
+            "labels": labels,
+            "input_ids": [[0] * width] * (len(labels) if kind == "span_extraction" else 1),
+        }
         for labels in ours
     ]
     labels = KINDS[kind].labels(records, width)
@@ -232,7 +243,12 @@ def test_a_classifier_keeps_the_checkpoints_pooler_frozen(load: Load) -> None:
 def test_multiple_choice_trains_a_copy_of_the_pooler(load: Load) -> None:
     base = load("bert")
     head = Head("multiple_choice", base, NUM_LABELS, seed=0)
-    names = {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}
+    names = {
+        "bert.pooler.dense.weight",
+        "bert.pooler.dense.bias",
+        "classifier.weight",
+        "classifier.bias",
+    }
     assert set(head.trained_names()) == names
     before = {name: value.clone() for name, value in base.pooler.state_dict().items()}
     for name, value in before.items():
@@ -401,7 +417,9 @@ def test_a_state_of_another_head_is_refused(load: Load) -> None:
         head.load_state({**wide, "classifier.bias": torch.full((NUM_LABELS,), 7.0)})
     # Nothing was taken over.
     assert not (head.state()["classifier.bias"] == 7.0).any()
-    with pytest.raises(ValueError, match=r"has the tensors \['classifier.bias', 'classifier.weight'\]"):
+    with pytest.raises(
+        ValueError, match=r"has the tensors \['classifier.bias', 'classifier.weight'\]"
+    ):
         head.load_state({"classifier.weight": state["classifier.weight"]})
 
 
@@ -452,9 +470,13 @@ class TestKinds:
     def test_several_classes_and_numbers(self, smoothing: float) -> None:
         kind = KINDS["sequence_classification"]
         logits = torch.randn(3, 2, dtype=torch.float64)
-        labels = kind.labels([record(labels=row) for row in ([1.0, 0.0], [1.0, 1.0], [0.0, 0.0])], 7)
+        labels = kind.labels(
+            [record(labels=row) for row in ([1.0, 0.0], [1.0, 1.0], [0.0, 0.0])], 7
+        )
         expected = F.binary_cross_entropy_with_logits(logits, labels.double())
-        torch.testing.assert_close(kind.loss(logits, labels, smoothing) / kind.count(labels), expected)
+        torch.testing.assert_close(
+            kind.loss(logits, labels, smoothing) / kind.count(labels), expected
+        )
         numbers = kind.labels([record(labels=value) for value in (0.5, -1.0, 2.0)], 7)
         expected = F.mse_loss(logits[:, 0], numbers.double())
         got = kind.loss(logits[:, :1], numbers, smoothing) / kind.count(numbers)

@@ -111,7 +111,7 @@ def test_windows_of_words_cover_all_and_fit(sizes: list[int], room: int, stride:
 
 
 def test_windows_of_words_share_as_much_as_the_stride_allows() -> None:
-    assert word_windows([2, 2, 2, 2, 2, 2], 8, 5, "row") == [(0, 4), (2, 6)]
+    assert word_windows([2, 2, 2, 2, 2, 2], 8, 4, "row") == [(0, 4), (2, 6)]
     assert word_windows([2, 2, 2, 8, 2], 8, 5, "row") == [(0, 3), (3, 4), (4, 5)]
 
 
@@ -128,11 +128,15 @@ def is_max_context(spans: list[tuple[int, int]], number: int, position: int) -> 
     return number == best_index
 
 
-@given(lengths, st.integers(5, 40), st.integers(0, 4))
-def test_most_context_is_as_in_run_squad(length: int, room: int, stride: int) -> None:
-    spans = windows(length, room, stride, "row")
-    owner = most_context(spans, length)
-    assert all(is_max_context(spans, owner[place], place) for place in range(length))
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 12)), max_size=5))
+def test_most_context_is_as_in_run_squad(later: list[tuple[int, int]]) -> None:
+    spans = [(0, 33), *((start, start + size) for start, size in later)]
+    owner = most_context(spans, 33)
+    assert all(is_max_context(spans, owner[place], place) for place in range(33))
+
+
+def test_the_longer_window_wins_a_tie() -> None:
+    assert most_context([(0, 6), (3, 13)], 13).tolist() == [0] * 4 + [1] * 9
 
 
 @given(st.lists(st.sampled_from(["the", "river", "xq"]), min_size=1, max_size=30), st.data())

@@ -20,6 +20,7 @@ from weft.evaluation import padding_id
 from weft.expert import Card, Expert, build, check_head_settings, factors_of
 from weft.heads import KINDS, Head, kind_for
 from weft.learning import Learner, Stream
+from weft.lowrank.attach import frozen_linear
 from weft.lowrank.route import Members, current_route, routed
 from weft.model import Model
 from weft.recipes import Recipe, resolve
@@ -161,7 +162,7 @@ def assemble(run: Run, device: torch.device) -> Session:
     }
     if run.init_from:
         _start_from(run.init_from, base, experts)
-    _prepare(model, experts, streams, run, base)
+    _prepare(model, experts, streams, run)
     prepare_model(model, run)
     model.train()
     complete = run.model_copy(
@@ -310,25 +311,29 @@ def _prepare(
     experts: Mapping[str, tuple[Expert, Recipe]],
     streams: Mapping[str, Stream],
     run: Run,
-    base: Base,
 ) -> None:
     """Let variants that need data or gradients set their start values."""
     for name, (expert, recipe) in experts.items():
         if recipe.adapter is None or not expert.adapters:
             continue
         stream = streams.get(name) or next(iter(streams.values()))
-        weights = {module: model.trunk.get_submodule(module).weight for module in expert.adapters}
+        weights = frozen_weights(model, expert)
 
         def gradients(
             rows: int, stream: Stream = stream, weights: Mapping[str, Tensor] = weights
         ) -> Mapping[str, Tensor]:
-            return weight_gradients(model, stream, rows, weights, base)
+            return weight_gradients(model, stream, rows, weights)
 
         recipe.adapter.prepare(expert.adapters, weights, gradients, run.training)
 
 
+def frozen_weights(model: Model, expert: Expert) -> dict[str, Tensor]:
+    """The W0 under each of an expert's adapters by module name."""
+    return {module: frozen_linear(model.trunk, module).weight for module in expert.adapters}
+
+
 def weight_gradients(
-    model: Model, stream: Stream, rows: int, weights: Mapping[str, Tensor], base: Base
+    model: Model, stream: Stream, rows: int, weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """The loss's gradient with respect to frozen weights over the first `rows` training rows, summed.
 
@@ -342,7 +347,7 @@ def weight_gradients(
         for at in range(0, min(rows, len(stream.records)), stream.training.batch_size):
             records = stream.records[at : min(at + stream.training.batch_size, rows)]
             items = [Item(stream.head, stream.kind, stream.members, record) for record in records]
-            batch = collate(items, padding_id(base)).to(frozen[0].device)
+            batch = collate(items, padding_id(model.base)).to(frozen[0].device)
             part = batch.parts[0]
             assert part.labels is not None
             loss = KINDS[stream.kind].loss(model(batch)[part.head], part.labels, 0.0) / len(records)

@@ -92,9 +92,8 @@ def load_task(
     spec = spec.model_copy(update={**changed, "truncate": settings.truncate or spec.truncate})
     kind = find_kind(spec)
     folder = Path(settings.data).expanduser() if settings.data else _beside(settings.name, spec)
-    rows: dict[Split, list[tuple[Example, str]]] = {}
-    for split in splits:
-        rows[split] = _read(spec, kind, split, folder)
+    wanted: list[Split] = list(dict.fromkeys(splits))
+    rows = {split: _read(spec, kind, split, folder) for split in wanted}
     if labels is None:
         collecting = spec.labels is None and kind.target is not None
         train = rows.get("train") or (_read(spec, kind, "train", folder) if collecting else [])
@@ -132,7 +131,9 @@ def _read(
     for number, (row, where) in enumerate(rows):
         _refuse_missing([*needed, *named], row, where, columns)
         example = _canonical(kind, row, where, spec=spec, columns=columns)
-        _refuse_null(needed, example, where)
+        null = [name for name in needed if name not in example]
+        if null:
+            raise ValueError(f"{where}: {null[0]!r} is needed, but its column holds nothing")
         example.setdefault("id", f"{split}-{number}")
         if example["id"] in places:
             raise ValueError(
@@ -177,12 +178,6 @@ def _refuse_missing(
                 f"{where}: {unknown('column', missing[0], map(str, row))}; the task's "
                 f"`columns: {{{name}: ...}}` says which column holds {name!r}"
             )
-
-
-def _refuse_null(names: Iterable[str], example: Example, where: str) -> None:
-    for name in names:
-        if name not in example:
-            raise ValueError(f"{where}: {name!r} is needed, but its column holds nothing")
 
 
 def _parts(row: Mapping[str, Any], source: str) -> list[str]:
@@ -302,5 +297,7 @@ def holdout(
     count = min(max(round(len(examples) * fraction), 1), len(examples) - 1)
     generator = np.random.default_rng([seed, *b"holdout"])
     held = set(generator.choice(len(examples), size=count, replace=False).tolist())
-    kept_rows = [example for index, example in enumerate(examples) if index not in held]
-    return kept_rows, [example for index, example in enumerate(examples) if index in held]
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for index, example in enumerate(examples):
+        parts[index in held].append(example)
+    return parts

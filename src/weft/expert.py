@@ -118,7 +118,7 @@ def make_adapters(
     generator: torch.Generator,
     dtype: torch.dtype,
 ) -> tuple[dict[str, Adapter], nn.Module | None]:
-    """One adapter of the recipe's variant on each of `weights`, and what they share; trained values in `dtype`."""
+    """An adapter of the recipe's variant on each of `weights`, and what they share, in `dtype`."""
     assert recipe.adapter is not None
     assert recipe.spec is not None
     shared = recipe.adapter.share(weights, recipe.spec, generator)

@@ -132,12 +132,16 @@ class Learner:
         if trunk is not None:
             self.parameters |= {f"trunk/{n}": p for n, p in trunk.named_parameters() if p.requires_grad}
         self._trunk = trunk
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=0.0, betas=BETAS, eps=EPS)
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.rebuild_optimizer()
         self.total = max(stream.total_steps for stream in streams)
         self.stopper = Stopper(training.early_stopping, streams[0].task.higher_is_better)
         self.best: dict[str, Tensor] = {}
         self.is_over = False
+
+    def rebuild_optimizer(self) -> None:
+        """A fresh AdamW over what the recipes' rules say now."""
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=0.0, betas=BETAS, eps=EPS)
+        self.peaks: list[float] = [group["lr"] for group in self.optimizer.param_groups]
 
     def _groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = []

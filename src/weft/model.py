@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from weft.base import Base
 from weft.batching import Batch
 from weft.expert import Expert, factors_of
-from weft.heads import KINDS
-from weft.lowrank.attach import attach, detach, frozen_linear, replace, unwrap
-from weft.lowrank.pool import Factors
+from weft.heads import KINDS, trained_dtype
+from weft.lowrank.attach import attach, detach, frozen_linear, plain_copy, replace
+from weft.lowrank.pool import Factors, Term
 from weft.lowrank.route import Route, routed
 from weft.registry import unknown
 
@@ -64,14 +64,15 @@ class Model(nn.Module):
         terms = expert.adapters if trainable else self._frozen_terms(expert)
         attach(self.trunk, expert.name, terms)
         replace(self.trunk, expert.name, expert.copies)
-        expert.requires_grad_(False) if not trainable else None
+        if not trainable:
+            expert.requires_grad_(False)
         expert.train(self.training)
         numbers = [int(key.removeprefix("expert_")) for key in self._names.values()]
         key = f"expert_{max(numbers, default=-1) + 1}"
         self.add_module(key, expert)
         self._names = {**self._names, expert.name: key}
 
-    def _frozen_terms(self, expert: Expert) -> Mapping[str, nn.Module | Factors]:
+    def _frozen_terms(self, expert: Expert) -> Mapping[str, Term]:
         if not all(adapter.low_rank for adapter in expert.adapters.values()):
             return expert.adapters
         dtype = self.base.trunk.dtype
@@ -120,13 +121,16 @@ class Model(nn.Module):
             weight: How much of it to add.
         """
         expert = self.expert(name)
-        plain = unwrap(copy.deepcopy(self.trunk))
+        plain = plain_copy(self.trunk)
+        dtype = trained_dtype(self.base)
         with torch.no_grad():
-            for module, adapter in expert.adapters.items():
-                W0 = frozen_linear(self.trunk, module).weight
-                change = adapter.delta(W0.to(next(adapter.parameters()).dtype))
-                target = plain.get_submodule(module).weight
-                target.add_(weight * change.to(target))
             for module, own in expert.copies.items():
-                plain.get_submodule(module).load_state_dict(own.state_dict())
+                for value, trained in zip(
+                    plain.get_submodule(module).parameters(), own.parameters(), strict=True
+                ):
+                    value.lerp_(trained.to(value), weight)
+            for module, adapter in expert.adapters.items():
+                change = adapter.delta(frozen_linear(self.trunk, module).weight.to(dtype))
+                target = plain.get_submodule(module).get_parameter("weight")
+                target.copy_(target.to(dtype) + weight * change)
         return plain

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.atomic import write_text
+from weft.atomic import atomic_folder, write_text
 from weft.config import Run, load_run, to_yaml
 
 CONFIG = "run.yaml"
@@ -27,8 +27,8 @@ class RunFolder:
         """
         folder = cls(Path(path))
         folder.refuse_existing()
-        folder.path.mkdir(parents=True)
-        write_text(folder.path / CONFIG, to_yaml(run))
+        with atomic_folder(folder.path) as path:
+            write_text(path / CONFIG, to_yaml(run))
         return folder
 
     @classmethod

@@ -101,7 +101,7 @@ def train(
             RunFolder.create(folder.path, session.run)
         accelerator.wait_for_everyone()
     with torch.random.fork_rng(), _deterministic_rng(session.run.seed, accelerator.process_index):
-        _Loop(session, folder, accelerator, report).run()
+        Loop(session, folder, accelerator, report).run()
     return folder
 
 
@@ -112,7 +112,7 @@ def default_folder(run: Run) -> Path:
     return Path("runs") / f"{names}-{run.recipe.name}-seed{run.seed}"
 
 
-class _Loop:
+class Loop:
     """One training, from its first or a restored step to its run folder."""
 
     def __init__(

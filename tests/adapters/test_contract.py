@@ -16,14 +16,14 @@ from weft.adapters import adapters
 from weft.adapters.base import Adapter, NotLowRank, Spec
 from weft.base import load_base
 from weft.config import RecipeSettings, validate
+from weft.controllers.base import Controller
 from weft.expert import build, make_adapters
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
 from weft.model import Model
-from weft.recipes import Recipe, RecipeFile
 from weft.optimizers.base import Optimizer
-from weft.controllers.base import Controller
 from weft.plans.base import Plan
+from weft.recipes import Recipe, RecipeFile
 from weft.registry import Registry
 
 OUT, IN = 24, 16
@@ -41,7 +41,9 @@ class SharedSpec(Spec):
 class Projections(nn.Module):
     """What `Shared` shares: frozen, and one trained gain."""
 
-    def __init__(self, rank: int, out: int, inner: int, scale: float, draw: torch.Generator) -> None:
+    def __init__(
+        self, rank: int, out: int, inner: int, scale: float, draw: torch.Generator
+    ) -> None:
         super().__init__()
         self.register_buffer("down", scale * torch.randn(rank, inner, generator=draw))
         self.register_buffer("up", torch.randn(out, rank, generator=draw))
@@ -49,7 +51,7 @@ class Projections(nn.Module):
 
 
 class Shared(Adapter):
-    """VeRA's form: `dW = diag(b) U diag(gain d) V`, with U, V and gain of the expert; the sizes are the largest map's."""
+    """VeRA's form: `dW = diag(b) U diag(gain d) V`; U, V and gain are of the largest map's size."""
 
     Spec: ClassVar[type[Spec]] = SharedSpec
 
@@ -291,7 +293,7 @@ def test_it_serves_a_half_precision_base_in_single_precision(variant: type[Adapt
 
 
 def test_settings_that_it_does_not_have_are_refused_by_name(variant: type[Adapter]) -> None:
-    with pytest.raises(ValueError, match="no setting named 'rnak'. Did you mean 'rank'"):
+    with pytest.raises(ValueError, match=r"no setting named 'rnak'\. Did you mean 'rank'"):
         validate(variant.Spec, {"rnak": 4}, "recipe")
     for name, value in (("rank", 0), ("dropout", 1.0)):
         with pytest.raises(ValueError, match=rf"recipe: {name}: .*got {value}"):
@@ -331,7 +333,7 @@ def test_lora_starts_as_a_no_op_with_the_authors_law_of_a() -> None:
 def test_third_party_variants_train_and_are_served_in_a_model(
     variant: type[Adapter], tiny_folder: Callable[[str], Path]
 ) -> None:
-    """From `share` to a mixed batch: in training form, as exact factors, and beside another variant."""
+    """From `share` to a mixed batch: in training form, as exact factors, beside another variant."""
     base = load_base(str(tiny_folder("bert")), dtype=torch.float64)
     experts = {
         "x": build("x", base, recipe(variant), None, seed=1),
@@ -380,6 +382,6 @@ def test_what_adapters_share_is_the_experts_own_and_counted_once(
 def test_a_name_is_taken_once(registry: Registry[Adapter]) -> None:
     with pytest.raises(ValueError, match="'lora' is registered already"):
         registry.add("lora", Shared)
-    with pytest.raises(KeyError, match="no adapter named 'loar'. Did you mean 'lora'"):
+    with pytest.raises(KeyError, match=r"no adapter named 'loar'\. Did you mean 'lora'"):
         registry.load("loar")
     assert set(TOYS) <= set(registry.names())

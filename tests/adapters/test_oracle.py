@@ -1,4 +1,4 @@
-"""LoRA and rsLoRA are PEFT's, given the same tensors: a whole trunk's states and every gradient, in float64."""
+"""LoRA and rsLoRA are PEFT's, given the same tensors: states and every gradient, in float64."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,13 +26,19 @@ CASES = {
     "lora by role": {"rank": 2, "alpha": 6.0, "ranks": {"query": 4, "ffn_in": 1}},
     "rslora by role": {"rank": 2, "alpha": 6.0, "ranks": {"query": 4, "ffn_in": 1}},
 }
-ROLES = {"query": "attention.self.query", "value": "attention.self.value", "ffn_in": "intermediate.dense"}
+ROLES = {
+    "query": "attention.self.query",
+    "value": "attention.self.value",
+    "ffn_in": "intermediate.dense",
+}
 NEAR = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def ours(folder: Path, case: str) -> tuple[Model, Expert]:
     base = load_base(str(folder), dtype=torch.float64)
-    settings = RecipeSettings(name=case.split()[0], targets=list(ROLES), **CASES[case])
+    settings = RecipeSettings(
+        name=case.removesuffix(" by role"), targets=list(ROLES), **CASES[case]
+    )
     expert = build("x", base, resolve(settings), None, seed=3)
     with torch.no_grad():
         for value in expert.trained().values():

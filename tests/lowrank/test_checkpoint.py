@@ -19,14 +19,21 @@ from weft.lowrank.peft_config import is_targeted, value_for
 
 QUERY = "encoder.layer.{}.attention.self.query"
 OUTPUT = "encoder.layer.{}.output.dense"
-MAPS = {name.format(n): shape for n in (0, 1, 11) for name, shape in ((QUERY, (6, 6)), (OUTPUT, (6, 10)))}
+MAPS = {
+    name.format(n): shape
+    for n in (0, 1, 11)
+    for name, shape in ((QUERY, (6, 6)), (OUTPUT, (6, 10)))
+}
 ROOT = "base_model.model."
 
 
 def random_factors(ranks: Mapping[str, int], dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     torch.manual_seed(0)
     return {
-        name: (torch.randn(rank, MAPS[name][1]).to(dtype), torch.randn(MAPS[name][0], rank).to(dtype))
+        name: (
+            torch.randn(rank, MAPS[name][1]).to(dtype),
+            torch.randn(MAPS[name][0], rank).to(dtype),
+        )
         for name, rank in ranks.items()
     }
 
@@ -93,7 +100,9 @@ def test_three_cycles_change_no_byte(tmp_path: Path) -> None:
     for cycle in (1, 2, 3):
         write(tmp_path / str(cycle), read_peft(tmp_path / str(cycle - 1), MAPS))
         for name in (CONFIG, WEIGHTS):
-            assert (tmp_path / str(cycle) / name).read_bytes() == (tmp_path / "0" / name).read_bytes()
+            assert (tmp_path / str(cycle) / name).read_bytes() == (
+                tmp_path / "0" / name
+            ).read_bytes()
 
 
 def test_transposed_targets_are_said_to_be_so_and_a_mix_is_refused(tmp_path: Path) -> None:
@@ -337,7 +346,10 @@ NAMES = [f"bert.{name}" for name in MAPS] + ["bert.pooler.dense", "classifier", 
         {"target_modules": ["dense"], "layers_to_transform": [1], "layers_pattern": "layer"},
         {"target_modules": ["dense"], "layers_to_transform": [1], "layers_pattern": ["h", "layer"]},
         {"target_modules": [NAMES[0]], "layers_to_transform": [1]},
-        {"target_modules": ["query", "score", "classifier"], "modules_to_save": ["classifier", "score"]},
+        {
+            "target_modules": ["query", "score", "classifier"],
+            "modules_to_save": ["classifier", "score"],
+        },
     ],
 )
 def test_targets_are_those_of_peft(settings: dict[str, Any]) -> None:

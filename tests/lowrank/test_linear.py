@@ -1,4 +1,4 @@
-"""A woven map is its frozen map wherever no route speaks, and its own call's route alone decides what is added."""
+"""A woven map is its frozen map without a route; the call's own route decides what is added."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

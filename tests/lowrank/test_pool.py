@@ -1,4 +1,4 @@
-"""Every path of a pool is equation (U): a plain loop over sequences and their experts, in float64."""
+"""Every path of a pool is equation (U): a loop over sequences and their experts, in float64."""
 
 from collections.abc import Sequence
 
@@ -90,7 +90,8 @@ def naive(
     """Sequence by sequence, expert by expert."""
     return torch.stack(
         [
-            y[at] + sum((terms[name](x[at], weight) for name in named(row)), torch.zeros_like(y[at]))
+            y[at]
+            + sum((terms[name](x[at], weight) for name in named(row)), torch.zeros_like(y[at]))
             for at, row in enumerate(rows)
         ]
     )

@@ -1,4 +1,4 @@
-"""An expert's private copy stands for the base's module where that expert speaks, and nowhere else."""
+"""An expert's private copy stands for the base's module where it speaks, and nowhere else."""
 
 import copy
 

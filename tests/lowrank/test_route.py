@@ -82,9 +82,10 @@ def test_the_outer_route_returns_after_the_block_even_if_it_fails() -> None:
     outer, inner = Route.everywhere("outer"), Route.everywhere("inner")
     assert current_route() is None
     with routed(outer):
-        with pytest.raises(RuntimeError), routed(inner):
+        with routed(inner):
             assert current_route() is inner
-            raise RuntimeError
+        with pytest.raises(RuntimeError), routed(inner):
+            raise RuntimeError(str(current_route()))
         assert current_route() is outer
         with routed(None):
             assert current_route() is None

@@ -82,19 +82,21 @@ def test_it_builds_an_expert_whose_every_number_is_trained_or_frozen_on_purpose(
 
 @pytest.mark.parametrize("name", WOVEN)
 def test_an_unknown_setting_is_refused_with_the_nearest(name: str) -> None:
-    with pytest.raises(ValueError, match=f"recipe {name}: no setting named 'rnak'. Did you mean 'rank'"):
+    with pytest.raises(
+        ValueError, match=rf"recipe {name}: no setting named 'rnak'\. Did you mean 'rank'"
+    ):
         recipe(name, rnak=4)
 
 
 def test_names_nobody_has_are_refused_with_the_nearest() -> None:
-    with pytest.raises(KeyError, match="no recipe named 'lorra'. Did you mean 'lora'"):
+    with pytest.raises(KeyError, match=r"no recipe named 'lorra'\. Did you mean 'lora'"):
         recipe("lorra")
     with pytest.raises(ValueError, match=r"recipe lora: alpha: .*greater than 0.*got -1"):
         recipe("lora", alpha=-1)
 
 
 def test_a_target_or_a_rank_that_the_base_does_not_have_is_refused(bert: Base) -> None:
-    with pytest.raises(ValueError, match="no target named 'qeury'. Did you mean 'query'"):
+    with pytest.raises(ValueError, match=r"no target named 'qeury'\. Did you mean 'query'"):
         expert(bert, targets=["qeury"])
     with pytest.raises(
         ValueError,
@@ -200,7 +202,9 @@ def test_a_plan_has_the_last_word_on_ranks(bert: Base) -> None:
     assert found == {f"encoder.layer.{layer}.attention.self.query": 2 for layer in (0, 1)}
 
 
-def test_parts_of_the_base_are_trained_as_private_copies(model_type: str, tiny_folder: Callable[[str], Path]) -> None:
+def test_parts_of_the_base_are_trained_as_private_copies(
+    model_type: str, tiny_folder: Callable[[str], Path]
+) -> None:
     base = load_base(str(tiny_folder(model_type)))
     built = expert(base, train_also=["norms", "embeddings"])
     kinds = {type(base.trunk.get_submodule(name)) for name in built.copies}
@@ -227,7 +231,9 @@ def test_parts_of_the_base_by_name_and_the_nearest_for_a_wrong_one(bert: Base) -
         "encoder.layer.0.output.dense",
         "encoder.layer.0.output.LayerNorm",
     ]
-    with pytest.raises(ValueError, match="train_also: no module of the base named 'norm'. Did you mean 'norms'"):
+    with pytest.raises(
+        ValueError, match=r"train_also: no module of the base named 'norm'\. Did you mean 'norms'"
+    ):
         expert(bert, train_also=["norm"])
 
 

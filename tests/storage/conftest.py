@@ -111,8 +111,10 @@ class Lab:
         model.remove(expert.name)
         return without_padding(logits, base)
 
-    def task_class(self, folder: Path, kind: str, labels: int = 0, **settings: Any) -> PreTrainedModel:
-        """transformers' class of that kind, loaded from a checkpoint as any user would."""
+    def task_class(
+        self, folder: Path, kind: str, labels: int = 0, **settings: Any
+    ) -> PreTrainedModel:
+        """Transformers' class of that kind, loaded from a checkpoint as any user would."""
         sizes = {"num_labels": labels} if labels else {}
         model = getattr(transformers, KINDS[kind].auto).from_pretrained(folder, **sizes, **settings)
         if model.config.pad_token_id is None:
@@ -121,22 +123,22 @@ class Lab:
 
     def transformers_answer(self, model: Any, base: Base, kind: str) -> Tensor:
         """The logits of a class of transformers, or of PEFT's wrapper around one; 0 at padding."""
-        batch = inputs(base)
+        batch = inputs(base, model.config.pad_token_id)
         if kind == "multiple_choice":
             batch = {name: value.view(2, 2, -1) for name, value in batch.items()}
         with torch.no_grad():
             return without_padding(KINDS[kind].logits(model.eval()(**batch)), base)
 
 
-def inputs(base: Base) -> dict[str, Tensor]:
+def inputs(base: Base, pad: int | None = None) -> dict[str, Tensor]:
     """Four sequences of up to seven tokens; two are padded."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 90, (4, 7), generator=generator)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     mask[2, 3:] = 0
-    pad = base.config.pad_token_id
-    return {"input_ids": ids.masked_fill(mask == 0, 0 if pad is None else pad), "attention_mask": mask}
+    pad = base.config.pad_token_id if pad is None else pad
+    return {"input_ids": ids.masked_fill(mask == 0, pad or 0), "attention_mask": mask}
 
 
 def without_padding(logits: Tensor, base: Base) -> Tensor:

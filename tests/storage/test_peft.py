@@ -31,12 +31,13 @@ CASES = [
     # loads none of it: there is nothing to compare with.
     and (model_type, kind) != ("llama", "span_extraction")
 ]
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 def opened_by_peft(lab: Any, made: Any, folder: Path) -> torch.Tensor:
     """The answers of an expert's folder on its base, both loaded as PEFT's users do."""
-    model = lab.task_class(made.folder, made.kind, len(made.card.labels), dtype=made.base.trunk.dtype)
+    model = lab.task_class(
+        made.folder, made.kind, len(made.card.labels), dtype=made.base.trunk.dtype
+    )
     if made.base.trunk.dtype == torch.float64:
         model.set_attn_implementation("sdpa")
     opened = PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
@@ -48,7 +49,9 @@ def test_peft_answers_as_weft_does(lab: Any, tmp_path: Path, model_type: str, ki
     made = lab.make(model_type, kind)
     ours = lab.answer(made.base, made.expert)
     save_expert(made.expert, made.card, made.base, tmp_path / "e")
-    torch.testing.assert_close(opened_by_peft(lab, made, tmp_path / "e"), ours, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        opened_by_peft(lab, made, tmp_path / "e"), ours, rtol=1e-5, atol=1e-5
+    )
     assert ours.abs().max() > 0.05
     reloaded, _ = load_expert(tmp_path / "e", made.base)
     assert torch.equal(lab.answer(made.base, reloaded), ours)

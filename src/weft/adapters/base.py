@@ -37,8 +37,8 @@ class Adapter(nn.Module, ABC):
         weight: The frozen W0, (out, in); read, never kept, never written to.
         spec: Its settings, with the rank of this very module.
         generator: Source of every random start value; CPU.
-        shared: What `share` returned for the expert, if anything; also `self.shared`, whose parameters are the
-            expert's and none of this adapter's.
+        shared: What `share` returned for the expert, if anything; also `self.shared`, whose
+            parameters are the expert's and none of this adapter's.
     """
 
     shared: nn.Module | None

@@ -1,11 +1,13 @@
 """Wrap the linear maps of a trunk so that adapters can be woven in, and take the wrapping off again."""
 
+import copy
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 from torch import nn
 
 from weft.lowrank.linear import LowRankLinear
-from weft.lowrank.pool import Term
+from weft.lowrank.pool import Pool, Term
 from weft.lowrank.replaced import Replaced
 
 
@@ -49,7 +51,7 @@ def attach(trunk: nn.Module, expert: str, terms: Mapping[str, Term]) -> None:
         module = module_at(trunk, name)
         if not isinstance(module, LowRankLinear):
             # Outside of any private copies of the map, so that adapters add to whichever is routed.
-            module = LowRankLinear(module)
+            module = LowRankLinear(cast(nn.Linear, module))
             module.train(trunk.training)
             _put(trunk, name, module)
         module.pool.add(expert, term)
@@ -57,7 +59,7 @@ def attach(trunk: nn.Module, expert: str, terms: Mapping[str, Term]) -> None:
 
 def replace(trunk: nn.Module, expert: str, copies: Mapping[str, nn.Module]) -> None:
     """Let an expert's private copies stand for the modules they are named after."""
-    for name, copy in copies.items():
+    for name, twin in copies.items():
         module = module_at(trunk, name)
         woven = module if isinstance(module, LowRankLinear) else None
         inner = woven.base if woven else module
@@ -68,7 +70,7 @@ def replace(trunk: nn.Module, expert: str, copies: Mapping[str, nn.Module]) -> N
                 woven.base = inner
             else:
                 _put(trunk, name, inner)
-        inner.add(expert, copy)
+        inner.add(expert, twin)
 
 
 def detach(trunk: nn.Module, expert: str) -> None:
@@ -86,6 +88,17 @@ def unwrap(trunk: nn.Module) -> nn.Module:
         if isinstance(module, LowRankLinear | Replaced):
             _put(trunk, canonical(name), _plain(module))
     return trunk
+
+
+def plain_copy(trunk: nn.Module) -> nn.Module:
+    """A copy of the base's own modules, names and weights; what is woven into `trunk` is not copied."""
+    emptied: dict[int, object] = {}
+    for module in trunk.modules():
+        if isinstance(module, LowRankLinear):
+            emptied[id(module.pool)] = Pool()
+        elif isinstance(module, Replaced):
+            emptied[id(module.copies)] = {}
+    return unwrap(copy.deepcopy(trunk, emptied))
 
 
 def force_path(trunk: nn.Module, path: str | None) -> None:

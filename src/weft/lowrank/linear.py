@@ -12,10 +12,10 @@ class LowRankLinear(nn.Module):
     The adapters belong to their experts: this module only refers to them, so `parameters()` yields W0 and b alone.
 
     Args:
-        base: The frozen map, or what stands for it; it is used as it is and never written to.
+        base: The frozen map, or the `Replaced` that stands for it; used as it is, never written to.
     """
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
         self.pool = Pool()

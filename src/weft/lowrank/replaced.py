@@ -18,7 +18,7 @@ class Replaced(nn.Module):
         self.base = base
         self.copies: dict[str, nn.Module] = {}
 
-    def __getattr__(self, name: str):  # noqa: ANN204 - whatever the wrapped module holds
+    def __getattr__(self, name: str):  # Whatever the wrapped module holds.
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -36,8 +36,8 @@ class Replaced(nn.Module):
         """The routed module's output.
 
         Raises:
-            ValueError: If two experts of one sequence each replace this module, or a heterogeneous route meets an
-                input with another number of sequences.
+            ValueError: If two experts of one sequence each replace this module, or a heterogeneous
+                route meets an input with another number of sequences.
         """
         route, copies = current_route(), self.copies
         if route is None or not any(name in copies for name in route.experts):
@@ -50,8 +50,8 @@ class Replaced(nn.Module):
             x = x.expand(len(route.choice), *x.shape[1:])
         if x.shape[0] != len(route.choice):
             raise ValueError(
-                f"the route names experts for {len(route.choice)} sequences, the module got an input of "
-                f"shape {tuple(x.shape)}; say `sequences_per_row` for rows that own several"
+                f"the route names experts for {len(route.choice)} sequences, the module got an "
+                f"input of shape {tuple(x.shape)}; say `sequences_per_row` for rows that own several"
             )
         order, parts = [], []
         for module in dict.fromkeys(chosen):
@@ -64,13 +64,13 @@ class Replaced(nn.Module):
         found = [name for name in members if name in copies]
         if len(found) > 1:
             raise ValueError(
-                f"experts {', '.join(found)} each replace the same module of the base; copies cannot be added up, "
-                "route one of them at a time"
+                f"experts {', '.join(found)} each replace the same module of the base; "
+                "copies cannot be added up, route one of them at a time"
             )
         return copies[found[0]] if found else self.base
 
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
-        """`module(x)` in the base's type: a trained copy of a half-precision module is in single precision."""
+        """`module(x)` in the base's type: a half-precision module's copy is in single precision."""
         own, common = (next(part.parameters()).dtype for part in (module, self.base))
         if own == common:
             return module(x)

@@ -132,7 +132,7 @@ def _spec(
     for key in own:
         if key not in known:
             raise ValueError(f"{where}: {unknown('setting', key, known)}")
-    return validate(variant.Spec, file.settings | own, where)
+    return validate(variant.Spec, {**file.settings, **own}, where)
 
 
 def _refuse_settings(settings: RecipeSettings, own: Mapping[str, Any], where: str) -> None:

@@ -53,7 +53,10 @@ def read_card(folder: Path) -> Card:
     try:
         return TypeAdapter(Card).validate_python(values)
     except ValidationError as error:
-        raise ValueError(f"{path}: {error}") from None
+        found = [
+            f"{item['loc'][0]}: {item['msg']}, got {item['input']!r}" for item in error.errors()
+        ]
+        raise ValueError(f"{path}: {'; '.join(found)}") from None
 
 
 def versions() -> dict[str, str]:

@@ -249,11 +249,12 @@ def take_head(tensors: dict[str, Tensor], head: Head, path: Path) -> None:
             frozen.
     """
     own = dict(head.module.named_parameters(remove_duplicate=False))
-    trained = set(head.trained_names())
+    trained = head.trained_names()
+    ties = _ties_of(head)
     for name in [name for name in tensors if name in own and name not in trained]:
         value = tensors.pop(name)
         frozen = own[name].detach().cpu()
-        if name in _ties_of(head, trained):
+        if name in ties:
             continue
         if frozen.shape != value.shape or not torch.equal(frozen.to(value.dtype), value):
             raise ValueError(
@@ -272,9 +273,10 @@ def take_head(tensors: dict[str, Tensor], head: Head, path: Path) -> None:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _ties_of(head: Head, trained: set[str]) -> set[str]:
+def _ties_of(head: Head) -> set[str]:
     """Other names of trained parameters: the same tensor twice in the task class."""
     own = dict(head.module.named_parameters(remove_duplicate=False))
+    trained = head.trained_names()
     kept = {id(own[name]) for name in trained}
     return {name for name, value in own.items() if id(value) in kept and name not in trained}
 
