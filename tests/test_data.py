@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.config import Split, TaskSettings
@@ -338,6 +338,7 @@ def _rows(count: int) -> list[Example]:
     return [{"id": str(number)} for number in range(count)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32))
 def test_a_sample_is_seeded_ordered_and_without_repeats(count: int, size: int, seed: int) -> None:
     rows = _rows(count)
@@ -355,6 +356,7 @@ def test_samples_differ_between_seeds_and_splits() -> None:
     assert first != sample(rows, 20, seed=0, split="validation")
 
 
+@settings(deadline=None)
 @given(st.integers(2, 80), st.floats(0.01, 0.99), st.integers(0, 2**32))
 def test_holding_out_parts_the_rows_in_two(count: int, fraction: float, seed: int) -> None:
     rows = _rows(count)

@@ -135,11 +135,17 @@ def test_second_reading_comes_from_the_cache(tensors: dict[str, Tensor], tmp_pat
     entry["digest"] = "from the cache"
     cache_file().write_text(json.dumps(entries))
     assert checkpoint_digest([link]) == "from the cache"
-    # Same size and the same modification time: only the content differs.
-    times = file.stat()
+    # The same inode, size and modification time: only the content differs.
+    before = file.stat()
     tensors["a"][0, 0] += 1
-    saved(tensors, file)
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    file.write_bytes(saved(tensors, tmp_path / "model.safetensorz").read_bytes())
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+        before.st_ino,
+        before.st_size,
+        before.st_mtime_ns,
+    )
     assert checkpoint_digest([file]) == tensors_digest(tensors)
 
 

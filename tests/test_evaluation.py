@@ -1,6 +1,7 @@
 """Outputs do not depend on who shares a batch; scores are the libraries'; intervals cover."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -365,6 +366,29 @@ def test_a_sample_is_scored_without_saving(run_folder: Path) -> None:
     result = evaluate(run_folder, device="cpu", max_examples=2, save=False)
     assert result.n == 2
     assert sorted(path.name for path in run_folder.iterdir()) == ["expert", "run.yaml"]
+
+
+def test_a_run_of_several_tasks_is_evaluated_task_by_task(run_folder: Path, tmp_path: Path) -> None:
+    run = RunFolder.open(run_folder).run
+    assert run.task is not None
+    both = []
+    for name in ("first", "second"):
+        shutil.copy(run.task.name, tmp_path / f"{name}.yaml")
+        shutil.copytree(tmp_path / "data", tmp_path / "all" / name)
+        both.append(run.task.model_copy(update={"name": str(tmp_path / f"{name}.yaml")}))
+    whole = RunFolder.create(
+        tmp_path / "several", run.model_copy(update={"task": None, "tasks": both})
+    )
+    for part, task in zip(whole.parts(), both, strict=True):
+        made = RunFolder.create(part.path, run.model_copy(update={"task": task}))
+        shutil.copytree(run_folder / "expert", made.expert)
+    found = evaluate(whole.path, data=str(tmp_path / "all"), device="cpu")
+    alone = evaluate(run_folder, device="cpu")
+    assert [one.task for one in found] == ["first", "second"]
+    assert [one.scores for one in found] == [alone.scores] * 2
+    assert [len(part.metrics) for part in whole.parts()] == [len(alone.scores)] * 2
+    with pytest.raises(ValueError, match="trained several tasks; give the run folder of one: "):
+        load_run_model(whole.path)
 
 
 def test_a_folder_without_an_expert_is_refused(tmp_path: Path) -> None:

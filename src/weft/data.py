@@ -92,8 +92,9 @@ def load_task(
     spec = spec.model_copy(update={**changed, "truncate": settings.truncate or spec.truncate})
     kind = find_kind(spec)
     folder = Path(settings.data).expanduser() if settings.data else _beside(settings.name, spec)
-    wanted: list[Split] = list(dict.fromkeys(splits))
-    rows = {split: _read(spec, kind, split, folder) for split in wanted}
+    rows: dict[Split, list[tuple[Example, str]]] = {}
+    for split in splits:
+        rows[split] = _read(spec, kind, split, folder)
     if labels is None:
         collecting = spec.labels is None and kind.target is not None
         train = rows.get("train") or (_read(spec, kind, "train", folder) if collecting else [])
@@ -147,12 +148,7 @@ def _read(
 
 
 def _canonical(
-    kind: type[Task],
-    row: Mapping[str, Any],
-    where: str,
-    *,
-    spec: TaskSpec,
-    columns: Mapping[str, str],
+    kind: type[Task], row: Mapping[str, Any], where: str, *, spec: TaskSpec, columns: dict[str, str]
 ) -> dict[str, Any]:
     """`row` in the kind's columns, values as the kind takes them; what it lacks is left out."""
     target = () if kind.target is None else (kind.target,)
@@ -222,7 +218,8 @@ def _tags(value: Any, spec: TaskSpec, where: str) -> Any:
 
 def _answers(value: Any, spec: TaskSpec, where: str) -> Any:
     """Answers as {text, start}, from SQuAD's file form or the hub's dict of lists."""
-    if isinstance(value, Mapping) and {"text", "answer_start"} <= set(value):
+    published = {"text", "answer_start"}
+    if isinstance(value, Mapping) and published <= set(value):
         texts, starts = value["text"], value["answer_start"]
         if len(texts) != len(starts):
             raise ValueError(f"{where} has {len(texts)} texts but {len(starts)} starts")
@@ -231,7 +228,7 @@ def _answers(value: Any, spec: TaskSpec, where: str) -> Any:
         return value
     return [
         {"text": answer["text"], "start": answer["answer_start"]}
-        if isinstance(answer, Mapping) and {"text", "answer_start"} <= set(answer)
+        if isinstance(answer, Mapping) and published <= set(answer)
         else answer
         for answer in value
     ]
@@ -284,8 +281,8 @@ def holdout(
 
     Args:
         examples: Rows of a training split.
-        fraction: Share that is held, between 0 and 1; at least one row is held and one kept.
-        seed: Decides which rows are held.
+        fraction: Share held, between 0 and 1; at least one row is held and one kept.
+        seed: Decides which.
 
     Raises:
         ValueError: If there are fewer than two rows or `fraction` is out of range.

@@ -67,7 +67,7 @@ def run_folder(lab: Any, tmp_path: Path, task: Callable[..., str]) -> Callable[.
 
 
 @pytest.mark.parametrize(
-    ("model_type", "kind", "recipe"),
+    "case",
     [
         ("bert", "multiple_choice", {}),
         ("distilbert", "token_classification", {"train_also": ["norms"]}),
@@ -83,10 +83,9 @@ def test_a_merged_export_answers_as_the_expert(
     lab: Any,
     tmp_path: Path,
     run_folder: Callable[..., Any],
-    model_type: str,
-    kind: str,
-    recipe: dict[str, Any],
+    case: tuple[str, str, dict[str, Any]],
 ) -> None:
+    model_type, kind, recipe = case
     made, run = run_folder(model_type, kind, **recipe)
     assert export(run, tmp_path / "out", "merged") == tmp_path / "out"
     theirs = lab.transformers_answer(lab.task_class(tmp_path / "out", kind), made.base, kind)
@@ -144,7 +143,7 @@ def trained_by_peft(
 
 
 @pytest.mark.parametrize(
-    ("model_type", "kind", "settings"),
+    "case",
     [
         ("bert", "sequence_classification", {"task_type": "SEQ_CLS"}),
         ("bert", "sequence_classification", {"task_type": "SEQ_CLS", "use_rslora": True}),
@@ -207,10 +206,9 @@ def test_a_folder_of_peft_answers_the_same_in_weft(
     lab: Any,
     tmp_path: Path,
     task: Callable[..., str],
-    model_type: str,
-    kind: str,
-    settings: dict[str, Any],
+    case: tuple[str, str, dict[str, Any]],
 ) -> None:
+    model_type, kind, settings = case
     trained_by_peft(lab, tmp_path / "theirs", model_type, kind, **settings)
     base = str(lab.tiny_folder(model_type))
     out = import_expert(tmp_path / "theirs", tmp_path / "run", base=base, task=task(kind))
@@ -277,7 +275,7 @@ SEQ = {"task_type": "SEQ_CLS"}
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "into", "base", "labels", "message"),
+    "case",
     [
         (
             "token_classification",
@@ -357,13 +355,9 @@ def test_what_does_not_fit_is_refused_and_nothing_written(
     lab: Any,
     tmp_path: Path,
     task: Callable[..., str],
-    kind: str,
-    settings: dict[str, Any],
-    into: str,
-    base: str,
-    labels: list[str] | None,
-    message: str,
+    case: tuple[str, dict[str, Any], str, str, list[str] | None, str],
 ) -> None:
+    kind, settings, into, base, labels, message = case
     trained_by_peft(lab, tmp_path / "theirs", "bert", kind, **settings)
     said = task(into, labels=labels)
     with pytest.raises(ValueError, match=message):

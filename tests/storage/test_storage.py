@@ -124,8 +124,8 @@ def test_a_wrong_card_is_refused_at_save(lab: Any, tmp_path: Path) -> None:
         ({"targets": made.card.targets[1:]}, "the card says targets"),
         ({"train_also": ("embeddings.LayerNorm",)}, "the card says train_also"),
     ):
+        card = dataclasses.replace(made.card, **change)
         with pytest.raises(ValueError, match=message):
-            card = dataclasses.replace(made.card, **change)
             save_expert(made.expert, card, made.base, tmp_path / "e")
     assert list(tmp_path.iterdir()) == []
 
@@ -240,7 +240,7 @@ def test_a_second_expert_may_be_built_and_saved_on_a_trunk_in_use(lab: Any, tmp_
 
 
 class Rotated(Adapter):
-    """A variant whose state is more than A and B: dW = (P A - A0) with a shared P and a start A0."""
+    """A variant whose state is more: dW = U (p A - A0), p shared, U and A0 as drawn at the start."""
 
     def __init__(
         self,

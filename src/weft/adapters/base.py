@@ -59,7 +59,7 @@ class Adapter(nn.Module, ABC):
         self.rank = spec.rank
         self.dropout = spec.dropout
         # Past nn.Module, which would count what belongs to the expert once for every adapter.
-        self.__dict__["shared"] = shared
+        object.__setattr__(self, "shared", shared)
 
     @classmethod
     def share(

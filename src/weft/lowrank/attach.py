@@ -67,7 +67,7 @@ def replace(trunk: nn.Module, expert: str, copies: Mapping[str, nn.Module]) -> N
             inner = Replaced(inner)
             inner.train(trunk.training)
             if woven:
-                woven.base = inner
+                woven.base = cast(nn.Linear, inner)
             else:
                 _put(trunk, name, inner)
         inner.add(expert, twin)

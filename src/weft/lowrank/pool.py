@@ -10,7 +10,7 @@ padded. Adding an expert is a dictionary entry, so the 128th costs what the 2nd 
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Term(Protocol):
 
     rank: int
     dropout: float
-    low_rank: bool
+    low_rank: ClassVar[bool]
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor: ...
 
