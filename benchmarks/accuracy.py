@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
-
 from weft.comparison import Grid, Job, compare
 from weft.training import Event, Report
 
@@ -68,6 +67,7 @@ def told(job: Job, number: int, total: int) -> Report:
 
 
 def main() -> None:
+    """Run what is missing of one task's grid and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--data", default="../shared/data")
@@ -76,7 +76,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = parser.parse_args()
     grid = grid_for(arguments.task, arguments.data, arguments.device)
-    rows = compare(grid, Path(arguments.runs) / arguments.task, recipes=arguments.recipes, told=told)
+    rows = compare(
+        grid, Path(arguments.runs) / arguments.task, recipes=arguments.recipes, told=told
+    )
     for row in rows:
         score = row.scores[row.metric]
         print(

@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py
 
-Embedded base, real token ids of Don Quixote-like length: a batch of 32 sequences of 64 tokens. Peers: PEFT's active
+Embedded base, real text: a batch of 32 sequences of 64 tokens. Peers: PEFT's active
 adapter and its mixed batch (`adapter_names`). All sides alternate within one process; figures are medians of ratios.
 """
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModel
 
+from machine import machine
 from weft.base import ATTENTION, Base, load_base
 from weft.config import RecipeSettings
 from weft.expert import Expert, build
@@ -30,7 +30,8 @@ from weft.recipes import resolve
 
 ROWS, TOKENS, RANK = 32, 64, 8
 EXPERTS = 25
-CROSSOVER = (1, 2, 4, 8, 16, 32)
+CROSSOVER = (1, 2, 4, 8, 16, 25)
+BARE = "bare base"
 
 
 def expert(name: str, base: Base, seed: int) -> Expert:
@@ -58,6 +59,7 @@ def inputs_of(base: Base, device: str) -> dict[str, Tensor]:
 
 
 def seconds(call: Callable[[], Any], device: str) -> float:
+    """How long one call takes."""
     started = time.perf_counter()
     call()
     if device == "cuda":
@@ -65,14 +67,14 @@ def seconds(call: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - started
 
 
-def compare(sides: dict[str, Callable[[], Any]], bare: str, rounds: int, device: str) -> dict[str, float]:
+def compare(sides: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, float]:
     """Median over rounds of each side's time over the bare base's in the same round."""
     ratios: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 3):
         times = {name: seconds(call, device) for name, call in sides.items()}
         if number >= 3:
             for name, value in times.items():
-                ratios[name].append(value / times[bare])
+                ratios[name].append(value / times[BARE])
     return {name: round(statistics.median(values), 4) for name, values in ratios.items()}
 
 
@@ -88,81 +90,84 @@ def load_times(base: Base, count: int = 128) -> dict[str, float]:
     for one in made:
         model.remove(one.name)
     early, late = statistics.median(times[1:6]), statistics.median(times[-5:])
-    return {"2nd_ms": round(early, 3), f"{count}th_ms": round(late, 3), "ratio": round(late / early, 3)}
+    return {
+        "2nd_ms": round(early, 3),
+        f"{count}th_ms": round(late, 3),
+        "ratio": round(late / early, 3),
+    }
+
+
+def measure(precision: str, device: str, rounds: int) -> dict[str, Any]:
+    """Everything at one precision."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    base = load_base("minilm", dtype=dtype, device=device)
+    bare = load_base("minilm", dtype=dtype, device=device).trunk
+    inputs = inputs_of(base, device)
+    model = Model(base).eval()
+    names = [f"expert-{number}" for number in range(EXPERTS)]
+    for number, name in enumerate(names):
+        model.add(expert(name, base, number).to(device))
+    by_row = [names[row % EXPERTS] for row in range(ROWS)]
+    one, mixed = Route.everywhere(names[0]), Route.by_sequence(by_row)
+    peer = peft_model(base, names, dtype, device)
+    sides: dict[str, Callable[[], Any]] = {
+        BARE: lambda: bare(**inputs),
+        "one LoRA": lambda: model.states(inputs, one),
+        "25 experts in one batch": lambda: model.states(inputs, mixed),
+        "PEFT, one LoRA": lambda: peer(**inputs),
+        "PEFT, 25 experts in one batch": lambda: peer(**inputs, adapter_names=by_row),
+    }
+
+    def along(path: str, route: Route) -> Callable[[], Tensor]:
+        def call() -> Tensor:
+            force_path(model.trunk, path)
+            return model.states(inputs, route)
+
+        return call
+
+    with torch.inference_mode():
+        overhead = compare(sides, rounds, device)
+        crossover = []
+        for count in CROSSOVER:
+            route = Route.by_sequence([names[row % count] for row in range(ROWS)])
+            paths = {path: along(path, route) for path in ("dense", "grouped", "segments")}
+            found = compare({BARE: sides[BARE], **paths}, rounds // 2, device)
+            crossover.append({"experts": count, "ranks": count * RANK, **found})
+    load = load_times(load_base("minilm", dtype=dtype, device=device))
+    return {"precision": precision, "overhead": overhead, "crossover": crossover, "load": load}
+
+
+def peft_model(base: Base, names: list[str], dtype: torch.dtype, device: str) -> PeftModel:
+    """The same base in PEFT with an adapter for each name."""
+    folder = base.files[0].parent
+    plain = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION[device])
+    config = LoraConfig(r=RANK, lora_alpha=16, target_modules=["query", "value"])
+    model = get_peft_model(plain.to(device), config, adapter_name=names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config)
+    return model.eval()
 
 
 def main() -> None:
+    """Measure what the command line asks for and write the result file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--precision", nargs="*", default=["fp32", "bf16"], choices=["fp32", "bf16"])
+    parser.add_argument(
+        "--precision", nargs="*", default=["fp32", "bf16"], choices=["fp32", "bf16"]
+    )
     parser.add_argument("--rounds", type=int, default=31)
     arguments = parser.parse_args()
-    device = arguments.device
     results = []
     for precision in arguments.precision:
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        base = load_base("minilm", dtype=dtype, device=device)
-        plain = load_base("minilm", dtype=dtype, device=device)
-        inputs = inputs_of(base, device)
-        model = Model(base).eval()
-        names = [f"expert-{number}" for number in range(EXPERTS)]
-        for number, name in enumerate(names):
-            model.add(expert(name, base, number).to(device))
-        one = Route.everywhere(names[0])
-        mixed = Route.by_sequence([names[row % EXPERTS] for row in range(ROWS)])
-        folder = base.files[0].parent
-        peer = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION[device]).to(device)
-        config = LoraConfig(r=RANK, lora_alpha=16, target_modules=["query", "value"])
-        peer = get_peft_model(peer, config, adapter_name=names[0])
-        for name in names[1:]:
-            peer.add_adapter(name, config)
-        peer.eval()
-        by_row = [names[row % EXPERTS] for row in range(ROWS)]
-        with torch.inference_mode():
-            overhead = compare(
-                {
-                    "bare base": lambda: plain.trunk(**inputs),
-                    "one LoRA": lambda: model.states(inputs, one),
-                    "25 experts in one batch": lambda: model.states(inputs, mixed),
-                    "PEFT, one LoRA": lambda: peer(**inputs),
-                    "PEFT, 25 experts in one batch": lambda: peer(**inputs, adapter_names=by_row),
-                },
-                "bare base",
-                arguments.rounds,
-                device,
-            )
-            crossover = []
-            for count in CROSSOVER:
-                route = Route.by_sequence([names[row % count] for row in range(ROWS)])
-
-                def along(path: str, route: Route = route) -> Callable[[], Tensor]:
-                    def call() -> Tensor:
-                        force_path(model.trunk, path)
-                        return model.states(inputs, route)
-
-                    return call
-
-                sides = {path: along(path) for path in ("dense", "grouped", "segments")}
-                if count > EXPERTS:
-                    continue
-                found = compare({"bare base": lambda: plain.trunk(**inputs), **sides}, "bare base", 15, device)
-                crossover.append({"experts": count, "ranks": count * RANK, **found})
-                force_path(model.trunk, None)
-        result = {
-            "precision": precision,
-            "overhead": overhead,
-            "crossover": crossover,
-            "load": load_times(load_base("minilm", dtype=dtype, device=device)),
-        }
-        print(json.dumps(result, indent=1), flush=True)
-        results.append(result)
+        results.append(measure(precision, arguments.device, arguments.rounds))
+        print(json.dumps(results[-1], indent=1), flush=True)
     written = {
         "script": "benchmarks/overhead.py",
         "settings": {"rows": ROWS, "tokens": TOKENS, "rank": RANK, "rounds": arguments.rounds},
         "results": results,
-        "machine": machine(device),
+        "machine": machine(arguments.device),
     }
-    path = Path("results") / f"overhead-{device}.json"
+    path = Path("results") / f"overhead-{arguments.device}.json"
     path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     print(path)
 

@@ -2,9 +2,9 @@
 
     python benchmarks/throughput.py --data ../shared/data
 
-Same base, rows, batch size, LoRA (rank 8, query + value), optimizer, schedule and threads on both sides. The peer runs in
-its default (random order, dynamic padding) and in its best configuration (grouped by length), each with the attention
-implementation that is faster for it here. Sides alternate within one process; the ratio is the median over rounds.
+Same base, rows, batch size, LoRA (rank 8, query + value), optimizer, schedule and threads on both sides. The peer runs
+in its default (random order, dynamic padding) and in its best configuration (grouped by length), with both attention
+implementations. Sides alternate within one process; the ratio is the median over rounds.
 Peak memory is that of a fresh process for each side.
 """
 
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -32,6 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from machine import machine
 from weft.base import load_base
 from weft.config import TaskSettings
 from weft.data import load_task
@@ -76,7 +76,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def peer_model(task: str, rows: Rows, attention: str) -> PreTrainedModel:
-    """transformers' task class with PEFT's LoRA on query and value."""
+    """Transformers' task class with PEFT's LoRA on query and value."""
     folder = rows.base.files[0].parent
     torch.manual_seed(0)
     if task == "squad":
@@ -91,12 +91,16 @@ def peer_model(task: str, rows: Rows, attention: str) -> PreTrainedModel:
     return get_peft_model(model, config)
 
 
-def peer(task: str, rows: Rows, strategy: str, attention: str, precision: str, device: str) -> float:
+def peer(
+    task: str, rows: Rows, strategy: str, attention: str, *, precision: str, device: str
+) -> float:
     """Real tokens per second of Trainer over one measurement."""
     tokenizer = rows.base.tokenizer
     counted = {"tokens": 0}
     inner = (
-        DataCollatorForTokenClassification(tokenizer) if task == "wnut17" else DataCollatorWithPadding(tokenizer)
+        DataCollatorForTokenClassification(tokenizer)
+        if task == "wnut17"
+        else DataCollatorWithPadding(tokenizer)
     )
 
     def collate(features: list[dict[str, Any]]) -> Any:
@@ -122,7 +126,10 @@ def peer(task: str, rows: Rows, strategy: str, attention: str, precision: str, d
             **PEERS[strategy],
         )
         trainer = Trainer(
-            model=peer_model(task, rows, attention), args=arguments, train_dataset=rows, data_collator=collate
+            model=peer_model(task, rows, attention),
+            args=arguments,
+            train_dataset=rows,
+            data_collator=collate,
         )
         seconds = trainer.train().metrics["train_runtime"]
     return counted["tokens"] / seconds
@@ -162,7 +169,7 @@ def measure(task: str, data: str, precision: str, device: str, rounds: int) -> d
         found = {"weft": ours(task, data, precision, device, number)}
         for strategy, attention in peers:
             name = f"Trainer + PEFT, {strategy}, {attention}"
-            found[name] = peer(task, rows, strategy, attention, precision, device)
+            found[name] = peer(task, rows, strategy, attention, precision=precision, device=device)
         print(task, precision, {name: round(value) for name, value in found.items()}, flush=True)
         if number:  # the first round warms both sides up
             for name, value in found.items():
@@ -170,7 +177,10 @@ def measure(task: str, data: str, precision: str, device: str, rounds: int) -> d
     medians = {name: statistics.median(values) for name, values in sides.items()}
     defaults = [value for name, value in medians.items() if "default" in name]
     best = max(value for name, value in medians.items() if name != "weft")
-    ratios = [ours_ / max(sides[n][at] for n in sides if n != "weft") for at, ours_ in enumerate(sides["weft"])]
+    ratios = [
+        ours_ / max(sides[n][at] for n in sides if n != "weft")
+        for at, ours_ in enumerate(sides["weft"])
+    ]
     return {
         "task": task,
         "precision": precision,
@@ -197,7 +207,7 @@ def only(side: str, task: str, data: str, precision: str, device: str) -> None:
         ours(task, data, precision, device)
     else:
         strategy, attention = side.split("/")
-        peer(task, Rows(task, data), strategy, attention, precision, device)
+        peer(task, Rows(task, data), strategy, attention, precision=precision, device=device)
     if device == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
@@ -205,6 +215,7 @@ def only(side: str, task: str, data: str, precision: str, device: str) -> None:
 
 
 def main() -> None:
+    """Measure what the command line asks for and write the result file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--tasks", nargs="*", default=["wnut17", "squad"], choices=STEPS)
@@ -223,9 +234,16 @@ def main() -> None:
             result = measure(task, data, precision, arguments.device, arguments.rounds)
             result["peak_memory_mib"] = {
                 side: peak_memory(side, task, data, precision, arguments.device)
-                for side in ("weft", "default/sdpa", "grouped by length/sdpa", "grouped by length/eager")
+                for side in (
+                    "weft",
+                    "default/sdpa",
+                    "grouped by length/sdpa",
+                    "grouped by length/eager",
+                )
             }
-            print(json.dumps({k: v for k, v in result.items() if k != "rounds"}, indent=1), flush=True)
+            print(
+                json.dumps({k: v for k, v in result.items() if k != "rounds"}, indent=1), flush=True
+            )
             results.append(result)
     path = Path("results") / f"throughput-{arguments.device}.json"
     settings = {"batch_size": BATCH, "steps": STEPS, "rounds": arguments.rounds}

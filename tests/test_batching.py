@@ -16,7 +16,7 @@ from weft.batching import (
     pieces,
     record_of,
 )
-from weft.heads import IGNORE
+from weft.kinds import IGNORE
 
 PAD = 99
 KINDS_BY_HEAD = {

@@ -17,7 +17,8 @@ from weft.batching import Item, collate
 from weft.config import RecipeSettings, Run
 from weft.evaluation import evaluate, outputs, padding_id, predictions
 from weft.expert import Card, Expert, build
-from weft.heads import KINDS, Head
+from weft.heads import Head
+from weft.kinds import KINDS
 from weft.loading import load_run_model
 from weft.model import Model
 from weft.prediction import predict

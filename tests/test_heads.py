@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from weft.base import Base, load_base
-from weft.heads import IGNORE, KINDS, Head, kind_for
+from weft.heads import Head
+from weft.kinds import IGNORE, KINDS, kind_for
 from weft.model import Model
 from weft.tasks import kinds
 

@@ -14,7 +14,8 @@ from weft.base import Base, load_base
 from weft.batching import Batch, Item, collate, pieces
 from weft.config import RecipeSettings
 from weft.expert import Expert, build
-from weft.heads import KINDS, Head
+from weft.heads import Head
+from weft.kinds import KINDS
 from weft.lowrank.attach import force_path
 from weft.lowrank.route import Route
 from weft.model import Model

@@ -40,7 +40,7 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 - a third of the time that help may take
+        from importlib.metadata import version
 
         return version("weft")
     if name not in _PLACES:

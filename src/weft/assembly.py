@@ -1,30 +1,27 @@
 """From a run's settings to everything its training needs: rows, base, experts, learners. All checks happen here."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from weft.adapters.lora import LoRA
 from weft.adapters.lora import Spec as LoRASpec
 from weft.base import Base, check_max_length, load_base
-from weft.batching import Item, collate
 from weft.config import RecipeSettings, Run, Split, TaskSettings
 from weft.data import LoadedTask, holdout, load_task
 from weft.encoding import cache_folder, encode_examples
-from weft.evaluation import padding_id
 from weft.expert import Card, Expert, build, check_head_settings, factors_of
-from weft.heads import KINDS, Head, kind_for
+from weft.heads import Head
+from weft.kinds import kind_for
 from weft.learning import Learner, Stream
-from weft.lowrank.attach import frozen_linear
-from weft.lowrank.route import Members, current_route, routed
+from weft.lowrank.route import Members
 from weft.model import Model
+from weft.preparation import prepare, prepare_model, start_from
 from weft.recipes import Recipe, resolve
-from weft.storage import load_expert, versions
+from weft.storage import versions
 from weft.tasks.base import Example, Record, Task
 
 SHARED = "shared"
@@ -58,6 +55,12 @@ class Session:
     _rows: dict[str, _Rows]
     _recipe: Recipe
 
+    @property
+    def streams(self) -> list[Stream]:
+        """Every task's training rows, once."""
+        found = {stream.name: stream for learner in self.learners for stream in learner.streams}
+        return list(found.values())
+
     def final_rows(self, task: str) -> tuple[list[Example], list[Record]]:
         """The rows of a task's final score."""
         return self._rows[task].final
@@ -75,7 +78,7 @@ class Session:
         return sum(self.model.expert(name).adapter_parameters() for name in stream.members)
 
     def _stream(self, task: str) -> Stream:
-        return next(s for learner in self.learners for s in learner.streams if s.name == task)
+        return next(stream for stream in self.streams if stream.name == task)
 
     def result(self, task: str, metrics: Mapping[str, float]) -> tuple[Expert, Card]:
         """The trained expert of one task as it is saved: a shared one and its own are added up."""
@@ -128,7 +131,9 @@ def assemble(run: Run, device: torch.device) -> Session:
     recipe = resolve(run.recipe)
     tasks = _task_settings(run)
     if recipe.trains == "base" and len(tasks) > 1:
-        raise ValueError("recipe full trains a private copy of the base, which no two tasks share; train them apart")
+        raise ValueError(
+            "recipe full trains a private copy of the base, which no two tasks share; train them apart"
+        )
     if run.experts != "separate" and (len(tasks) < 2 or recipe.adapter is None):
         raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
     loaded = {settings.label: _load(run, settings) for settings in tasks}
@@ -161,8 +166,8 @@ def assemble(run: Run, device: torch.device) -> Session:
         for name, own in rows.items()
     }
     if run.init_from:
-        _start_from(run.init_from, base, experts)
-    _prepare(model, experts, streams, run)
+        start_from(run.init_from, base, experts)
+    prepare(model, experts, streams, run)
     prepare_model(model, run)
     model.train()
     complete = run.model_copy(
@@ -176,7 +181,9 @@ def assemble(run: Run, device: torch.device) -> Session:
             ),
         }
     )
-    return Session(complete, base, model, _learners(complete, experts, streams, model), device, rows, recipe)
+    return Session(
+        complete, base, model, _learners(complete, experts, streams, model), device, rows, recipe
+    )
 
 
 def _task_settings(run: Run) -> list[TaskSettings]:
@@ -187,10 +194,15 @@ def _task_settings(run: Run) -> list[TaskSettings]:
         data = task.data
         if data is None and run.data is not None:
             data = run.data if run.task else str(Path(run.data) / task.label)
-        name = str(Path(task.name).resolve()) if task.name.endswith((".yaml", ".yml")) else task.name
+        name = (
+            str(Path(task.name).resolve()) if task.name.endswith((".yaml", ".yml")) else task.name
+        )
         found.append(
             task.model_copy(
-                update={"name": name, "data": None if data is None else str(Path(data).expanduser().resolve())}
+                update={
+                    "name": name,
+                    "data": None if data is None else str(Path(data).expanduser().resolve()),
+                }
             )
         )
     return found
@@ -214,7 +226,9 @@ def _encode(run: Run, loaded: LoadedTask, base: Base) -> _Rows:
 
     train = list(loaded.splits["train"])
     held: list[Example] | None = None
-    if run.training.evaluate_on == "holdout" or (_selects(run) and run.training.select_on == "holdout"):
+    if run.training.evaluate_on == "holdout" or (
+        _selects(run) and run.training.select_on == "holdout"
+    ):
         train, held = holdout(train, HOLDOUT, seed=run.seed)
     selection = held if run.training.select_on == "holdout" else loaded.splits.get("validation")
     final = held if run.training.evaluate_on == "holdout" else loaded.splits["validation"]
@@ -240,7 +254,9 @@ def _experts(run: Run, base: Base, tasks: Mapping[str, Task]) -> dict[str, tuple
         found[name] = (build(name, base, recipe, head, seed=run.seed), recipe)
     if run.experts != "separate":
         if SHARED in tasks:
-            raise ValueError(f"a task may not be called {SHARED!r} beside a shared expert; rename its file")
+            raise ValueError(
+                f"a task may not be called {SHARED!r} beside a shared expert; rename its file"
+            )
         recipe = resolve(run.recipe)
         found[SHARED] = (build(SHARED, base, recipe, None, seed=run.seed), recipe)
     return found
@@ -261,7 +277,9 @@ def _learners(
     if run.experts != "separate":
         return [Learner(list(streams.values()), list(experts.values()), run.training)]
     trunk = model.trunk if model.is_private else None
-    return [Learner([stream], [experts[name]], run.training, trunk) for name, stream in streams.items()]
+    return [
+        Learner([stream], [experts[name]], run.training, trunk) for name, stream in streams.items()
+    ]
 
 
 def _modules(experts: Mapping[str, tuple[Expert, Recipe]]) -> list[str] | None:
@@ -284,95 +302,3 @@ def _added(name: str, owners: Sequence[Expert], head: Head | None, trunk: nn.Mod
         adapters[module] = adapter
     copies = {module: copy for owner in owners for module, copy in owner.copies.items()}
     return Expert(name, adapters, head, copies)
-
-
-def _start_from(path: str, base: Base, experts: Mapping[str, tuple[Expert, Recipe]]) -> None:
-    """Give new experts the weights of a trained one: adapters always, the head where kind and shape are the same."""
-    found, _ = load_expert(Path(path) / "expert", base)
-    for expert, _ in experts.values():
-        if set(found.adapters) != set(expert.adapters):
-            raise ValueError(
-                f"init_from {path}: its adapters sit on {sorted(found.adapters)[:3]} ..., this run's on "
-                f"{sorted(expert.adapters)[:3]} ...; use the same targets"
-            )
-        for module, adapter in expert.adapters.items():
-            before, after = found.adapters[module].state_dict(), adapter.state_dict()
-            if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in after.items()}:
-                raise ValueError(f"init_from {path}: {module} has another variant or rank; use the same recipe")
-            adapter.load_state_dict(before)
-        if found.head and expert.head and found.head.kind_name == expert.head.kind_name:
-            state = found.head.state()
-            if {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in expert.head.state().items()}:
-                expert.head.load_state(state)
-
-
-def _prepare(
-    model: Model,
-    experts: Mapping[str, tuple[Expert, Recipe]],
-    streams: Mapping[str, Stream],
-    run: Run,
-) -> None:
-    """Let variants that need data or gradients set their start values."""
-    for name, (expert, recipe) in experts.items():
-        if recipe.adapter is None or not expert.adapters:
-            continue
-        stream = streams.get(name) or next(iter(streams.values()))
-        weights = frozen_weights(model, expert)
-
-        def gradients(
-            rows: int, stream: Stream = stream, weights: Mapping[str, Tensor] = weights
-        ) -> Mapping[str, Tensor]:
-            return weight_gradients(model, stream, rows, weights)
-
-        recipe.adapter.prepare(expert.adapters, weights, gradients, run.training)
-
-
-def frozen_weights(model: Model, expert: Expert) -> dict[str, Tensor]:
-    """The W0 under each of an expert's adapters by module name."""
-    return {module: frozen_linear(model.trunk, module).weight for module in expert.adapters}
-
-
-def weight_gradients(
-    model: Model, stream: Stream, rows: int, weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The loss's gradient with respect to frozen weights over the first `rows` training rows, summed.
-
-    The weights are read only: they ask for gradients during this call and never take a step.
-    """
-    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    frozen = list(weights.values())
-    try:
-        for weight in frozen:
-            weight.requires_grad_(True)
-        for at in range(0, min(rows, len(stream.records)), stream.training.batch_size):
-            records = stream.records[at : min(at + stream.training.batch_size, rows)]
-            items = [Item(stream.head, stream.kind, stream.members, record) for record in records]
-            batch = collate(items, padding_id(model.base)).to(frozen[0].device)
-            part = batch.parts[0]
-            assert part.labels is not None
-            loss = KINDS[stream.kind].loss(model(batch)[part.head], part.labels, 0.0) / len(records)
-            for name, value in zip(sums, torch.autograd.grad(loss, frozen), strict=True):
-                sums[name] += value
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(model.is_private)
-    return sums
-
-
-def prepare_model(model: Model, run: Run) -> None:
-    """Set dropout and gradient checkpointing as the run asks; weights stay as they are."""
-    rate = run.training.base_dropout
-    if rate is not None:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = rate
-            elif isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = rate
-    if run.training.gradient_checkpointing:
-
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            # The second forward runs inside backward, outside the call that set the route.
-            return nullcontext(), routed(current_route())
-
-        trunk: Any = model.trunk
-        trunk.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})

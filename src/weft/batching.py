@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weft.heads import KINDS
+from weft.kinds import KINDS
 from weft.lowrank.route import Members, Route
 from weft.tasks.base import Record
 

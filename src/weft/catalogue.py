@@ -17,7 +17,7 @@ from weft.config import RecipeSettings, validate
 from weft.controllers import controllers
 from weft.data import find_kind, find_spec
 from weft.expert import plan_ranks
-from weft.heads import KINDS
+from weft.kinds import KINDS
 from weft.locate import ALIASES, Alias
 from weft.lowrank.roles import roles_of
 from weft.optimizers import optimizers

@@ -23,20 +23,28 @@ _VALUES = "state.json"
 
 
 def save(
-    folder: Path, step: int, learners: Sequence[Learner], random: Sequence[Tensor], keep: int, seconds: float
+    folder: Path,
+    learners: Sequence[Learner],
+    random: Sequence[Tensor],
+    *,
+    step: int,
+    keep: int,
+    seconds: float,
+    tokens: int,
 ) -> None:
     """Write the state after `step` steps and drop all but the `keep` newest checkpoints.
 
     Args:
         folder: The run's `checkpoints/`.
-        step: Optimizer steps done.
         learners: What is being trained.
         random: Torch's random state of every process.
+        step: Optimizer steps done.
         keep: How many checkpoints to keep.
         seconds: Training time so far.
+        tokens: Real tokens trained on so far.
     """
     tensors: dict[str, Tensor] = {f"random/{n}": state for n, state in enumerate(random)}
-    values: dict[str, Any] = {"step": step, "seconds": seconds, "learners": []}
+    values: dict[str, Any] = {"step": step, "seconds": seconds, "tokens": tokens, "learners": []}
     for number, learner in enumerate(learners):
         tensors |= {f"{number}/{key}": value for key, value in _tensors(learner).items()}
         values["learners"].append(_values(learner))
@@ -49,7 +57,7 @@ def save(
 
 def load(
     folder: Path, learners: Sequence[Learner], process: int, device: torch.device
-) -> tuple[int, float] | None:
+) -> tuple[int, float, int] | None:
     """Bring `learners` and torch's random state to the newest checkpoint.
 
     Args:
@@ -59,7 +67,7 @@ def load(
         device: Where training runs.
 
     Returns:
-        Steps done and training time so far; None if there is no checkpoint yet.
+        Steps done, training time and tokens so far; None if there is no checkpoint yet.
 
     Raises:
         ValueError: If the checkpoint is damaged or belongs to other parameters.
@@ -80,7 +88,7 @@ def load(
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         _restore(learner, own, saved, newest)
     _set_random_state(tensors[f"random/{process}"], device)
-    return int(values["step"]), float(values["seconds"])
+    return int(values["step"]), float(values["seconds"]), int(values["tokens"])
 
 
 def remove(folder: Path) -> None:
@@ -105,7 +113,9 @@ def _set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []
+    return (
+        sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []
+    )
 
 
 def _write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -134,14 +144,18 @@ def _values(learner: Learner) -> dict[str, Any]:
     }
 
 
-def _restore(learner: Learner, tensors: dict[str, Tensor], saved: dict[str, Any], path: Path) -> None:
+def _restore(
+    learner: Learner, tensors: dict[str, Tensor], saved: dict[str, Any], path: Path
+) -> None:
     def under(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     weights = under("weight/")
     if set(weights) != set(learner.parameters):
         other = sorted(set(weights) ^ set(learner.parameters))
-        raise ValueError(f"{path} belongs to another training: it differs in {', '.join(other[:5])}")
+        raise ValueError(
+            f"{path} belongs to another training: it differs in {', '.join(other[:5])}"
+        )
     with torch.no_grad():
         for name, value in weights.items():
             learner.parameters[name].copy_(value)
@@ -149,7 +163,8 @@ def _restore(learner: Learner, tensors: dict[str, Tensor], saved: dict[str, Any]
         state = under(f"moment/{name}/")
         if state:
             learner.optimizer.state[parameter] = {
-                key: value.to(parameter.device) if value.dim() else value for key, value in state.items()
+                key: value.to(parameter.device) if value.dim() else value
+                for key, value in state.items()
             }
     learner.best = under("best/")
     for name, hook in learner.hooks().items():

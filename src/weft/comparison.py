@@ -15,7 +15,15 @@ from typing import Any
 
 from pydantic import Field
 
-from weft.config import RecipeSettings, Run, Settings, TaskSettings, TrainingSettings, to_yaml, validate
+from weft.config import (
+    RecipeSettings,
+    Run,
+    Settings,
+    TaskSettings,
+    TrainingSettings,
+    to_yaml,
+    validate,
+)
 from weft.data import LoadedTask, find_kind, find_spec, load_task
 from weft.registry import unknown
 from weft.runs import RunFolder
@@ -149,7 +157,9 @@ def _check_same(grid: Grid, folder: Path) -> None:
     path = folder / "grid.yaml"
     text = to_yaml(grid)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{folder} holds another grid; choose another folder, or remove {path} to extend that one")
+        raise ValueError(
+            f"{folder} holds another grid; choose another folder, or remove {path} to extend that one"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -164,7 +174,9 @@ def _run(job: Job, number: int, total: int, told: Told | None) -> None:
         train(job.run, out=job.folder, report=report)
 
 
-def _make(grid: Grid, task: str, recipe: str, rate: float, seed: int, more: Mapping[str, Any]) -> Run:
+def _make(
+    grid: Grid, task: str, recipe: str, rate: float, seed: int, more: Mapping[str, Any]
+) -> Run:
     entry, method = grid.tasks[task], grid.recipes[recipe]
     values = grid.training | entry.training | method.training | more | {"learning_rate": rate}
     training = validate(TrainingSettings, values, f"{task}, {recipe}: training")
@@ -181,7 +193,9 @@ def _search_jobs(grid: Grid, folder: Path) -> dict[tuple[str, str, float], Job]:
                 more = entry.search | {"evaluate_on": "holdout"}
                 run = _make(grid, task, recipe, rate, grid.search_seed, more)
                 if entry.search_examples is not None:
-                    own = entry.task.model_copy(update={"max_examples": {"train": entry.search_examples}})
+                    own = entry.task.model_copy(
+                        update={"max_examples": {"train": entry.search_examples}}
+                    )
                     run = run.model_copy(update={"task": own})
                 jobs[task, recipe, rate] = Job(folder / "search" / task / recipe / f"{rate:g}", run)
     return jobs
@@ -210,7 +224,12 @@ def _final_job(grid: Grid, folder: Path, task: str, recipe: str, rate: float, se
 
 
 def _row(
-    grid: Grid, task: str, recipe: str, rate: float, searched: dict[str, float], final: Sequence[Job]
+    grid: Grid,
+    task: str,
+    recipe: str,
+    rate: float,
+    searched: dict[str, float],
+    final: Sequence[Job],
 ) -> Row:
     folders = [RunFolder.open(job.folder) for job in final]
     loaded = _examples(folders[0])
@@ -253,5 +272,7 @@ def _predictions(folder: Path, ids: Sequence[str]) -> list[Prediction]:
     lines = (folder / "predictions-validation.jsonl").read_text(encoding="utf-8").splitlines()
     by_id = {row["id"]: row for row in map(json.loads, lines)}
     if set(by_id) != set(ids):
-        raise ValueError(f"{folder}: its predictions are of other rows; remove that run and compare again")
+        raise ValueError(
+            f"{folder}: its predictions are of other rows; remove that run and compare again"
+        )
     return [by_id[name] for name in ids]

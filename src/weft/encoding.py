@@ -120,7 +120,7 @@ def _writable(cache: Path) -> Path:
 
 
 def _save(path: Path, records: list[Record], kind: str) -> None:
-    import pyarrow as pa  # noqa: PLC0415 - heavy, and only caching wants it
+    import pyarrow as pa  # heavy, and only caching wants it
 
     names = list(dict.fromkeys(key for record in records for key in record))
     absent = {
@@ -156,7 +156,7 @@ def _save(path: Path, records: list[Record], kind: str) -> None:
 
 def _load(path: Path) -> list[Record] | None:
     """The records of a file; None if it is not there, or damaged."""
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     try:
         data = memoryview(path.read_bytes())
@@ -198,7 +198,7 @@ def _records(table: "pa.Table") -> list[Record]:
 
 def _plain(array: "pa.Array") -> list[Any]:
     """`array.to_pylist()`, an order of magnitude faster on nested lists of numbers."""
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     if pa.types.is_list(array.type):
         inner = _plain(array.values)

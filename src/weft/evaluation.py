@@ -20,7 +20,7 @@ from weft.batching import Item, collate
 from weft.config import Split
 from weft.data import load_task
 from weft.encoding import cache_folder, encode_examples
-from weft.heads import KINDS, MultipleChoice
+from weft.kinds import KINDS, MultipleChoice
 from weft.loading import LoadedRun, load_run_model
 from weft.lowrank.route import Members
 from weft.model import Model

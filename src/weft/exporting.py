@@ -13,6 +13,7 @@ from weft.config import RecipeSettings, Run, TaskSettings, to_yaml
 from weft.data import find_kind, find_spec
 from weft.expert import Card, Expert
 from weft.heads import Head
+from weft.kinds import KINDS
 from weft.loading import load_run_model
 from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
 from weft.lowrank.checkpoint import PeftFolder, read_peft
@@ -144,10 +145,8 @@ def import_expert(
 def _labels(spec: TaskSpec) -> list[str]:
     """The class names; a PEFT folder does not have them, so the task must."""
     kind = find_kind(spec)
-    # With no examples, kinds that have classes find none and say so.
-    if spec.labels is None and spec.kind in ("sequence_classification", "token_classification"):
-        if spec.options.get("mode") == "regression":
-            return []
+    regression = spec.options.get("mode") == "regression"
+    if spec.labels is None and KINDS[spec.kind].has_classes and not regression:
         raise ValueError(
             f"task {spec.name}: a PEFT folder does not name its classes; list them in the head's "
             "order under the task's `labels:`"

@@ -166,9 +166,9 @@ def _members(value: Any, key: str, place: str) -> Iterator[tuple[Any, str]]:
 
 def _parquet(path: Path) -> Iterator[Placed]:
     """Parquet, as the hub keeps it: class numbers become their names where the file has them."""
-    import pyarrow as pa  # noqa: PLC0415 - heavy, and only this format wants it
-    from datasets import Features  # noqa: PLC0415
-    from pyarrow import parquet  # noqa: PLC0415
+    import pyarrow as pa  # heavy, and only this format wants it
+    from datasets import Features
+    from pyarrow import parquet
 
     try:
         table = parquet.ParquetFile(path).read()
@@ -183,7 +183,7 @@ def _parquet(path: Path) -> Iterator[Placed]:
 
 def with_class_names(rows: Iterable[Mapping[str, Any]], features: "Features") -> Iterator[Row]:
     """`rows` with every class number replaced by its name; -1, the hub's "no answer", by None."""
-    from datasets import ClassLabel, LargeList, List  # noqa: PLC0415
+    from datasets import ClassLabel, LargeList, List
 
     names: dict[str, list[str]] = {}
     for column, feature in features.items():

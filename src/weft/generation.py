@@ -20,7 +20,7 @@ from transformers import (
 from weft.base import Base
 from weft.config import Settings
 from weft.evaluation import autocast, evaluating, padding_id
-from weft.heads import CausalLM
+from weft.kinds import CausalLM
 from weft.lowrank.route import Route, routed
 from weft.model import Model
 from weft.text import encoding_of, extent

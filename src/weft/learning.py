@@ -69,7 +69,9 @@ class Stream:
             self._epoch = (epoch, batches)
         found = []
         for row in self._epoch[1][place]:
-            drawn = self.task.sample(self.records[row], np.random.default_rng([self.seed, step, row]))
+            drawn = self.task.sample(
+                self.records[row], np.random.default_rng([self.seed, step, row])
+            )
             found.append(Item(self.head, self.kind, self.members, drawn))
         return found
 
@@ -130,7 +132,9 @@ class Learner:
             for name, value in expert.trained().items()
         }
         if trunk is not None:
-            self.parameters |= {f"trunk/{n}": p for n, p in trunk.named_parameters() if p.requires_grad}
+            self.parameters |= {
+                f"trunk/{n}": p for n, p in trunk.named_parameters() if p.requires_grad
+            }
         self._trunk = trunk
         self.rebuild_optimizer()
         self.total = max(stream.total_steps for stream in streams)
@@ -166,7 +170,11 @@ class Learner:
         """Biases, norms and other vectors are not decayed."""
         decay = group.get("weight_decay", self.training.weight_decay)
         found = [
-            {**group, "params": [p for p in group["params"] if p.dim() >= 2], "weight_decay": decay},
+            {
+                **group,
+                "params": [p for p in group["params"] if p.dim() >= 2],
+                "weight_decay": decay,
+            },
             {**group, "params": [p for p in group["params"] if p.dim() < 2], "weight_decay": 0.0},
         ]
         return [part for part in found if part["params"]]
@@ -206,7 +214,9 @@ class Learner:
             own = [*expert.trained().values()]
             if self._trunk is not None:
                 own += [value for value in self._trunk.parameters() if value.requires_grad]
-            nn.utils.clip_grad_norm_([p for p in own if p.grad is not None], self.training.max_grad_norm)
+            nn.utils.clip_grad_norm_(
+                [p for p in own if p.grad is not None], self.training.max_grad_norm
+            )
 
     def keep_best(self) -> None:
         """Remember the weights as they are."""

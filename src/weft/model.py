@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from weft.base import Base
 from weft.batching import Batch
 from weft.expert import Expert, factors_of
-from weft.heads import KINDS, trained_dtype
+from weft.heads import trained_dtype
+from weft.kinds import KINDS
 from weft.lowrank.attach import attach, detach, frozen_linear, plain_copy, replace
 from weft.lowrank.pool import Factors, Term
 from weft.lowrank.route import Route, routed

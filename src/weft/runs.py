@@ -27,8 +27,8 @@ class RunFolder:
         """
         folder = cls(Path(path))
         folder.refuse_existing()
-        with atomic_folder(folder.path) as path:
-            write_text(path / CONFIG, to_yaml(run))
+        with atomic_folder(folder.path) as draft:
+            cls(draft).write_config(run)
         return folder
 
     @classmethod
@@ -40,7 +40,9 @@ class RunFolder:
         """
         folder = cls(Path(path))
         if not (folder.path / CONFIG).is_file():
-            raise ValueError(f"{path} is no run folder: it has no {CONFIG}; give a folder that `weft train` wrote")
+            raise ValueError(
+                f"{path} is no run folder: it has no {CONFIG}; give a folder that `weft train` wrote"
+            )
         return folder
 
     def refuse_existing(self) -> None:
@@ -49,6 +51,10 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} exists; choose another --out, continue it with --resume {self.path}, or remove it"
             )
+
+    def write_config(self, run: Run) -> None:
+        """Write `run.yaml`, complete."""
+        write_text(self.path / CONFIG, to_yaml(run))
 
     @property
     def run(self) -> Run:
@@ -94,7 +100,9 @@ class RunFolder:
         return _read_json(self.path / "training.json")
 
     def write_training(self, summary: Mapping[str, Any]) -> None:
-        write_text(self.path / "training.json", json.dumps(summary, indent=1, sort_keys=True) + "\n")
+        write_text(
+            self.path / "training.json", json.dumps(summary, indent=1, sort_keys=True) + "\n"
+        )
 
 
 def _read_json(path: Path) -> Any:

@@ -51,8 +51,8 @@ def hub_columns(spec: TaskSpec) -> dict[str, str]:
 
 
 def _from_hub(spec: TaskSpec, split: Split) -> Iterator[Placed]:
-    from datasets import load_dataset  # noqa: PLC0415 - slow to import; only the hub wants it
-    from datasets.exceptions import DatasetsError  # noqa: PLC0415
+    from datasets import load_dataset  # slow to import; only the hub wants it
+    from datasets.exceptions import DatasetsError
 
     hub = spec.hub
     if hub is None:

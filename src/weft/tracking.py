@@ -6,8 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers
+from torch import Tensor
 
 from weft.config import Run
 from weft.learning import Learner
@@ -30,7 +32,7 @@ class Log:
         self.path = path
         self.mean: dict[str, float] = {}
         self._writes = accelerator.is_main_process
-        self._sums: dict[str, list[float]] = {}
+        self._sums: dict[str, list[Tensor]] = {}
         self._trackers = []
         if self._writes and start:
             kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
@@ -59,13 +61,15 @@ class Log:
         for tracker in self._trackers:
             tracker.finish()
 
-    def add(self, step: int, losses: Mapping[str, float], tokens: int, learners: Sequence[Learner]) -> None:
+    def add(
+        self, step: int, losses: Mapping[str, Tensor], tokens: int, learners: Sequence[Learner]
+    ) -> None:
         """Count one step's loss by task; a line is written every few steps."""
         for name, loss in losses.items():
             self._sums.setdefault(name, []).append(loss)
         if step % EVERY and step != max(learner.total for learner in learners):
             return
-        self.mean = {name: sum(values) / len(values) for name, values in self._sums.items()}
+        self.mean = {name: torch.stack(values).mean().item() for name, values in self._sums.items()}
         self._sums = {}
         rate = {"learning_rate": learners[0].optimizer.param_groups[0]["lr"], "tokens": tokens}
         self._write(step, {"loss": self.mean, **rate})

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from weft.base import Base, load_base
 from weft.config import RecipeSettings
 from weft.expert import Card, Expert, build
-from weft.heads import KINDS, Head
+from weft.heads import Head
+from weft.kinds import KINDS
 from weft.lowrank.route import Route
 from weft.model import Model
 from weft.recipes import Recipe, resolve

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
 from weft.expert import Expert
-from weft.heads import KINDS
+from weft.kinds import KINDS
 from weft.model import Model
 from weft.storage import load_expert, load_full, save_full
 from weft.storage.card import CARD

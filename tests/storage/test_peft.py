@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from weft.heads import KINDS
+from weft.kinds import KINDS
 from weft.lowrank.checkpoint import CONFIG
 from weft.storage import load_expert, save_expert
 

@@ -87,6 +87,14 @@ def test_an_answer_inside_a_token_takes_the_whole_token(tokenizer: PreTrainedTok
     assert tokenizer.decode(record["input_ids"][0][start : end + 1]) == "17th century"
 
 
+def test_an_answer_leaves_its_neighbours_out(tokenizer: PreTrainedTokenizerFast) -> None:
+    task = plain(max_length=128)
+    row = {**ROW, "answers": [{"text": "s canals", "start": CONTEXT.index("s canals")}]}
+    record = task.encode(task.check(row, "r"), tokenizer)
+    ((start, end),) = record["labels"]
+    assert tokenizer.decode(record["input_ids"][0][start : end + 1]) == "s canals"
+
+
 def all_spans(task: Task, record: Record, output: list[np.ndarray]) -> list[tuple[float, int, int]]:
     """Every valid answer, written plainly: (sum, first character, last character)."""
     spans = []

@@ -13,15 +13,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from weft.adapters.lora import LoRA
-from weft.assembly import Session, assemble, frozen_weights, weight_gradients
+from weft.assembly import Session, assemble
 from weft.batching import Item, collate
 from weft.config import load_run
 from weft.controllers.base import Controller
 from weft.expert import plan_ranks
-from weft.heads import KINDS
+from weft.kinds import KINDS
 from weft.optimizers.base import Optimizer
 from weft.penalties.base import Penalty
 from weft.plans.base import Plan
+from weft.preparation import frozen_weights, weight_gradients
 from weft.recipes import resolve
 from weft.runs import RunFolder
 from weft.training import Interrupted, Loop

@@ -51,7 +51,8 @@ def test_an_expert_changes_when_it_trains_and_the_base_does_not(run_of: Settings
     folder = train(run, out=tmp_path / "run")
     state = tensors(folder.path)
     ups = [value for name, value in state.items() if "lora_B" in name]
-    assert ups and all(value.abs().max() > 0 for value in ups)
+    assert ups
+    assert all(value.abs().max() > 0 for value in ups)
     assert load_base(run["base"]).digest == before
 
 
@@ -180,7 +181,8 @@ def test_shared_experts_are_saved_as_one_expert_for_each_task(
     first, second = (tensors(part.path) for part in folder.parts())
     downs = [name for name in first if "lora_A" in name]
     shared = [torch.equal(first[name][:8], second[name][:8]) for name in downs]
-    assert downs and all(shared)
+    assert downs
+    assert all(shared)
     assert {first[name].shape[0] for name in downs} == {8 if experts == "shared" else 16}
     if experts == "both":
         assert not any(torch.equal(first[name][8:], second[name][8:]) for name in downs)
@@ -223,7 +225,8 @@ def test_only_trained_parameters_are_in_checkpoints(run_of: Settings, tmp_path: 
     run = run_of("topic", training={"checkpoint_every": 2, "keep_checkpoints": 2})
     train(run, out=tmp_path / "run", report=look)
     names = {name.split("/", 1)[1] for keys in sizes for name in keys if name.startswith("0/weight/")}
-    assert names and all("_adapters" in name or "head.module.classifier" in name for name in names)
+    assert names
+    assert all("_adapters" in name or "head.module.classifier" in name for name in names)
 
 
 def test_full_trains_every_weight_of_a_private_copy(run_of: Settings, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Factors:
     """
 
     dropout = 0.0
-    low_rank = True
+    low_rank: ClassVar[bool] = True
 
     def __init__(self, A: Tensor, B: Tensor) -> None:
         self.A, self.B = A, B

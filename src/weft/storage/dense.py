@@ -79,7 +79,7 @@ def _settle_ties(tensors: dict[str, Tensor], head: Head, config: PreTrainedConfi
     ties = dict(getattr(head.module, "_tied_weights_keys", None) or {})
     ties = {target: source for target, source in ties.items() if target in tensors}
     together = all(torch.equal(tensors[target], tensors[source]) for target, source in ties.items())
-    if config.tie_word_embeddings:
+    if config.tie_word_embeddings and together:
         for target in ties:
             del tensors[target]
         return

@@ -1,0 +1,151 @@
+"""The end of a training: final scores, experts on disk, what it cost."""
+
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from weft import checkpointing
+from weft.assembly import Session
+from weft.atomic import atomic_folder
+from weft.evaluation import Evaluation, padding_id, predictions, save_evaluation
+from weft.learning import Stream
+from weft.runs import RunFolder
+from weft.scoring import RESAMPLES, Score, score
+from weft.storage import save_expert, save_full
+from weft.tasks.base import Example, Prediction, Record
+
+
+def finish(
+    session: Session,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    total: int,
+    seconds: float,
+    tokens: int,
+) -> None:
+    """Score every task's final rows and leave complete run folders; checkpoints go last.
+
+    Args:
+        session: What was trained.
+        folder: The run's folder.
+        accelerator: Shares the rows out; its main process writes.
+        total: Steps of the longest task.
+        seconds: Training time.
+        tokens: Real tokens that this process trained on.
+    """
+    if accelerator.num_processes > 1:
+        tokens = sum(gather_object([tokens]))
+    for stream in session.streams:
+        found, scores = score_rows(
+            session, stream, *session.final_rows(stream.name), accelerator, resamples=RESAMPLES
+        )
+        if not accelerator.is_main_process:
+            continue
+        task = stream.task.spec.name
+        result = Evaluation(task, session.run.training.evaluate_on, len(found), scores, found)
+        summary = _summary(
+            session, stream, accelerator, total=total, seconds=seconds, tokens=tokens
+        )
+        if session.run.task is not None:
+            _write(session, stream, folder, result, summary)
+        else:
+            with atomic_folder(folder.path / stream.name) as draft:
+                part = RunFolder(draft)
+                part.write_config(session.run_of(stream.name))
+                _write(session, stream, part, result, summary)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        checkpointing.remove(folder.checkpoints)
+
+
+def _write(
+    session: Session, stream: Stream, folder: RunFolder, result: Evaluation, summary: dict[str, Any]
+) -> None:
+    """Everything of one task; `training.json`, which says that the run is complete, comes last."""
+    save_evaluation(folder, result, session.run.seed)
+    values = {name: value.value for name, value in result.scores.items()}
+    expert, card = session.result(stream.name, values)
+    if session.model.is_private:
+        save_full(session.model, expert, card, folder.expert)
+    else:
+        save_expert(expert, card, session.base, folder.expert)
+    folder.write_training(summary)
+
+
+def score_rows(
+    session: Session,
+    stream: Stream,
+    examples: Sequence[Example],
+    records: Sequence[Record],
+    accelerator: Accelerator,
+    *,
+    resamples: int,
+) -> tuple[list[Prediction], dict[str, Score]]:
+    """Predictions and scores of a task's rows, shared out over processes."""
+    at, of = accelerator.process_index, accelerator.num_processes
+    found = predictions(
+        session.model,
+        stream.task,
+        examples[at::of],
+        records[at::of],
+        head=stream.head,
+        kind=stream.kind,
+        members=stream.members,
+        pad_id=padding_id(session.base),
+        device=session.device,
+        precision=session.run.training.precision,
+    )
+    if of > 1:
+        place = {example["id"]: number for number, example in enumerate(examples)}
+        found = sorted(gather_object(found), key=lambda prediction: place[prediction["id"]])
+    return found, score(stream.task, found, examples, resamples=resamples, seed=session.run.seed)
+
+
+def _summary(
+    session: Session,
+    stream: Stream,
+    accelerator: Accelerator,
+    *,
+    total: int,
+    seconds: float,
+    tokens: int,
+) -> dict[str, Any]:
+    """What training cost and counted, for tables."""
+    learners = [learner for learner in session.learners if stream in learner.streams]
+    stopper = learners[0].stopper
+    steps = min(stream.total_steps, total)
+    trained = {id(p): p.numel() for learner in learners for p in learner.parameters.values()}
+    return {
+        "adapter_parameters": session.adapter_parameters(stream.name),
+        "trainable_parameters": sum(trained.values()),
+        "base_parameters": session.base.num_parameters,
+        "head": stream.kind,
+        "examples": len(stream.records),
+        "steps": steps,
+        "best_step": stopper.best_step if stopper.best is not None else None,
+        "seconds": seconds,
+        "seconds_per_epoch": seconds / max(1.0, steps / stream.steps_per_epoch),
+        "tokens": tokens,
+        "tokens_per_second": tokens / max(seconds, 1e-9),
+        "peak_memory_mib": _peak_memory_mib(session.device),
+        "learning_rate": learners[0].peaks[0],
+        "threads": torch.get_num_threads(),
+        "processes": accelerator.num_processes,
+        "device": session.device.type,
+        "machine": platform.machine(),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+    }
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

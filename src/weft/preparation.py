@@ -1,0 +1,118 @@
+"""What happens to experts and model before the first step: start weights, calibration, dropout, checkpointing."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weft.base import Base
+from weft.batching import Item, collate
+from weft.config import Run
+from weft.evaluation import padding_id
+from weft.expert import Expert
+from weft.kinds import KINDS
+from weft.learning import Stream
+from weft.lowrank.attach import frozen_linear
+from weft.lowrank.route import current_route, routed
+from weft.model import Model
+from weft.recipes import Recipe
+from weft.storage import load_expert
+
+
+def start_from(path: str, base: Base, experts: Mapping[str, tuple[Expert, Recipe]]) -> None:
+    """Give new experts the weights of a trained one: adapters always, the head where kind and shape are the same."""
+    found, _ = load_expert(Path(path) / "expert", base)
+    for expert, _ in experts.values():
+        if set(found.adapters) != set(expert.adapters):
+            raise ValueError(
+                f"init_from {path}: its adapters sit on {sorted(found.adapters)[:3]} ..., this run's on "
+                f"{sorted(expert.adapters)[:3]} ...; use the same targets"
+            )
+        for module, adapter in expert.adapters.items():
+            before, after = found.adapters[module].state_dict(), adapter.state_dict()
+            if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in after.items()}:
+                raise ValueError(
+                    f"init_from {path}: {module} has another variant or rank; use the same recipe"
+                )
+            adapter.load_state_dict(before)
+        if found.head and expert.head and found.head.kind_name == expert.head.kind_name:
+            state = found.head.state()
+            if {k: v.shape for k, v in state.items()} == {
+                k: v.shape for k, v in expert.head.state().items()
+            }:
+                expert.head.load_state(state)
+
+
+def prepare(
+    model: Model,
+    experts: Mapping[str, tuple[Expert, Recipe]],
+    streams: Mapping[str, Stream],
+    run: Run,
+) -> None:
+    """Let variants that need data or gradients set their start values."""
+    for name, (expert, recipe) in experts.items():
+        if recipe.adapter is None or not expert.adapters:
+            continue
+        stream = streams.get(name) or next(iter(streams.values()))
+        weights = frozen_weights(model, expert)
+
+        def gradients(
+            rows: int, stream: Stream = stream, weights: Mapping[str, Tensor] = weights
+        ) -> Mapping[str, Tensor]:
+            return weight_gradients(model, stream, rows, weights)
+
+        recipe.adapter.prepare(expert.adapters, weights, gradients, run.training)
+
+
+def frozen_weights(model: Model, expert: Expert) -> dict[str, Tensor]:
+    """The W0 under each of an expert's adapters by module name."""
+    return {module: frozen_linear(model.trunk, module).weight for module in expert.adapters}
+
+
+def weight_gradients(
+    model: Model, stream: Stream, rows: int, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The loss's gradient with respect to frozen weights over the first `rows` training rows, summed.
+
+    The weights are read only: they ask for gradients during this call and never take a step.
+    """
+    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    frozen = list(weights.values())
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        for at in range(0, min(rows, len(stream.records)), stream.training.batch_size):
+            records = stream.records[at : min(at + stream.training.batch_size, rows)]
+            items = [Item(stream.head, stream.kind, stream.members, record) for record in records]
+            batch = collate(items, padding_id(model.base)).to(frozen[0].device)
+            part = batch.parts[0]
+            assert part.labels is not None
+            loss = KINDS[stream.kind].loss(model(batch)[part.head], part.labels, 0.0) / len(records)
+            for name, value in zip(sums, torch.autograd.grad(loss, frozen), strict=True):
+                sums[name] += value
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(model.is_private)
+    return sums
+
+
+def prepare_model(model: Model, run: Run) -> None:
+    """Set dropout and gradient checkpointing as the run asks; weights stay as they are."""
+    rate = run.training.base_dropout
+    if rate is not None:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = rate
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = rate
+    if run.training.gradient_checkpointing:
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            # The second forward runs inside backward, outside the call that set the route.
+            return nullcontext(), routed(current_route())
+
+        trunk: Any = model.trunk
+        trunk.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})

@@ -1,0 +1,110 @@
+"""One optimizer step of everything that learns: a union of batches in, updated experts out."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from weft.assembly import Session
+from weft.batching import Batch, Item, collate, pieces
+from weft.evaluation import autocast, padding_id
+from weft.kinds import KINDS
+from weft.learning import Learner
+
+
+class Stepper:
+    """Runs the rows of a step through the model and updates the learners they belong to.
+
+    Attributes:
+        tokens: Real tokens this process has trained on.
+    """
+
+    def __init__(self, session: Session, accelerator: Accelerator) -> None:
+        self.session = session
+        self.accelerator = accelerator
+        self.training = session.run.training
+        self.scaler = torch.amp.GradScaler(
+            session.device.type, enabled=self.training.precision == "fp16"
+        )
+        self.tokens = 0
+
+    def step(self, learners: Sequence[Learner], step: int) -> dict[str, Tensor]:
+        """One optimizer step of every learner that is not done; mean loss by head."""
+        active = [learner for learner in learners if not learner.is_over and step < learner.total]
+        streams = [s for learner in active for s in learner.streams if step < s.total_steps]
+        streams = list({stream.name: stream for stream in streams}.values())
+        items = sorted(
+            (item for stream in streams for item in stream.items(step)),
+            key=lambda item: item.length,
+        )
+        counts = self._counts(items)
+        own = items[self.accelerator.process_index :: self.accelerator.num_processes]
+        sums = {
+            head: torch.zeros((), dtype=torch.float64, device=self.session.device)
+            for head in counts
+        }
+        for number, piece in enumerate(pieces(own, self.training.accumulation) if own else []):
+            batch = collate(piece, padding_id(self.session.base)).to(self.session.device)
+            self.tokens += batch.tokens
+            first = number == 0 and self.accelerator.is_main_process
+            self._backward(batch, counts, sums, active if first else [])
+        self._reduce(active)
+        for learner in active:
+            learner.step(step, self.scaler)
+        self.scaler.update()
+        if self.accelerator.num_processes > 1:
+            return {
+                head: self.accelerator.reduce(value, reduction="sum")
+                for head, value in sums.items()
+            }  # type: ignore[misc]
+        return sums
+
+    def _backward(
+        self,
+        batch: Batch,
+        counts: Mapping[str, int],
+        sums: dict[str, Tensor],
+        penalised: Sequence[Learner],
+    ) -> None:
+        with autocast(self.session.device, self.training.precision):
+            logits = self.session.model(batch)
+        loss = torch.zeros((), device=self.session.device, dtype=torch.float64)
+        for part in batch.parts:
+            assert part.labels is not None
+            kind = KINDS[part.kind]
+            mean = kind.loss(logits[part.head], part.labels, self.training.label_smoothing) / max(
+                1, counts[part.head]
+            )
+            sums[part.head] += mean.detach()
+            loss = loss + mean
+        for learner in penalised:
+            for expert, recipe in learner.experts:
+                for penalty in recipe.penalties:
+                    loss = loss + penalty.loss(logits.get(expert.name), batch, expert.adapters)
+        if loss.requires_grad:
+            self.scaler.scale(loss).backward()
+
+    def _counts(self, items: Sequence[Item]) -> dict[str, int]:
+        """Labelled items of the whole step by head; every process knows them, none has to ask."""
+        by_head: dict[str, list[Item]] = {}
+        for item in items:
+            by_head.setdefault(item.head, []).append(item)
+        return {
+            head: KINDS[rows[0].kind].count(
+                KINDS[rows[0].kind].labels(
+                    [row.record for row in rows], max(r.length for r in rows)
+                )
+            )
+            for head, rows in by_head.items()
+        }
+
+    def _reduce(self, active: Sequence[Learner]) -> None:
+        """Sum gradients over processes; a parameter that had no row here counts as zero."""
+        if self.accelerator.num_processes == 1:
+            return
+        for learner in active:
+            for value in learner.parameters.values():
+                if value.grad is None:
+                    value.grad = torch.zeros_like(value)
+                value.grad = self.accelerator.reduce(value.grad, reduction="sum")
