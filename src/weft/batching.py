@@ -73,7 +73,9 @@ class Batch:
         if device.type == "cpu":
             return self
         moved = [
-            Part(**{**vars(part), "labels": None if part.labels is None else part.labels.to(device)})
+            Part(
+                **{**vars(part), "labels": None if part.labels is None else part.labels.to(device)}
+            )
             for part in self.parts
         ]
         inputs = {name: value.to(device) for name, value in self.inputs.items()}
@@ -179,7 +181,8 @@ def pieces(items: Sequence[Item], accumulation: int) -> list[list[Item]]:
             or len(piece) >= most
             or (
                 item.length > SPREAD * piece[0].length
-                and sum(len(row.record["input_ids"]) for row in piece) * piece[-1].length >= SMALL_TOKENS
+                and sum(len(row.record["input_ids"]) for row in piece) * piece[-1].length
+                >= SMALL_TOKENS
             )
         ):
             found.append([item])

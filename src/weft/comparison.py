@@ -145,11 +145,11 @@ def compare(
     for task in grid.tasks:
         for recipe in chosen:
             rate, searched = _best_rate(grid, jobs, task, recipe)
-            final = [_final_job(grid, folder, task, recipe, rate, seed) for seed in grid.seeds]
+            final = [_final_job(grid, folder, (task, recipe), rate, seed) for seed in grid.seeds]
             for job in final:
                 _run(job, number, total, told)
                 number += 1
-            rows.append(_row(grid, task, recipe, rate, searched, final))
+            rows.append(_row(grid, (task, recipe), rate, searched, final))
     return rows
 
 
@@ -175,10 +175,11 @@ def _run(job: Job, number: int, total: int, told: Told | None) -> None:
 
 
 def _make(
-    grid: Grid, task: str, recipe: str, rate: float, seed: int, more: Mapping[str, Any]
+    grid: Grid, cell: tuple[str, str], rate: float, seed: int, more: Mapping[str, Any]
 ) -> Run:
+    task, recipe = cell
     entry, method = grid.tasks[task], grid.recipes[recipe]
-    values = grid.training | entry.training | method.training | more | {"learning_rate": rate}
+    values = grid.training | entry.training | method.training | dict(more) | {"learning_rate": rate}
     training = validate(TrainingSettings, values, f"{task}, {recipe}: training")
     return Run(base=grid.base, task=entry.task, recipe=method.recipe, training=training, seed=seed)
 
@@ -191,7 +192,7 @@ def _search_jobs(grid: Grid, folder: Path) -> dict[tuple[str, str, float], Job]:
                 continue
             for rate in method.learning_rates:
                 more = entry.search | {"evaluate_on": "holdout"}
-                run = _make(grid, task, recipe, rate, grid.search_seed, more)
+                run = _make(grid, (task, recipe), rate, grid.search_seed, more)
                 if entry.search_examples is not None:
                     own = entry.task.model_copy(
                         update={"max_examples": {"train": entry.search_examples}}
@@ -218,19 +219,16 @@ def _value(folder: Path, metric: str) -> float:
     return next(row["value"] for row in RunFolder.open(folder).metrics if row["name"] == metric)
 
 
-def _final_job(grid: Grid, folder: Path, task: str, recipe: str, rate: float, seed: int) -> Job:
-    run = _make(grid, task, recipe, rate, seed, {})
+def _final_job(grid: Grid, folder: Path, cell: tuple[str, str], rate: float, seed: int) -> Job:
+    task, recipe = cell
+    run = _make(grid, cell, rate, seed, {})
     return Job(folder / "final" / task / recipe / f"{rate:g}-seed{seed}", run)
 
 
 def _row(
-    grid: Grid,
-    task: str,
-    recipe: str,
-    rate: float,
-    searched: dict[str, float],
-    final: Sequence[Job],
+    grid: Grid, cell: tuple[str, str], rate: float, searched: dict[str, float], final: Sequence[Job]
 ) -> Row:
+    task, recipe = cell
     folders = [RunFolder.open(job.folder) for job in final]
     loaded = _examples(folders[0])
     examples = loaded.splits["validation"]

@@ -33,9 +33,9 @@ class TaskSettings(Settings):
     """A registered task (`weft list tasks`) or the path of a task's YAML file."""
     data: str | None = None
     """Folder with the set's files as published; None loads the set from the hub."""
-    max_length: int | None = Field(None, ge=8)
+    max_length: int | None = Field(default=None, ge=8)
     """Longest sequence in tokens, special tokens included; None takes the task's own."""
-    stride: int | None = Field(None, ge=0)
+    stride: int | None = Field(default=None, ge=0)
     """Tokens that neighbouring windows share, where the kind has windows; None takes the task's own."""
     truncate: bool = False
     """Cut what is too long where windows make no sense, instead of refusing it."""
@@ -70,47 +70,47 @@ class RecipeSettings(Settings):
 class TrainingSettings(Settings):
     """How long, how fast, and on what terms one expert is trained."""
 
-    epochs: float = Field(3, gt=0)
+    epochs: float = Field(default=3, gt=0)
     """Passes over the training split."""
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; takes the place of `epochs` where set."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Rows of one task per optimizer step: over all processes and accumulation steps together."""
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     """Pieces a batch is cut into, to save memory; the result is the same."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate; None takes the recipe's measured default."""
-    head_learning_rate: float | None = Field(None, gt=0)
+    head_learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate of the head; None takes `learning_rate`."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the rate after warm-up; linear and cosine end at 0."""
-    warmup: float = Field(0.06, ge=0, le=1)
+    warmup: float = Field(default=0.06, ge=0, le=1)
     """Fraction of all steps over which the rate rises from 0."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's decoupled decay; never applied to biases and norms."""
-    max_grad_norm: float = Field(1.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
     """Each expert's gradient norm is clipped to this; 0 does not clip."""
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     """Arithmetic of the forward pass; trained weights stay fp32 under bf16 and fp16."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Mass taken from the true class and spread over all, where the loss is a cross-entropy."""
-    base_dropout: float | None = Field(None, ge=0, lt=1)
+    base_dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout inside base and heads while training; None keeps what the base's own config says."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     bucketing: bool = True
     """Batches of rows of similar length: less padding, same rows per epoch."""
-    early_stopping: int | None = Field(None, ge=1)
+    early_stopping: int | None = Field(default=None, ge=1)
     """Evaluations without a better score before training stops and the best weights return; None never stops."""
     select_on: Literal["holdout", "validation"] = "holdout"
     """Rows that stopping looks at: a seeded tenth of train, held out of training, or the validation split."""
     evaluate_on: Literal["validation", "holdout"] = "validation"
     """Rows of the final score; `holdout` leaves the validation split untouched (searches)."""
-    eval_every: int | None = Field(None, ge=1)
+    eval_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations while training; None is once an epoch if `early_stopping` is set, else never."""
-    checkpoint_every: int | None = Field(None, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; None is once an epoch."""
-    keep_checkpoints: int = Field(1, ge=1)
+    keep_checkpoints: int = Field(default=1, ge=1)
     """Newest checkpoints kept while training; all go when the run is complete."""
     tracker: str | None = None
     """A tracker accelerate knows: tensorboard, wandb, mlflow, ..."""
@@ -165,7 +165,9 @@ def validate(model: type[S], values: object, where: str) -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(_sentence(model, item, where) for item in error.errors())) from None
+        raise ValueError(
+            "\n".join(_sentence(model, item, where) for item in error.errors())
+        ) from None
 
 
 def _sentence(model: type[BaseModel], item: Any, where: str) -> str:
@@ -202,7 +204,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        raise ValueError(
+            f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -246,7 +250,9 @@ def _number(text: str) -> object:
         return text
 
 
-def load_run(source: str | Path | Mapping[str, Any] | Run, overrides: list[str] | None = None) -> Run:
+def load_run(
+    source: str | Path | Mapping[str, Any] | Run, overrides: list[str] | None = None
+) -> Run:
     """A run's settings from a YAML file or a mapping, with `--set` overrides applied.
 
     Raises:

@@ -61,7 +61,9 @@ class Model(nn.Module):
             ValueError: If the name is taken.
         """
         if expert.name in self._names:
-            raise ValueError(f"an expert named {expert.name!r} is resident; remove it or choose another name")
+            raise ValueError(
+                f"an expert named {expert.name!r} is resident; remove it or choose another name"
+            )
         terms = expert.adapters if trainable else self._frozen_terms(expert)
         attach(self.trunk, expert.name, terms)
         replace(self.trunk, expert.name, expert.copies)
@@ -111,7 +113,9 @@ class Model(nn.Module):
                 raise ValueError(f"expert {part.head!r} has no head, so it cannot answer")
             whole = part.stop - part.start == hidden.shape[0] and part.width == hidden.shape[1]
             own = hidden if whole else hidden[part.start : part.stop, : part.width]
-            answers[part.head] = head(own, mask[part.start : part.stop, : part.width], part.sequences_per_row)
+            answers[part.head] = head(
+                own, mask[part.start : part.stop, : part.width], part.sequences_per_row
+            )
         return answers
 
     def merged(self, name: str, weight: float = 1.0) -> nn.Module:

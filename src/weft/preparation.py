@@ -107,7 +107,7 @@ def prepare_model(model: Model, run: Run) -> None:
             if isinstance(module, nn.Dropout):
                 module.p = rate
             elif isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = rate
+                setattr(module, "attention_dropout", rate)  # noqa: B010 - a plain number, no submodule
     if run.training.gradient_checkpointing:
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -54,10 +54,7 @@ class Stepper:
             learner.step(step, self.scaler)
         self.scaler.update()
         if self.accelerator.num_processes > 1:
-            return {
-                head: self.accelerator.reduce(value, reduction="sum")
-                for head, value in sums.items()
-            }  # type: ignore[misc]
+            return {head: summed(self.accelerator, value) for head, value in sums.items()}
         return sums
 
     def _backward(
@@ -107,4 +104,11 @@ class Stepper:
             for value in learner.parameters.values():
                 if value.grad is None:
                     value.grad = torch.zeros_like(value)
-                value.grad = self.accelerator.reduce(value.grad, reduction="sum")
+                value.grad = summed(self.accelerator, value.grad)
+
+
+def summed(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """The sum of every process's `value`."""
+    total = accelerator.reduce(value, reduction="sum")
+    assert isinstance(total, Tensor)
+    return total

@@ -8,14 +8,34 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import filter_trackers
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 from torch import Tensor
 
 from weft.config import Run
 from weft.learning import Learner
+from weft.registry import unknown
 
 EVERY = 10
 """Optimizer steps that one line of the log averages over."""
+
+
+def accelerator_for(run: Run, folder: Path) -> Accelerator:
+    """Devices, processes and the tracker that the run asks for.
+
+    Raises:
+        ValueError: If accelerate has no such tracker, or its package is not installed.
+    """
+    name = run.training.tracker
+    if name is not None and name not in {kind.value for kind in LoggerType}:
+        raise ValueError(
+            f"training.tracker: {unknown('tracker', name, [kind.value for kind in LoggerType if kind is not LoggerType.ALL])}"
+        )
+    if name is not None and LoggerType(name) not in get_available_trackers():
+        raise ValueError(
+            f"training.tracker: the package of {name!r} is not installed: pip install {name}"
+        )
+    return Accelerator(log_with=name, project_dir=str(folder))
 
 
 class Log:
@@ -33,21 +53,16 @@ class Log:
         self.mean: dict[str, float] = {}
         self._writes = accelerator.is_main_process
         self._sums: dict[str, list[Tensor]] = {}
-        self._trackers = []
+        self._run = run
+        self._accelerator = accelerator
         if self._writes and start:
             kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
             path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        if run.training.tracker and self._writes:
-            kinds = filter_trackers([run.training.tracker], str(path.parent))
-            for kind in kinds:
-                if isinstance(kind, type):
-                    own = [str(path.parent)] if kind.requires_logging_directory else []
-                    tracker = kind("weft", *own)
-                    tracker.store_init_configuration(_flat(run.model_dump(mode="json")))
-                    self._trackers.append(tracker)
 
     def __enter__(self) -> Self:
         self._file = self.path.open("a", encoding="utf-8") if self._writes else None
+        if self._run.training.tracker:
+            self._accelerator.init_trackers("weft", config=_flat(self._run.model_dump(mode="json")))
         return self
 
     def __exit__(
@@ -58,7 +73,7 @@ class Log:
     ) -> None:
         if self._file:
             self._file.close()
-        for tracker in self._trackers:
+        for tracker in self._accelerator.trackers:
             tracker.finish()
 
     def add(
@@ -83,8 +98,8 @@ class Log:
         if self._file:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        for tracker in self._trackers:
-            tracker.log(_flat(values), step=step)
+        if self._run.training.tracker:
+            self._accelerator.log(_flat(values), step=step)
 
 
 def _lines(path: Path) -> list[str]:

@@ -23,8 +23,8 @@ from weft.finishing import finish, score_rows
 from weft.interruption import Interrupted, interrupts
 from weft.learning import Learner, Stream
 from weft.runs import RunFolder
-from weft.stepping import Stepper
-from weft.tracking import Log
+from weft.stepping import Stepper, summed
+from weft.tracking import Log, accelerator_for
 
 __all__ = ["Event", "Interrupted", "Loop", "Report", "default_folder", "train"]
 
@@ -71,7 +71,6 @@ def train(
     """
     if (config is None) == (resume is None):
         raise ValueError("give either a config to train or a run folder to resume")
-    accelerator = Accelerator()
     if resume is not None:
         if overrides or out:
             raise ValueError(
@@ -80,17 +79,18 @@ def train(
         folder = RunFolder.open(resume)
         if folder.is_complete:
             return folder
-        session = assemble(folder.run, accelerator.device)
+        run = folder.run
     else:
         assert config is not None
         run = load_run(config, list(overrides))
         folder = RunFolder(Path(out) if out else default_folder(run))
         folder.refuse_existing()
-        session = assemble(run, accelerator.device)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            RunFolder.create(folder.path, session.run)
-        accelerator.wait_for_everyone()
+    accelerator = accelerator_for(run, folder.path)
+    session = assemble(run, accelerator.device)
+    accelerator.wait_for_everyone()
+    if resume is None and accelerator.is_main_process:
+        RunFolder.create(folder.path, session.run)
+    accelerator.wait_for_everyone()
     with torch.random.fork_rng():
         # Dropout draws from torch's global state: it starts from the seed, differently on each process.
         torch.manual_seed(session.run.seed * 1_000_003 + accelerator.process_index)
@@ -219,7 +219,7 @@ class Loop:
         if self.accelerator.num_processes == 1:
             return bool(asked)
         flag = torch.tensor(float(bool(asked)), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+        return bool(summed(self.accelerator, flag) > 0)
 
     def _save(self, done: int) -> None:
         states = [checkpointing.random_state(self.session.device)]

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -22,10 +23,15 @@ def test_command_and_verb_give_the_same_scores(say: Say, trained: RunFolder) -> 
     assert set(said.json["scores"]["accuracy"]) == {"value", "low", "high"}
 
 
-def test_options_reach_the_verb(say: Say, trained: RunFolder, own_task: Path) -> None:
+def test_options_reach_the_verb(
+    say: Say, trained: RunFolder, own_task: Path, tmp_path: Path
+) -> None:
+    # Scores of another split stay in the folder that they were asked of.
+    run = shutil.copytree(trained.path, tmp_path / "run")
     options = ["--split", "train", "--max-examples", 3, "--precision", "fp64", "--device", "cpu"]
-    said = say("evaluate", trained.path, *options, "--data", own_task.parent, "--json")
+    said = say("evaluate", run, *options, "--data", own_task.parent, "--json")
     assert (said.json["split"], said.json["n"]) == ("train", 3)
+    assert {row["split"] for row in RunFolder(run).metrics} == {"train", "validation"}
 
 
 def test_people_get_percent_with_intervals(say: Say, trained: RunFolder) -> None:

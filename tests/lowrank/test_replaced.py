@@ -1,6 +1,7 @@
 """An expert's private copy stands for the base's module where it speaks, and nowhere else."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -106,8 +107,11 @@ def test_experts_without_a_copy_and_resident_ones_change_no_bit() -> None:
 
 
 @pytest.mark.parametrize("rows", [["a", None], ["a", "a"]])
-def test_a_single_precision_copy_serves_a_half_precision_base(rows: list[str | None]) -> None:
-    module, own = replaced(nn.LayerNorm(5))
+@pytest.mark.parametrize("kind", [nn.LayerNorm, lambda size: nn.Linear(size, size)])
+def test_a_single_precision_copy_serves_a_half_precision_base(
+    rows: list[str | None], kind: Callable[[int], nn.Module]
+) -> None:
+    module, own = replaced(kind(5))
     x = torch.randn(2, 3, 5)
     exact = torch.stack([own[row](x[at]) for at, row in enumerate(rows)])
     module.base = module.base.to(torch.bfloat16)

@@ -103,6 +103,8 @@ def test_a_target_or_a_rank_that_the_base_does_not_have_is_refused(bert: Base) -
         match=r"rank 33 is larger than the layer: \S+query is 32 x 32, so its rank is at most 32",
     ):
         expert(bert, rank=33)
+    with pytest.raises(ValueError, match="is 64 x 32, so its rank is at most 32"):
+        expert(bert, targets="ffn_in", rank=40)
     with pytest.raises(ValueError, match=r"rank 40 is larger than .*value"):
         expert(bert, ranks={"value": 40})
     assert {adapter.rank for adapter in expert(bert, rank=32).adapters.values()} == {32}

@@ -8,13 +8,29 @@ from typing import Any
 
 import pytest
 
-WORDS = ["good", "bad", "film", "book", "red", "blue", "big", "small", "cat", "dog", "house", "city"]
+WORDS = [
+    "good",
+    "bad",
+    "film",
+    "book",
+    "red",
+    "blue",
+    "big",
+    "small",
+    "cat",
+    "dog",
+    "house",
+    "city",
+]
 
 
 def _rows(count: int, start: int) -> list[list[str]]:
     """`count` different word lists of different lengths."""
     return [
-        [WORDS[(start + 5 * row + 7 * at + row * at) % len(WORDS)] for at in range(3 + (row + start) % 6)]
+        [
+            WORDS[(start + 5 * row + 7 * at + row * at) % len(WORDS)]
+            for at in range(3 + (row + start) % 6)
+        ]
         for row in range(count)
     ]
 
@@ -44,13 +60,17 @@ def write_tasks(folder: Path) -> Path:
             [[" ".join(row), "animal" if {"cat", "dog"} & set(row) else "thing"] for row in rows],
         )
         sentences = [
-            "".join(f"{word}\t{'B-animal' if word in ('cat', 'dog') else 'O'}\n" for word in row) for row in rows
+            "".join(f"{word}\t{'B-animal' if word in ('cat', 'dog') else 'O'}\n" for word in row)
+            for row in rows
         ]
         (folder / "tags" / f"{split}.conll").write_text("\n".join(sentences))
         _write_csv(
             folder / "endings" / f"{split}.csv",
             ["context", "prefix", "a", "b", "c", "label"],
-            [[" ".join(row), "the", row[0], "river", "berlin", at % 3] for at, row in enumerate(rows)],
+            [
+                [" ".join(row), "the", row[0], "river", "berlin", at % 3]
+                for at, row in enumerate(rows)
+            ],
         )
         paragraphs = [
             {
@@ -59,7 +79,9 @@ def write_tasks(folder: Path) -> Path:
                     {
                         "id": f"{split}-{at}",
                         "question": f"which one is {row[0]}",
-                        "answers": [{"text": row[1], "answer_start": " ".join(row * 4).index(row[1])}],
+                        "answers": [
+                            {"text": row[1], "answer_start": " ".join(row * 4).index(row[1])}
+                        ],
                     }
                 ],
             }

@@ -114,11 +114,17 @@ def finish(session: Session, path: Path, report: Any = None) -> RunFolder:
 
 
 def adapters_of(session: Session) -> dict[str, LoRA]:
-    return {name: a for name, a in session.learners[0].experts[0][0].adapters.items() if isinstance(a, LoRA)}
+    return {
+        name: a
+        for name, a in session.learners[0].experts[0][0].adapters.items()
+        if isinstance(a, LoRA)
+    }
 
 
 def test_parameter_groups_and_transforms_reach_adamw(run_of: Settings, tmp_path: Path) -> None:
-    run = run_of("tags", training={"max_steps": 1, "warmup": 0.0, "weight_decay": 0.0, "learning_rate": 1e-3})
+    run = run_of(
+        "tags", training={"max_steps": 1, "warmup": 0.0, "weight_decay": 0.0, "learning_rate": 1e-3}
+    )
     rule = FasterUp()
     session = session_with(run, optimizer=rule)
     finish(session, tmp_path / "run")
@@ -128,7 +134,9 @@ def test_parameter_groups_and_transforms_reach_adamw(run_of: Settings, tmp_path:
     assert rule.seen == [0]
 
 
-def test_a_penalty_is_added_once_whatever_the_accumulation(run_of: Settings, tmp_path: Path) -> None:
+def test_a_penalty_is_added_once_whatever_the_accumulation(
+    run_of: Settings, tmp_path: Path
+) -> None:
     found = []
     for pieces in (1, 3):
         training = {"max_steps": 5, "accumulation": pieces, "max_grad_norm": 0.0}
@@ -140,7 +148,9 @@ def test_a_penalty_is_added_once_whatever_the_accumulation(run_of: Settings, tmp
         assert value.mean() > 0.01
 
 
-def test_a_controller_acts_after_each_step_and_survives_a_resume(run_of: Settings, tmp_path: Path) -> None:
+def test_a_controller_acts_after_each_step_and_survives_a_resume(
+    run_of: Settings, tmp_path: Path
+) -> None:
     run = run_of("tags", training={"checkpoint_every": 1})
     whole = session_with(run, controller=Freeze(), optimizer=FasterUp())
     finish(whole, tmp_path / "whole")
@@ -162,7 +172,9 @@ def test_a_controller_acts_after_each_step_and_survives_a_resume(run_of: Setting
         assert torch.equal(adapter.B, adapters_of(whole)[name].B)
 
 
-def test_gradients_for_preparation_equal_full_fine_tuning_s_first_gradient(run_of: Settings) -> None:
+def test_gradients_for_preparation_equal_full_fine_tuning_s_first_gradient(
+    run_of: Settings,
+) -> None:
     session = assemble(load_run(run_of("tags")), torch.device("cpu"))
     stream = session.learners[0].streams[0]
     weights = frozen_weights(session.model, session.learners[0].experts[0][0])
@@ -184,7 +196,9 @@ def test_gradients_for_preparation_equal_full_fine_tuning_s_first_gradient(run_o
 
 def test_a_plan_skips_maps_and_sets_ranks(run_of: Settings) -> None:
     class Taper(Plan):
-        def plan(self, base: Mapping[str, Tensor], spec: Mapping[str, int]) -> dict[str, int | None]:
+        def plan(
+            self, base: Mapping[str, Tensor], spec: Mapping[str, int]
+        ) -> dict[str, int | None]:
             return {name: None if ".0." in name else rank // 2 for name, rank in spec.items()}
 
     run = load_run(run_of("tags"))

@@ -27,7 +27,8 @@ CLASSES = {"topic": AutoModelForSequenceClassification, "tags": AutoModelForToke
 
 
 @pytest.mark.parametrize(
-    ("base", "task"), [("bert", "topic"), ("bert", "tags"), ("distilbert", "topic"), ("gpt2", "tags")]
+    ("base", "task"),
+    [("bert", "topic"), ("bert", "tags"), ("distilbert", "topic"), ("gpt2", "tags")],
 )
 def test_twenty_steps_equal_peft(
     run_of: Callable[..., dict[str, Any]], tmp_path: Path, base: str, task: str
@@ -47,7 +48,9 @@ def test_twenty_steps_equal_peft(
     config = LoraConfig(
         r=8,
         lora_alpha=16,
-        target_modules=["c_attn"] if base == "gpt2" else [m.rpartition(".")[2] for m in list(expert.adapters)[:2]],
+        target_modules=["c_attn"]
+        if base == "gpt2"
+        else [m.rpartition(".")[2] for m in list(expert.adapters)[:2]],
         modules_to_save=sorted({name.partition(".")[0] for name in expert.head.trained_names()}),
         fan_in_fan_out=base == "gpt2",
     )
@@ -83,4 +86,3 @@ def test_twenty_steps_equal_peft(
     for name, value in trained.items():
         saved = name.replace(".modules_to_save.default", "").replace(".default.weight", ".weight")
         torch.testing.assert_close(ours[saved], value.detach(), rtol=0, atol=1e-8, msg=name)
-

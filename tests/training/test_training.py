@@ -28,7 +28,9 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "expert" / "adapter_model.safetensors")
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 0.0) -> None:
+def assert_same(
+    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 0.0
+) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance, msg=name)
@@ -45,7 +47,9 @@ def test_several_experts_in_one_run_equal_their_separate_runs(
         assert_same(tensors(tmp_path / "several" / name), tensors(tmp_path / name), 1e-8)
 
 
-def test_an_expert_changes_when_it_trains_and_the_base_does_not(run_of: Settings, tmp_path: Path) -> None:
+def test_an_expert_changes_when_it_trains_and_the_base_does_not(
+    run_of: Settings, tmp_path: Path
+) -> None:
     run = run_of("topic")
     before = load_base(run["base"]).digest
     folder = train(run, out=tmp_path / "run")
@@ -56,14 +60,17 @@ def test_an_expert_changes_when_it_trains_and_the_base_does_not(run_of: Settings
     assert load_base(run["base"]).digest == before
 
 
-def test_the_same_seed_repeats_itself_and_another_does_not(run_of: Settings, tmp_path: Path) -> None:
+def test_the_same_seed_repeats_itself_and_another_does_not(
+    run_of: Settings, tmp_path: Path
+) -> None:
     run = run_of("tags", training={"base_dropout": 0.2})
     first = train(run, out=tmp_path / "first")
     again = train(run, out=tmp_path / "again")
     other = train(run | {"seed": 4}, out=tmp_path / "other")
     assert_same(tensors(again.path), tensors(first.path))
     assert any(
-        not torch.equal(value, tensors(other.path)[name]) for name, value in tensors(first.path).items()
+        not torch.equal(value, tensors(other.path)[name])
+        for name, value in tensors(first.path).items()
     )
 
 
@@ -116,7 +123,9 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_bits(
         [sys.executable, "-c", code, json.dumps(run), str(tmp_path / "broken")], check=False
     )
     assert killed.returncode == -signal.SIGKILL
-    assert [path.name for path in (tmp_path / "broken" / "checkpoints").iterdir()] == ["step-00000003"]
+    assert [path.name for path in (tmp_path / "broken" / "checkpoints").iterdir()] == [
+        "step-00000003"
+    ]
     resumed = train(resume=tmp_path / "broken")
     for part, expected in zip(resumed.parts(), whole.parts(), strict=True):
         assert_same(tensors(part.path), tensors(expected.path))
@@ -144,7 +153,9 @@ def test_two_processes_equal_one(run_of: Settings, tmp_path: Path) -> None:
         assert RunFolder(two).metrics == part.metrics
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(run_of: Settings, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing_but_memory(
+    run_of: Settings, tmp_path: Path
+) -> None:
     plain = train(run_of("tags", "topic"), out=tmp_path / "plain")
     run = run_of("tags", "topic", training={"gradient_checkpointing": True})
     checkpointed = train(run, out=tmp_path / "checkpointed")
@@ -160,7 +171,9 @@ def test_early_stopping_is_per_expert_and_brings_the_best_weights_back(
     lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
     for part in folder.parts():
         name = part.path.name
-        scores = {line["step"]: line["score"][name] for line in lines if name in line.get("score", {})}
+        scores = {
+            line["step"]: line["score"][name] for line in lines if name in line.get("score", {})
+        }
         best = max(scores.values())
         first_best = next(step for step, value in scores.items() if value == best)
         assert part.training is not None
@@ -211,7 +224,9 @@ def test_train_also_trains_private_copies(run_of: Settings, tmp_path: Path) -> N
 def test_init_from_starts_where_another_run_ended(run_of: Settings, tmp_path: Path) -> None:
     first = train(run_of("topic"), out=tmp_path / "first")
     tiny = {"max_steps": 1, "learning_rate": 1e-12}
-    second = train(run_of("topic", init_from=str(first.path), training=tiny), out=tmp_path / "second")
+    second = train(
+        run_of("topic", init_from=str(first.path), training=tiny), out=tmp_path / "second"
+    )
     assert_same(tensors(second.path), tensors(first.path), 1e-9)
 
 
@@ -224,7 +239,9 @@ def test_only_trained_parameters_are_in_checkpoints(run_of: Settings, tmp_path: 
 
     run = run_of("topic", training={"checkpoint_every": 2, "keep_checkpoints": 2})
     train(run, out=tmp_path / "run", report=look)
-    names = {name.split("/", 1)[1] for keys in sizes for name in keys if name.startswith("0/weight/")}
+    names = {
+        name.split("/", 1)[1] for keys in sizes for name in keys if name.startswith("0/weight/")
+    }
     assert names
     assert all("_adapters" in name or "head.module.classifier" in name for name in names)
 
@@ -243,3 +260,16 @@ def test_nothing_is_written_over(run_of: Settings, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(ValueError, match="exists"):
         train(run_of("topic"), out=tmp_path / "run")
+
+
+def test_a_tracker_gets_what_the_log_has(run_of: Settings, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = run_of("topic", training={"tracker": "tensorboard", "max_steps": 10})
+    folder = train(run, out=tmp_path / "run")
+    assert list(folder.path.rglob("events.out.tfevents*"))
+
+
+def test_an_unknown_tracker_is_refused_before_any_work(run_of: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tensorboard"):
+        train(run_of("topic", training={"tracker": "tensorbord"}), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

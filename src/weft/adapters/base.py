@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from weft.config import Settings, TrainingSettings
 
 
-class NotLowRank(ValueError):
+class NotLowRank(ValueError):  # noqa: N818 - says what is the case, not that something failed
     """This adapter's change of the weight has no exact low-rank factors; the message says why."""
 
 
 class Spec(Settings):
     """What every variant can set; a variant adds its own, and refuses by name what it does not have."""
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(default=8, ge=1)
     """Inner size of the change; at most the smaller side of the map."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the input dropped before the adapter sees it, while training."""
 
 

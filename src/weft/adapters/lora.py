@@ -21,7 +21,7 @@ from weft.adapters import base
 class Spec(base.Spec):
     """Settings of LoRA."""
 
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(default=16.0, gt=0)
     """Strength of the change: the product is scaled by alpha / rank."""
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(rank) instead, so that large ranks learn as fast as small ones."""

@@ -124,9 +124,7 @@ def resolve(settings: RecipeSettings) -> Recipe:
     )
 
 
-def _spec(
-    variant: type[Adapter], file: RecipeFile, own: Mapping[str, Any], where: str
-) -> Spec:
+def _spec(variant: type[Adapter], file: RecipeFile, own: Mapping[str, Any], where: str) -> Spec:
     common = [name for name in RecipeSettings.model_fields if name != "name"]
     known = {*variant.Spec.model_fields, *common}
     for key in own:

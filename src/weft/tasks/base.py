@@ -61,8 +61,8 @@ class TaskSpec(Settings):
     """Class names in class order; None collects them, sorted, from the training split."""
     options: dict[str, Any] = {}
     """Settings of the kind (e.g. `choices: 4`, `mode: multi_label`), checked by the kind."""
-    max_length: int = Field(128, ge=8)
-    stride: int = Field(0, ge=0)
+    max_length: int = Field(default=128, ge=8)
+    stride: int = Field(default=0, ge=0)
     truncate: bool = False
 
 

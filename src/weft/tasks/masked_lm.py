@@ -24,7 +24,7 @@ from weft.text import (
 
 
 class Options(Settings):
-    probability: float = Field(0.15, gt=0, le=1)
+    probability: float = Field(default=0.15, gt=0, le=1)
     """Share of a text's tokens that `sample` hides; at least one."""
 
 

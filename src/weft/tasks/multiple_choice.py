@@ -22,7 +22,7 @@ from weft.text import (
 
 
 class Options(Settings):
-    choices: int = Field(4, ge=2)
+    choices: int = Field(default=4, ge=2)
     """Choices that every row has."""
 
 

@@ -18,9 +18,9 @@ from weft.text import encoding_of, extent, fit, identity, sequences, text_of
 class Options(Settings):
     mode: Literal["single", "multi_label", "regression"] = "single"
     """One class a row, any number of classes a row, or one number a row."""
-    threshold: float = Field(0.5, gt=0, lt=1)
+    threshold: float = Field(default=0.5, gt=0, lt=1)
     """multi_label: probability from which a class is said."""
-    separator: str = Field(",", min_length=1)
+    separator: str = Field(default=",", min_length=1)
     """multi_label: what stands between classes where a row gives them as one string."""
 
 

@@ -27,11 +27,11 @@ from weft.text import (
 
 
 class Options(Settings):
-    max_answer_tokens: int = Field(30, ge=1)
+    max_answer_tokens: int = Field(default=30, ge=1)
     """Longest answer that can be said."""
-    n_best: int = Field(20, ge=1)
+    n_best: int = Field(default=20, ge=1)
     """Spans over which scores are normalised."""
-    n_best_kept: int = Field(5, ge=1)
+    n_best_kept: int = Field(default=5, ge=1)
     """Spans that a prediction lists."""
 
 
