@@ -36,11 +36,12 @@ BARE = "bare base"
 
 def expert(name: str, base: Base, seed: int) -> Expert:
     """A LoRA of rank 8 on query and value that changes something."""
-    recipe = resolve(RecipeSettings(name="lora", **{"rank": RANK}))
+    recipe = resolve(RecipeSettings.model_validate({"name": "lora", "rank": RANK}))
     made = build(name, base, recipe, None, seed)
     generator = torch.Generator().manual_seed(seed)
-    for adapter in made.adapters.values():
-        adapter.B.data.normal_(std=0.02, generator=generator)
+    with torch.no_grad():
+        for adapter in made.adapters.values():
+            adapter.get_parameter("B").normal_(std=0.02, generator=generator)
     return made
 
 

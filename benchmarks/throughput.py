@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
-    PreTrainedModel,
     Trainer,
     TrainingArguments,
 )
@@ -41,10 +40,8 @@ from weft.training import train
 BATCH = 16
 STEPS = {"wnut17": 60, "squad": 16}
 """Optimizer steps of one measurement: some ten seconds on two cores."""
-PEERS = {
-    "default": {"train_sampling_strategy": "random"},
-    "grouped by length": {"train_sampling_strategy": "group_by_length"},
-}
+PEERS = {"default": "random", "grouped by length": "group_by_length"}
+"""Trainer's sampling strategy by what the results call it."""
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
@@ -75,7 +72,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         return self.rows[at]
 
 
-def peer_model(task: str, rows: Rows, attention: str) -> PreTrainedModel:
+def peer_model(task: str, rows: Rows, attention: str) -> PeftModel:
     """Transformers' task class with PEFT's LoRA on query and value."""
     folder = rows.base.files[0].parent
     torch.manual_seed(0)
@@ -123,7 +120,7 @@ def peer(
             disable_tqdm=True,
             dataloader_pin_memory=False,
             seed=int(time.time()) % 1000,
-            **PEERS[strategy],
+            train_sampling_strategy=PEERS[strategy],
         )
         trainer = Trainer(
             model=peer_model(task, rows, attention),

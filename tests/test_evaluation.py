@@ -15,9 +15,10 @@ from sklearn.metrics import accuracy_score, f1_score
 from weft.base import Base, load_base
 from weft.batching import Item, collate
 from weft.config import RecipeSettings, Run
-from weft.evaluation import evaluate, outputs, padding_id, predictions
+from weft.evaluation import evaluate, predictions
 from weft.expert import Card, Expert, build
 from weft.heads import Head
+from weft.inference import outputs, padding_id
 from weft.kinds import KINDS
 from weft.loading import load_run_model
 from weft.model import Model

@@ -27,7 +27,7 @@ LEVELS = (
     ("weft.lowrank",),
     METHODS,
     ("weft.text", "weft.metrics", "weft.tasks", "weft.formats", "weft.sources", "weft.data"),
-    ("weft.heads", "weft.recipes", "weft.schema", "weft.encoding", "weft.scoring"),
+    ("weft.kinds", "weft.heads", "weft.recipes", "weft.schema", "weft.encoding", "weft.scoring"),
     (
         "weft.expert",
         "weft.batching",
@@ -39,8 +39,13 @@ LEVELS = (
         "weft.catalogue",
     ),
     (
+        "weft.inference",
         "weft.learning",
+        "weft.preparation",
         "weft.assembly",
+        "weft.interruption",
+        "weft.stepping",
+        "weft.finishing",
         "weft.tracking",
         "weft.checkpointing",
         "weft.training",

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from weft.adapters.lora import LoRA
-from weft.adapters.lora import Spec as LoRASpec
 from weft.base import Base, check_max_length, load_base
 from weft.config import RecipeSettings, Run, Split, TaskSettings
 from weft.data import LoadedTask, holdout, load_task
 from weft.encoding import cache_folder, encode_examples
-from weft.expert import Card, Expert, build, check_head_settings, factors_of
+from weft.expert import Card, Expert, added, build, check_head_settings
 from weft.heads import Head
 from weft.kinds import kind_for
 from weft.learning import Learner, Stream
@@ -90,7 +87,7 @@ class Session:
             own = owners[0] if owners else self.model.expert(stream.head)
             expert = Expert(task, own.adapters, head, own.copies, own.shared)
         else:
-            expert = _added(task, owners, head, self.model.trunk)
+            expert = added(task, owners, head, self.model.trunk)
             rank = max(adapter.rank for adapter in expert.adapters.values())
             recipe = RecipeSettings(
                 name="lora",
@@ -149,6 +146,8 @@ def assemble(run: Run, device: torch.device) -> Session:
     model = Model(base, private=recipe.trains == "base").to(device)
     experts = _experts(run, base, {name: item.task for name, item in loaded.items()})
     for expert, _ in experts.values():
+        if model.is_private and expert.head is not None:
+            expert.head.unfreeze(model.trunk)
         model.add(expert.to(device), trainable=True)
     rows = {name: _encode(run, item, base) for name, item in loaded.items()}
     streams = {
@@ -284,21 +283,3 @@ def _learners(
 
 def _modules(experts: Mapping[str, tuple[Expert, Recipe]]) -> list[str] | None:
     return next((list(expert.adapters) for expert, _ in experts.values() if expert.adapters), None)
-
-
-def _added(name: str, owners: Sequence[Expert], head: Head | None, trunk: nn.Module) -> Expert:
-    """One expert whose factors are those of several, one under the other: their exact sum."""
-    factors = [factors_of(owner, trunk) for owner in owners]
-    adapters = {}
-    for module in dict.fromkeys(module for item in factors for module in item):
-        A = torch.cat([item[module][0] for item in factors if module in item])
-        B = torch.cat([item[module][1] for item in factors if module in item], dim=1)
-        adapter = LoRA(
-            torch.empty(B.shape[0], A.shape[1], device="meta"),
-            LoRASpec(rank=A.shape[0], alpha=float(A.shape[0])),
-            torch.Generator(),
-        )
-        adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
-        adapters[module] = adapter
-    copies = {module: copy for owner in owners for module, copy in owner.copies.items()}
-    return Expert(name, adapters, head, copies)

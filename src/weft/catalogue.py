@@ -189,7 +189,7 @@ def _recipe_page(name: str, base: str | None) -> Page:
         page["penalties"] = [part.model_dump() for part in file.penalties]
     if recipe.adapter is not None:
         page["targets"] = recipe.settings.targets
-        page["settings"] = settings(recipe.adapter.Spec, file.settings)
+        page["settings"] = settings(recipe.adapter.spec_type, file.settings)
     page["training"] = file.training
     if base is not None:
         page["parameters"] = parameters(recipe, base)
@@ -200,7 +200,7 @@ def _adapter_page(name: str, base: str | None) -> Page:
     variant: type[Adapter] = adapters.load(name)
     text = _page_of(variant)
     page: Page = {"adapter": name, "summary": _first_line(text), "equation": equation(text)}
-    page |= {"page": text, "settings": settings(variant.Spec, {})}
+    page |= {"page": text, "settings": settings(variant.spec_type, {})}
     used = [recipe for recipe in recipes.names() if recipe_file(recipe).adapter == name]
     page["recipes"] = used
     if base is not None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weft.adapters.base import Adapter
+from weft.adapters.lora import LoRA
+from weft.adapters.lora import Spec as LoRASpec
 from weft.base import Base
 from weft.config import RecipeSettings, TrainingSettings
 from weft.heads import Head, trained_dtype
@@ -239,3 +241,21 @@ def factors_of(expert: Expert, trunk: nn.Module) -> dict[str, tuple[Tensor, Tens
             name: adapter.factors(frozen_linear(trunk, name).weight)
             for name, adapter in expert.adapters.items()
         }
+
+
+def added(name: str, owners: Sequence[Expert], head: Head | None, trunk: nn.Module) -> Expert:
+    """One expert whose factors are those of several, one under the other: their exact sum."""
+    factors = [factors_of(owner, trunk) for owner in owners]
+    adapters = {}
+    for module in dict.fromkeys(module for item in factors for module in item):
+        A = torch.cat([item[module][0] for item in factors if module in item])
+        B = torch.cat([item[module][1] for item in factors if module in item], dim=1)
+        adapter = LoRA(
+            torch.empty(B.shape[0], A.shape[1], device="meta"),
+            LoRASpec(rank=A.shape[0], alpha=float(A.shape[0])),
+            torch.Generator(),
+        )
+        adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
+        adapters[module] = adapter
+    copies = {module: copy for owner in owners for module, copy in owner.copies.items()}
+    return Expert(name, adapters, head, copies)

@@ -13,7 +13,8 @@ from accelerate.utils import gather_object
 from weft import checkpointing
 from weft.assembly import Session
 from weft.atomic import atomic_folder
-from weft.evaluation import Evaluation, padding_id, predictions, save_evaluation
+from weft.evaluation import Evaluation, predictions, save_evaluation
+from weft.inference import padding_id
 from weft.learning import Stream
 from weft.runs import RunFolder
 from weft.scoring import RESAMPLES, Score, score

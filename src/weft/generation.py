@@ -19,7 +19,7 @@ from transformers import (
 
 from weft.base import Base
 from weft.config import Settings
-from weft.evaluation import autocast, evaluating, padding_id
+from weft.inference import autocast, evaluating, padding_id
 from weft.kinds import CausalLM
 from weft.lowrank.route import Route, routed
 from weft.model import Model

@@ -115,6 +115,27 @@ class Head(nn.Module):
             parent, _, last = target.rpartition(".")
             setattr(module.get_submodule(parent), last, shared)
 
+    def unfreeze(self, trunk: nn.Module) -> None:
+        """Train what the checkpoint brought as well, as recipe `full` does: a copy of the pooler, the LM head.
+
+        Args:
+            trunk: The private trunk; weights tied to the embeddings stay tied, to its own.
+        """
+        passage: Passage = getattr(self.module, self.prefix)
+        passage.pooler = copy.deepcopy(passage.pooler)
+        tied = {
+            target: source.removeprefix(f"{self.prefix}.")
+            for target, source in dict(
+                getattr(self.module, "_tied_weights_keys", None) or {}
+            ).items()
+            if target in self._frozen and source.startswith(f"{self.prefix}.")
+        }
+        for target, source in tied.items():
+            parent, _, last = target.rpartition(".")
+            setattr(self.module.get_submodule(parent), last, trunk.get_parameter(source))
+        self._frozen = set(tied)
+        self.module.requires_grad_(True)
+
     def trained_names(self) -> list[str]:
         """Names, as in the task class, of the parameters that this head trains and saves."""
         return [name for name, _ in self.module.named_parameters() if name not in self._frozen]

@@ -126,15 +126,14 @@ class Learner:
         self.streams = list(streams)
         self.experts = list(experts)
         self.training = training
-        self.parameters = {
-            f"{expert.name}/{name}": value
-            for expert, _ in experts
-            for name, value in expert.trained().items()
-        }
-        if trunk is not None:
-            self.parameters |= {
-                f"trunk/{n}": p for n, p in trunk.named_parameters() if p.requires_grad
+        self.parameters = _once(
+            {
+                f"{expert.name}/{name}": value
+                for expert, _ in experts
+                for name, value in expert.trained().items()
             }
+            | ({} if trunk is None else {f"trunk/{n}": p for n, p in trunk.named_parameters()})
+        )
         self._trunk = trunk
         self.rebuild_optimizer()
         self.total = max(stream.total_steps for stream in streams)
@@ -164,6 +163,11 @@ class Learner:
             rate = self.training.learning_rate or self.experts[0][1].learning_rate
             trained = [value for value in self._trunk.parameters() if value.requires_grad]
             groups.append({"params": trained, "lr": rate})
+        seen: set[int] = set()
+        for group in groups:
+            group["params"] = [
+                p for p in group["params"] if id(p) not in seen and not seen.add(id(p))
+            ]
         return [part for group in groups for part in self._by_decay(group)]
 
     def _by_decay(self, group: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -237,3 +241,9 @@ class Learner:
             for number, penalty in enumerate(recipe.penalties):
                 found[f"{expert.name}/penalty{number}"] = penalty
         return found
+
+
+def _once(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Each parameter under its first name: a head's output map may be the trunk's embeddings."""
+    found = {id(value): name for name, value in reversed(list(parameters.items()))}
+    return {name: value for name, value in parameters.items() if found[id(value)] == name}

@@ -9,8 +9,8 @@ import torch
 
 from weft.batching import Item
 from weft.data import example_from_user
-from weft.evaluation import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.generation import Generation, generate
+from weft.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.loading import LoadedRun, load_run_model
 from weft.model import Model
 from weft.registry import unknown

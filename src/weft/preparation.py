@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from weft.base import Base
 from weft.batching import Item, collate
 from weft.config import Run
-from weft.evaluation import padding_id
 from weft.expert import Expert
+from weft.inference import padding_id
 from weft.kinds import KINDS
 from weft.learning import Stream
 from weft.lowrank.attach import frozen_linear

@@ -42,7 +42,7 @@ def _recipe_schema(name: str) -> dict[str, Any]:
         # Settings about adapters say nothing here; a complete run.yaml holds them, empty.
         properties |= {key: {"enum": EMPTY} for key in properties if key != "name"}
     else:
-        own = adapters.load(file.adapter).Spec.model_json_schema()
+        own = adapters.load(file.adapter).spec_type.model_json_schema()
         properties |= copy.deepcopy(own["properties"])
         for key, value in {"targets": file.targets, **file.settings}.items():
             properties[key]["default"] = value

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from weft.assembly import Session
 from weft.batching import Batch, Item, collate, pieces
-from weft.evaluation import autocast, padding_id
+from weft.inference import autocast, padding_id
 from weft.kinds import KINDS
 from weft.learning import Learner
 

@@ -27,10 +27,9 @@ def accelerator_for(run: Run, folder: Path) -> Accelerator:
         ValueError: If accelerate has no such tracker, or its package is not installed.
     """
     name = run.training.tracker
-    if name is not None and name not in {kind.value for kind in LoggerType}:
-        raise ValueError(
-            f"training.tracker: {unknown('tracker', name, [kind.value for kind in LoggerType if kind is not LoggerType.ALL])}"
-        )
+    known = [kind.value for kind in LoggerType if kind is not LoggerType.ALL]
+    if name is not None and name not in known:
+        raise ValueError(f"training.tracker: {unknown('tracker', name, known)}")
     if name is not None and LoggerType(name) not in get_available_trackers():
         raise ValueError(
             f"training.tracker: the package of {name!r} is not installed: pip install {name}"

@@ -53,7 +53,7 @@ class Projections(nn.Module):
 class Shared(Adapter):
     """VeRA's form: `dW = diag(b) U diag(gain d) V`; U, V and gain are of the largest map's size."""
 
-    Spec: ClassVar[type[Spec]] = SharedSpec
+    spec_type: ClassVar[type[Spec]] = SharedSpec
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ def recipe(variant: type[Adapter], **spec: object) -> Recipe:
         file=RecipeFile(summary="", paper="", citation="", training={"learning_rate": 1e-3}),
         settings=RecipeSettings(targets=["query", "ffn_in"]),
         adapter=variant,
-        spec=validate(variant.Spec, {"rank": 3, **spec}, "test"),
+        spec=validate(variant.spec_type, {"rank": 3, **spec}, "test"),
         optimizer=Optimizer(),
         penalties=(),
         controller=Controller(),
@@ -236,7 +236,7 @@ def test_the_parameter_count_is_the_built_modules(
     variant: type[Adapter], shape: tuple[int, int]
 ) -> None:
     W0 = torch.zeros(shape) + 0.5
-    spec = validate(variant.Spec, {"rank": 3}, "test")
+    spec = validate(variant.spec_type, {"rank": 3}, "test")
     made, _ = make_adapters(
         recipe(variant), {"map": W0}, {"map": 3}, torch.Generator(), torch.float32
     )
@@ -294,14 +294,14 @@ def test_it_serves_a_half_precision_base_in_single_precision(variant: type[Adapt
 
 def test_settings_that_it_does_not_have_are_refused_by_name(variant: type[Adapter]) -> None:
     with pytest.raises(ValueError, match=r"no setting named 'rnak'\. Did you mean 'rank'"):
-        validate(variant.Spec, {"rnak": 4}, "recipe")
+        validate(variant.spec_type, {"rnak": 4}, "recipe")
     for name, value in (("rank", 0), ("dropout", 1.0)):
         with pytest.raises(ValueError, match=rf"recipe: {name}: .*got {value}"):
-            validate(variant.Spec, {name: value}, "recipe")
+            validate(variant.spec_type, {name: value}, "recipe")
 
 
 def test_every_setting_says_what_it_means(own_variant: type[Adapter]) -> None:
-    fields = own_variant.Spec.model_fields
+    fields = own_variant.spec_type.model_fields
     assert [name for name, field in fields.items() if not field.description] == []
 
 

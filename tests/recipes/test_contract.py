@@ -48,7 +48,7 @@ def test_it_resolves_with_nothing_said(name: str) -> None:
     assert (found.adapter is not None) == (name in WOVEN) == bool(found.settings.targets)
     if found.adapter is not None:
         assert issubclass(found.adapter, Adapter)
-        assert isinstance(found.spec, found.adapter.Spec)
+        assert isinstance(found.spec, found.adapter.spec_type)
 
 
 @pytest.mark.parametrize("name", NAMES)

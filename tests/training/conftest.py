@@ -1,4 +1,4 @@
-"""Four tiny tasks of different kinds, as files a user could have written."""
+"""Tiny tasks of every kind, as files a user could have written."""
 
 import csv
 import json
@@ -41,11 +41,13 @@ def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
 
 
 def write_tasks(folder: Path) -> Path:
-    """Write `topic` (classes), `tags` (tokens), `endings` (choices) and `where` (spans) under `folder`."""
+    """Write `topic` (classes), `tags` (tokens), `endings` (choices), `where` (spans), two of text."""
     kinds = {
         "topic": "kind: sequence_classification\nformat: csv\nlabels: [animal, thing]\n",
         "tags": "kind: token_classification\nformat: conll\nlabels: [O, B-animal, I-animal]\n",
         "endings": "kind: multiple_choice\nformat: csv\ncolumns: {choices: 'a,b,c'}\noptions: {choices: 3}\n",
+        "fill": "kind: masked_lm\nformat: text\n",
+        "go_on": "kind: causal_lm\nformat: text\nstride: 1\n",
         "where": "kind: span_extraction\nformat: squad\nstride: 8\n",
     }
     for name, text in kinds.items():
@@ -72,6 +74,8 @@ def write_tasks(folder: Path) -> Path:
                 for at, row in enumerate(rows)
             ],
         )
+        for name in ("fill", "go_on"):
+            (folder / name / f"{split}.txt").write_text("\n\n".join(" ".join(row) for row in rows))
         paragraphs = [
             {
                 "context": " ".join(row * 4),
@@ -94,7 +98,7 @@ def write_tasks(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the four tasks; never to be changed."""
+    """Folder of the tasks; never to be changed."""
     return write_tasks(tmp_path_factory.mktemp("tasks"))
 
 

@@ -273,3 +273,24 @@ def test_an_unknown_tracker_is_refused_before_any_work(run_of: Settings, tmp_pat
     with pytest.raises(ValueError, match="tensorboard"):
         train(run_of("topic", training={"tracker": "tensorbord"}), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"), [("bert", "topic"), ("bert", "endings"), ("bert", "fill"), ("gpt2", "go_on")]
+)
+def test_full_trains_poolers_and_language_model_heads_too(
+    run_of: Settings, tmp_path: Path, base: str, kind: str
+) -> None:
+    run = run_of(
+        kind, base=base, recipe="full", training={"learning_rate": 1e-3, "precision": "fp32"}
+    )
+    folder = train(run, out=tmp_path / "run")
+    before = load_file(Path(run["base"]) / "model.safetensors")
+    after = load_file(folder.expert / "model.safetensors")
+    heads = [name for name in after if "pooler" in name or name.startswith("cls.") or "wte" in name]
+    assert heads
+    for name in heads:
+        assert not torch.equal(after[name], before[name]), name
+    if kind in ("fill", "go_on"):
+        # Tied before, tied after: the output map is not stored a second time.
+        assert not {"cls.predictions.decoder.weight", "lm_head.weight"} & after.keys()

@@ -43,7 +43,7 @@ class Adapter(nn.Module, ABC):
 
     shared: nn.Module | None
 
-    Spec: ClassVar[type[Spec]] = Spec
+    spec_type: ClassVar[type[Spec]] = Spec
     low_rank: ClassVar[bool] = True
     """Whether `factors` exists for every state of this variant."""
 

@@ -30,7 +30,8 @@ class Spec(base.Spec):
 class LoRA(base.Adapter):
     """The change of the weight is a product of two thin matrices."""
 
-    Spec: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec: Spec
 
     def __init__(
         self,

@@ -103,14 +103,13 @@ class Pool:
                 f"shape {tuple(x.shape)}; say `sequences_per_row` for rows that own several"
             )
         if len(rates) > 1:
-            return self._segments(y, x, weight, route, here, training)
+            return self._segments(y, x, weight, route, here, training=training)
         x = _dropout(x, rates.pop())
         path = self.path or _path(here, x.device.type)
         if path == "segments":
             return self._segments(y, x, weight, route, here)
-        if path == "dense":
-            return self._dense(y, x, weight, route, here)
-        return self._grouped(y, x, weight, route, here)
+        run = self._dense if path == "dense" else self._grouped
+        return run(y, x, weight, route, here)
 
     def _everywhere(self, y: Tensor, x: Tensor, weight: Tensor, here: dict[str, Term]) -> Tensor:
         if len(here) == 1 or not all(term.low_rank for term in here.values()):
@@ -157,6 +156,7 @@ class Pool:
         weight: Tensor,
         route: Route,
         here: dict[str, Term],
+        *,
         training: bool = False,
     ) -> Tensor:
         for name, term in here.items():

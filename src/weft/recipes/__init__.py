@@ -126,11 +126,11 @@ def resolve(settings: RecipeSettings) -> Recipe:
 
 def _spec(variant: type[Adapter], file: RecipeFile, own: Mapping[str, Any], where: str) -> Spec:
     common = [name for name in RecipeSettings.model_fields if name != "name"]
-    known = {*variant.Spec.model_fields, *common}
+    known = {*variant.spec_type.model_fields, *common}
     for key in own:
         if key not in known:
             raise ValueError(f"{where}: {unknown('setting', key, known)}")
-    return validate(variant.Spec, {**file.settings, **own}, where)
+    return validate(variant.spec_type, {**file.settings, **own}, where)
 
 
 def _refuse_settings(settings: RecipeSettings, own: Mapping[str, Any], where: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from weft.adapters.base import Adapter
 from weft.base import Base
-from weft.expert import Expert
+from weft.expert import Expert, make_adapters
 from weft.heads import Head, trained_dtype
 from weft.lowrank.attach import canonical, frozen_linear, original
 from weft.lowrank.peft_tensors import read_tensors
@@ -175,13 +175,7 @@ def native_adapters(
     dtype = trained_dtype(base)
     weights = {module: frozen_linear(base.trunk, module).weight for module in factors}
     generator = torch.Generator().manual_seed(0)
-    shared = recipe.adapter.share(weights, recipe.spec, generator)
-    adapters = {
-        module: recipe.adapter(
-            weight, recipe.spec.model_copy(update={"rank": ranks[module]}), generator, shared
-        ).to(dtype)
-        for module, weight in weights.items()
-    }
+    adapters, shared = make_adapters(recipe, weights, ranks, generator, dtype)
     own = native_state(Expert("", adapters, None, shared=shared))
     _check_names(set(tensors), own, path)
     with torch.no_grad():

@@ -1,0 +1,122 @@
+"""Rows of any tasks through the model, in batches that waste little."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from weft.base import Base
+from weft.batching import Item, collate
+from weft.kinds import KINDS, MultipleChoice
+from weft.model import Model
+
+TOKENS_PER_BATCH = 4096
+"""Padded tokens in one forward call."""
+LOGITS_PER_BATCH = 2**26
+"""Vocabulary logits in one forward call: a quarter GiB in single precision."""
+
+Progress = Callable[[int, int], None]
+"""Called with (rows done, rows in all)."""
+
+
+def outputs(
+    model: Model,
+    items: Sequence[Item],
+    *,
+    pad_id: int,
+    device: torch.device | str,
+    precision: str = "fp32",
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    progress: Progress | None = None,
+) -> list[Any]:
+    """What `Task.decode` gets for each row, in order; rows of any tasks and experts share batches.
+
+    Sequences of similar length run together: a row's windows perhaps apart, its choices never.
+
+    Args:
+        model: Has the experts resident; each module is left in the mode it was in.
+        items: The rows.
+        pad_id: The base's padding token.
+        device: Where the model is.
+        precision: fp32, bf16, fp16 or fp64; fp64 wants a model in double precision.
+        tokens_per_batch: Padded tokens in one forward call, unless a single row has more.
+        progress: Told how far it is.
+    """
+    device = torch.device(device)
+    units = [(row, unit) for row, item in enumerate(items) for unit in _units(item)]
+    found: list[list[Any]] = [[] for _ in units]
+    batches = _batches([unit for _, unit in units], tokens_per_batch, model.base.config.vocab_size)
+    left = Counter(row for row, _ in units)
+    done = 0
+    with evaluating(model), torch.inference_mode(), autocast(device, precision):
+        for batch_rows in batches:
+            batch = collate([units[at][1] for at in batch_rows], pad_id).to(device)
+            answers = model(batch)
+            for part in batch.parts:
+                raw = KINDS[part.kind].outputs(answers[part.head], part.labels, part.lengths)
+                for at, output in zip(part.rows, raw, strict=True):
+                    found[batch_rows[at]] = output
+                    left[units[batch_rows[at]][0]] -= 1
+                    done += left[units[batch_rows[at]][0]] == 0
+            if progress is not None:
+                progress(done, len(items))
+    rows: list[list[Any]] = [[] for _ in items]
+    for (row, _), output in zip(units, found, strict=True):
+        rows[row].append(output)
+    return [own[0] if len(own) == 1 else [part for o in own for part in o] for own in rows]
+
+
+def _units(item: Item) -> list[Item]:
+    """The parts of a row that can be answered apart: its windows, or itself."""
+    record = item.record
+    count = len(record["input_ids"])
+    if count == 1 or isinstance(KINDS[item.kind], MultipleChoice):
+        return [item]
+    names = [name for name in ("input_ids", "token_type_ids", "labels") if name in record]
+    return [
+        Item(item.head, item.kind, item.members, {name: [record[name][at]] for name in names})
+        for at in range(count)
+    ]
+
+
+def _batches(units: Sequence[Item], tokens: int, vocabulary: int) -> list[list[int]]:
+    """Batches of at most `tokens` padded tokens; longest first: memory runs out soon or never."""
+    order = sorted(range(len(units)), key=lambda at: (-units[at].length, units[at].head))
+    found: list[list[int]] = []
+    width = sequences = limit = 0
+    for at in order:
+        own = len(units[at].record["input_ids"])
+        few = LOGITS_PER_BATCH // vocabulary if KINDS[units[at].kind].language_model else tokens
+        if not found or (sequences + own) * width > min(limit, few):
+            found.append([])
+            width, sequences, limit = units[at].length, 0, tokens
+        found[-1].append(at)
+        sequences += own
+        limit = min(limit, few)
+    return found
+
+
+def padding_id(base: Base) -> int:
+    """The token that fills a batch; where the tokenizer has none, any: attention never sees it."""
+    own = base.tokenizer.pad_token_id
+    return own if isinstance(own, int) else 0
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Everything in eval mode inside the block; afterwards each module in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The arithmetic that `precision` means on `device`."""
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, dtype=types.get(precision), enabled=precision in types)
