@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from machine import machine
-from weft.base import ATTENTION, Base, load_base
+from weft.base import Base, load_base
 from weft.config import RecipeSettings
 from weft.expert import Expert, build
 from weft.lowrank.attach import force_path
@@ -141,7 +141,9 @@ def measure(precision: str, device: str, rounds: int) -> dict[str, Any]:
 def peft_model(base: Base, names: list[str], dtype: torch.dtype, device: str) -> PeftModel:
     """The same base in PEFT with an adapter for each name."""
     folder = base.files[0].parent
-    plain = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION[device])
+    plain = AutoModel.from_pretrained(
+        folder, dtype=dtype, attn_implementation=base.config._attn_implementation
+    )
     config = LoraConfig(r=RANK, lora_alpha=16, target_modules=["query", "value"])
     model = get_peft_model(plain.to(device), config, adapter_name=names[0])
     for name in names[1:]:

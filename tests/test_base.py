@@ -17,7 +17,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers.pytorch_utils import Conv1D
 
 from weft.base import (
-    ATTENTION,
     Base,
     check_max_length,
     checkpoint_tensors,
@@ -74,7 +73,7 @@ def test_trunk_computes_what_transformers_computes(base: Base) -> None:
 
 def test_single_precision_agrees_with_double(base: Base) -> None:
     inputs = batch(base)
-    single = load_base(base.source)
+    single = load_base(base.source, attention="eager")
     assert single.config._attn_implementation != base.config._attn_implementation
     with torch.no_grad():
         exact = base.trunk(**inputs).last_hidden_state
@@ -280,11 +279,11 @@ def test_head_tensors_are_found_in_the_checkpoint_under_new_names(bert_copy: Pat
         torch.testing.assert_close(value, stored[name], rtol=0, atol=0)
 
 
-def test_attention_is_the_device_s_own_unless_said(tiny_folder: Folder) -> None:
+def test_attention_is_the_faster_one_unless_said(tiny_folder: Folder) -> None:
     folder = str(tiny_folder("bert"))
-    assert load_base(folder).config._attn_implementation == ATTENTION["cpu"] == "eager"
-    assert load_base(folder, attention="sdpa").config._attn_implementation == "sdpa"
-    assert load_base(folder, dtype=torch.float64).config._attn_implementation == "sdpa"
+    assert load_base(folder).config._attn_implementation == "sdpa"
+    assert load_base(folder, dtype=torch.bfloat16).config._attn_implementation == "eager"
+    assert load_base(folder, attention="eager").config._attn_implementation == "eager"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

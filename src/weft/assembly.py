@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from weft.base import Base, check_max_length, load_base
+from weft.base import Base, attention_for, check_max_length, load_base
 from weft.config import RecipeSettings, Run, Split, TaskSettings
 from weft.data import LoadedTask, holdout, load_task
 from weft.encoding import cache_folder, encode_examples
@@ -139,6 +139,7 @@ def assemble(run: Run, device: torch.device) -> Session:
         revision=run.revision,
         dtype=DTYPES.get(run.training.precision, torch.float32),
         device=device,
+        attention=attention_for(device, half=run.training.precision in ("bf16", "fp16")),
     )
     for item in loaded.values():
         kind_for(item.task.spec.kind, base.config)

@@ -31,9 +31,12 @@ from transformers.utils import logging as transformers_logging
 from weft.digest import checkpoint_digest, stored_tensors, tensors_digest
 from weft.locate import ALIASES, alias_config, checkpoint_files, config_file, locate
 
-# Transformers' SDPA falls back to a slow kernel on CPU once there are masks and dropout: training
-# the embedded base in bf16, eager is 1.4-1.7 times as fast. On CUDA the fused kernels win.
-ATTENTION = {"cpu": "eager", "cuda": "sdpa", "mps": "sdpa"}
+# Measured by benchmarks/throughput.py. On a CPU in half precision transformers' SDPA is slow where there are masks:
+# training the embedded base, eager is 1.3-1.7 times as fast. In single precision SDPA wins by a tenth. On CUDA the
+# fused kernels win.
+HALF_ATTENTION = {"cpu": "eager"}
+"""Attention implementation by device type for arithmetic in half precision; SDPA everywhere else."""
+
 
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
 """Model types that number positions from `pad_token_id + 1`; the ones below it are never used."""
@@ -110,8 +113,8 @@ def load_base(
         revision: Branch, tag or commit; for bases on the hub only.
         dtype: Type of the trunk's parameters.
         device: Where the trunk goes.
-        attention: Transformers' attention implementation; None takes the device's own
-            (`ATTENTION`), or SDPA in double precision.
+        attention: Transformers' attention implementation; None takes the faster one for the device and `dtype`
+            (`attention_for`).
 
     Raises:
         KeyError: If `name` is no alias and looks like neither a folder nor a hub id.
@@ -127,7 +130,8 @@ def load_base(
         trunk, info = AutoModel.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=attention or _attention_for(device, dtype),
+            attn_implementation=attention
+            or attention_for(device, half=dtype in (torch.bfloat16, torch.float16)),
             use_safetensors=True,
             output_loading_info=True,
             # Reported below with both shapes; transformers' own error only points to a log.
@@ -249,11 +253,13 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    # ModernBERT's and Llama's eager attention takes its softmax in single precision whatever the
-    # type. In double precision that is inexact, and the mask's smallest double becomes -inf there:
-    # rows that see only padding become NaN.
-    return "sdpa" if dtype == torch.float64 else ATTENTION.get(device.type, "sdpa")
+def attention_for(device: torch.device | str, *, half: bool) -> str:
+    """The faster attention implementation on `device`, for arithmetic in half precision or not.
+
+    Never eager in double precision: ModernBERT's and Llama's take their softmax in single precision whatever the type,
+    and the mask's smallest double becomes -inf there, so rows that see only padding become NaN.
+    """
+    return HALF_ATTENTION.get(torch.device(device).type, "sdpa") if half else "sdpa"
 
 
 def _check_fit(

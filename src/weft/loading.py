@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from weft.base import load_base
+from weft.base import attention_for, load_base
 from weft.config import Run, validate
 from weft.data import find_kind
 from weft.expert import Card
@@ -65,7 +65,10 @@ def load_run_model(
         model, expert, card = load_full(folder.expert)
         model.to(device=where, dtype=dtype)
     else:
-        base = load_base(run.base, revision=run.revision, dtype=dtype, device=where)
+        attention = attention_for(where, half=precision in ("bf16", "fp16"))
+        base = load_base(
+            run.base, revision=run.revision, dtype=dtype, device=where, attention=attention
+        )
         expert, card = load_expert(folder.expert, base)
         model = Model(base)
         # Before it is woven in: its factors are made where its weights are.

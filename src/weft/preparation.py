@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from weft.base import Base
 from weft.batching import Item, collate
 from weft.config import Run
+from weft.dropout import Dropout
 from weft.expert import Expert
 from weft.inference import padding_id
 from weft.kinds import KINDS
@@ -102,12 +103,13 @@ def weight_gradients(
 def prepare_model(model: Model, run: Run) -> None:
     """Set dropout and gradient checkpointing as the run asks; weights stay as they are."""
     rate = run.training.base_dropout
-    if rate is not None:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = rate
-            elif isinstance(getattr(module, "attention_dropout", None), float):
-                setattr(module, "attention_dropout", rate)  # noqa: B010 - a plain number, no submodule
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Dropout):
+            model.set_submodule(
+                name, Dropout(module.p if rate is None else rate).train(module.training)
+            )
+        elif rate is not None and isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", rate)  # noqa: B010 - a plain number, no submodule
     if run.training.gradient_checkpointing:
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -14,11 +14,11 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from weft.dropout import dropout
 from weft.lowrank.route import Route
 
-DENSE_UP_TO = {"cpu": 32, "cuda": 64, "mps": 64}
+DENSE_UP_TO = {"cpu": 8, "cuda": 64, "mps": 64}
 """Sum of ranks up to which the dense path runs, by device type; benchmarks/overhead.py measures the crossover."""
 
 
@@ -174,7 +174,7 @@ def _path(here: dict[str, Term], device: str) -> str:
 
 
 def _dropout(x: Tensor, rate: float) -> Tensor:
-    return F.dropout(x, rate) if rate else x
+    return dropout(x, rate) if rate else x
 
 
 def _product(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
