@@ -164,7 +164,7 @@ def test_embedded_base_is_itself(minilm: Base) -> None:
     assert minilm.source == "sentence-transformers/all-MiniLM-L6-v2"
     assert minilm.num_parameters == 22_713_216
     assert minilm.max_positions == 512
-    assert minilm.pooler_is_pretrained
+    assert minilm.pooler is not None
     assert minilm.digest == tensors_digest(load_file(minilm.files[0]))
 
 

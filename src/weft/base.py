@@ -31,12 +31,10 @@ from transformers.utils import logging as transformers_logging
 from weft.digest import checkpoint_digest, stored_tensors, tensors_digest
 from weft.locate import ALIASES, alias_config, checkpoint_files, config_file, locate
 
-# Measured by benchmarks/throughput.py. On a CPU in half precision transformers' SDPA is slow where there are masks:
-# training the embedded base, eager is 1.3-1.7 times as fast. In single precision SDPA wins by a tenth. On CUDA the
-# fused kernels win.
+# Measured by benchmarks/throughput.py: on a CPU SDPA wins in single precision by a tenth, but in half precision it is
+# slow where there are masks. On CUDA the fused kernels win.
 HALF_ATTENTION = {"cpu": "eager"}
 """Attention implementation by device type for arithmetic in half precision; SDPA everywhere else."""
-
 
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
 """Model types that number positions from `pad_token_id + 1`; the ones below it are never used."""
@@ -81,10 +79,6 @@ class Base:
     @property
     def model_type(self) -> str:
         return self.config.model_type
-
-    @property
-    def pooler_is_pretrained(self) -> bool:
-        return self.pooler is not None
 
     @property
     def max_positions(self) -> int | None:
@@ -256,8 +250,8 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def attention_for(device: torch.device | str, *, half: bool) -> str:
     """The faster attention implementation on `device`, for arithmetic in half precision or not.
 
-    Never eager in double precision: ModernBERT's and Llama's take their softmax in single precision whatever the type,
-    and the mask's smallest double becomes -inf there, so rows that see only padding become NaN.
+    Never eager in double precision: ModernBERT's and Llama's take their softmax in single, where the mask's smallest
+    double is -inf, so rows that see only padding become NaN.
     """
     return HALF_ATTENTION.get(torch.device(device).type, "sdpa") if half else "sdpa"
 

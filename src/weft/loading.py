@@ -12,9 +12,13 @@ from weft.expert import Card
 from weft.lowrank.route import Members
 from weft.model import Model
 from weft.recipes import recipe_file
+from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.storage import load_expert, load_full, read_card
 from weft.tasks.base import Task, TaskSpec
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,12 @@ def load_run_model(
         raise ValueError(f"{path} trained several tasks; give the run folder of one: {names}")
     if not folder.expert.is_dir():
         raise ValueError(f"{path} holds no expert yet; train it to its end first")
+    if device not in DEVICES:
+        raise ValueError(f"device: {unknown('device', device, DEVICES)}")
     where = torch.device(available_device() if device == "auto" else device)
     precision = precision or run.training.precision
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: {unknown('precision', precision, PRECISIONS)}")
     dtype = torch.float64 if precision == "fp64" else torch.float32
     card = read_card(folder.expert)
     if recipe_file(card.recipe["name"]).trains == "base":

@@ -1,0 +1,79 @@
+"""Write the README's results from `results/`, so that no number in it is typed by hand.
+
+python benchmarks/readme.py
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    "wnut17": "WNUT17, entity F1",
+    "squad": "SQuAD subset, F1",
+    "swag": "CODAH (in SWAG's form), accuracy",
+}
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """A result file, if it was measured."""
+    path = Path("results") / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def accuracy() -> list[str]:
+    """One table line for each recipe on each task that was measured."""
+    lines = []
+    for task, title in NAMES.items():
+        result = read(f"accuracy-{task}")
+        for row in result["rows"] if result else []:
+            score = row["scores"][row["metric"]]
+            lines.append(
+                f"| {title} | {row['recipe']} | {row['trainable_parameters']:,} | {row['learning_rate']:g} | "
+                f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}] | "
+                f"{100 * row['deviation']:.1f} | {len(row['seeds'])} | {row['n']:,} |"
+            )
+    if not lines:
+        return ["Scores on real data are not measured yet (`benchmarks/accuracy.py`)."]
+    head = "| set | recipe | trained | rate | score % [95 % interval] | ± seeds | seeds | rows |"
+    return [head, "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |", *lines]
+
+
+def speed() -> list[str]:
+    """Sentences on overhead and throughput, as far as they were measured."""
+    lines = []
+    overhead = read("overhead-cpu")
+    for result in overhead["results"] if overhead else []:
+        ratio = result["overhead"]
+        lines.append(
+            f"- Forward over the bare base ({result['precision']}, 32 x 64 tokens, CPU): one LoRA "
+            f"{ratio['one LoRA']:.2f}x (PEFT {ratio['PEFT, one LoRA']:.2f}x), 25 experts in one batch "
+            f"{ratio['25 experts in one batch']:.2f}x (PEFT {ratio['PEFT, 25 experts in one batch']:.2f}x); adding the "
+            f"128th expert takes {result['load']['ratio']:.2f} times the 2nd."
+        )
+    throughput = read("throughput-cpu")
+    for result in throughput["results"] if throughput else []:
+        lines.append(
+            f"- Training on {result['task']} ({result['precision']}, CPU), real tokens a second: "
+            f"{result['ratio_to_default']:.2f}x Trainer + PEFT by default, "
+            f"{result['ratio_to_best']:.2f}x its best configuration."
+        )
+    return lines
+
+
+def main() -> None:
+    """Replace what stands between the README's markers."""
+    path = Path("README.md")
+    text = path.read_text(encoding="utf-8")
+    body = "\n".join(
+        ["Embedded base; each recipe at its own searched rate.", "", *accuracy(), "", *speed()]
+    )
+    block = f"<!-- results -->\n{body}\n<!-- /results -->"
+    path.write_text(
+        re.sub(r"<!-- results -->.*<!-- /results -->", lambda _: block, text, flags=re.S),
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    main()
