@@ -94,7 +94,7 @@ def test_everything_is_frozen_in_eval_mode_and_linear(base: Base) -> None:
 
 
 def test_only_a_pooler_of_the_checkpoint_is_kept(base: Base) -> None:
-    assert base.pooler_is_pretrained == (base.model_type == "bert")
+    assert (base.pooler is not None) == (base.model_type == "bert")
     assert not any(name.startswith("pooler") for name, _ in base.trunk.named_parameters())
     lacks_pooler = {"pooler.dense.weight", "pooler.dense.bias"}
     assert base.missing == (lacks_pooler if base.model_type == "roberta" else frozenset())
