@@ -10,7 +10,6 @@ Peak memory is that of a fresh process for each side.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from weft.base import load_base
 from weft.config import TaskSettings
 from weft.data import load_task
 from weft.encoding import cache_folder, encode_examples
+from weft.finishing import peak_memory_mib
 from weft.training import train
 
 BATCH = 16
@@ -210,10 +210,7 @@ def only(side: str, task: str, data: str, precision: str, device: str) -> None:
     else:
         strategy, attention = side.split("/")
         peer(task, Rows(task, data), strategy, attention, precision=precision, device=device)
-    if device == "cuda":
-        print(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_memory_mib(torch.device(device)))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import platform
 import resource
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ def _summary(
         "seconds_per_epoch": seconds / max(1.0, steps / stream.steps_per_epoch),
         "tokens": tokens,
         "tokens_per_second": tokens / max(seconds, 1e-9),
-        "peak_memory_mib": _peak_memory_mib(session.device),
+        "peak_memory_mib": peak_memory_mib(session.device),
         "learning_rate": learners[0].peaks[0],
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
@@ -146,7 +147,13 @@ def _summary(
     }
 
 
-def _peak_memory_mib(device: torch.device) -> float:
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory this process has held: on an accelerator what torch allocated there, else what was resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # getrusage carries the peak of the process that started this one over; this one's own is only here.
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
