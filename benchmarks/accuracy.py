@@ -44,6 +44,7 @@ def grid_for(task: str, data: str, device: str) -> Grid:
             "tasks": {task: entry},
             "recipes": RECIPES,
             "seeds": [0, 1, 2],
+            "device": device,
             # Dropout inside the frozen base costs a third of the time on a CPU; it is off for every method alike.
             "training": {"precision": "bf16", "base_dropout": 0.0},
         }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -63,6 +63,7 @@ class Grid(Settings):
     search_seed: int = 0
     training: dict[str, Any] = {}
     """Training settings of every run."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,14 @@ def _make(
     entry, method = grid.tasks[task], grid.recipes[recipe]
     values = grid.training | entry.training | method.training | dict(more) | {"learning_rate": rate}
     training = validate(TrainingSettings, values, f"{task}, {recipe}: training")
-    return Run(base=grid.base, task=entry.task, recipe=method.recipe, training=training, seed=seed)
+    return Run(
+        base=grid.base,
+        task=entry.task,
+        recipe=method.recipe,
+        training=training,
+        seed=seed,
+        device=grid.device,
+    )
 
 
 def _search_jobs(grid: Grid, folder: Path) -> dict[tuple[str, str, float], Job]:
