@@ -19,18 +19,18 @@ RECIPES: dict[str, Any] = {
     "full": {"recipe": {"name": "full"}, "learning_rates": [5e-5, 1e-4, 2e-4, 4e-4]},
     "lora": {
         "recipe": {"name": "lora", "rank": 8, "alpha": 16, "targets": ["query", "value"]},
-        "learning_rates": [5e-4, 1e-3, 2e-3, 4e-3],
+        "learning_rates": [1e-3, 2e-3, 4e-3, 8e-3],
     },
     "lora-all-linear": {
         "recipe": {"name": "lora", "rank": 8, "alpha": 16, "targets": ["all-linear"]},
-        "learning_rates": [5e-4, 1e-3, 2e-3, 4e-3],
+        "learning_rates": [2.5e-4, 5e-4, 1e-3, 2e-3],
     },
 }
 """The embedded base has 22.7 M parameters: 73,728 are 0.3 % of it, 331,776 are 1.5 %."""
 
 TASKS: dict[str, Any] = {
     "wnut17": {"training": {"epochs": 3}},
-    "squad": {"training": {"epochs": 2}, "search": {"epochs": 1}, "search_examples": 1500},
+    "squad": {"training": {"epochs": 2}, "search": {"epochs": 1}, "search_examples": 4000},
     "swag": {"training": {"epochs": 4}, "search": {"epochs": 2}},
 }
 

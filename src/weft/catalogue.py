@@ -23,7 +23,7 @@ from weft.lowrank.roles import roles_of
 from weft.optimizers import optimizers
 from weft.penalties import penalties
 from weft.plans import plans
-from weft.recipes import Recipe, recipe_file, recipes, resolve
+from weft.recipes import PARTS, Recipe, recipe_file, recipes, resolve, settings_types
 from weft.registry import Registry, unknown
 from weft.tasks import kinds, sets
 
@@ -85,7 +85,7 @@ def parameters(recipe: Recipe, base: str) -> dict[str, Any]:
 
 def settings(spec: type[BaseModel], defaults: Mapping[str, Any]) -> list[Entry]:
     """Name, default, limits and meaning of every setting."""
-    schema = spec.model_json_schema()["properties"]
+    schema = spec.model_json_schema().get("properties", {})
     return [
         {
             "name": name,
@@ -183,13 +183,12 @@ def _recipe_page(name: str, base: str | None) -> Page:
         # Where there is no adapter whose page has it, the summary ends in it.
         page["equation"] = file.summary.rpartition(": ")[2]
     page |= {"paper": file.paper, "citation": file.citation, "trains": file.trains}
-    parts = {"optimizer": file.optimizer, "controller": file.controller, "plan": file.plan}
-    page |= {key: part.model_dump() for key, part in parts.items() if part is not None}
-    if file.penalties:
-        page["penalties"] = [part.model_dump() for part in file.penalties]
+    page |= {kind: named for kind in PARTS if (named := getattr(file, kind))}
     if recipe.adapter is not None:
         page["targets"] = recipe.settings.targets
-        page["settings"] = settings(recipe.adapter.spec_type, file.settings)
+        page["settings"] = [
+            entry for kind in settings_types(file) for entry in settings(kind, file.settings)
+        ]
     page["training"] = file.training
     if base is not None:
         page["parameters"] = parameters(recipe, base)

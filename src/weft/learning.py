@@ -104,6 +104,19 @@ class Stopper:
         return self.patience is not None and self.misses >= self.patience
 
 
+def rate_factor(training: TrainingSettings, step: int, total: int) -> float:
+    """The learning rate of step `step` (from 0) of `total` as a fraction of its peak."""
+    warmup = round(training.warmup * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    if training.schedule == "constant":
+        return 1.0
+    done = (step - warmup) / max(1, total - warmup)
+    if training.schedule == "linear":
+        return max(0.0, 1.0 - done)
+    return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
 class Learner:
     """Experts that are optimised, scheduled, clipped and stopped together.
 
@@ -185,15 +198,7 @@ class Learner:
 
     def factor(self, step: int) -> float:
         """The learning rate of step `step` (from 0) as a fraction of its peak."""
-        warmup = round(self.training.warmup * self.total)
-        if step < warmup:
-            return (step + 1) / warmup
-        if self.training.schedule == "constant":
-            return 1.0
-        done = (step - warmup) / max(1, self.total - warmup)
-        if self.training.schedule == "linear":
-            return max(0.0, 1.0 - done)
-        return 0.5 * (1.0 + math.cos(math.pi * done))
+        return rate_factor(self.training, step, self.total)
 
     def step(self, step: int, scaler: torch.amp.GradScaler) -> None:
         """Clip, transform, update, and let the methods act; gradients are cleared."""

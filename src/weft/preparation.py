@@ -15,7 +15,7 @@ from weft.dropout import Dropout
 from weft.expert import Expert
 from weft.inference import padding_id
 from weft.kinds import KINDS
-from weft.learning import Stream
+from weft.learning import Stream, rate_factor
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.route import current_route, routed
 from weft.model import Model
@@ -39,6 +39,8 @@ def start_from(path: str, base: Base, experts: Mapping[str, tuple[Expert, Recipe
                     f"init_from {path}: {module} has another variant or rank; use the same recipe"
                 )
             adapter.load_state_dict(before)
+        if found.shared is not None and expert.shared is not None:
+            expert.shared.load_state_dict(found.shared.state_dict())
         if found.head and expert.head and found.head.kind_name == expert.head.kind_name:
             state = found.head.state()
             if {k: v.shape for k, v in state.items()} == {
@@ -65,7 +67,9 @@ def prepare(
         ) -> Mapping[str, Tensor]:
             return weight_gradients(model, stream, rows, weights)
 
-        recipe.adapter.prepare(expert.adapters, weights, gradients, run.training)
+        peak = run.training.learning_rate or recipe.learning_rate
+        rate = peak * rate_factor(run.training, 0, stream.total_steps)
+        recipe.adapter.prepare(expert.adapters, weights, gradients, rate)
 
 
 def frozen_weights(model: Model, expert: Expert) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.config import Settings, TrainingSettings
+from weft.config import Settings
 
 
 class NotLowRank(ValueError):  # noqa: N818 - says what is the case, not that something failed
@@ -109,7 +109,7 @@ class Adapter(nn.Module, ABC):
         adapters: "Mapping[str, Adapter]",
         weights: Mapping[str, Tensor],
         gradients: Callable[[int], Mapping[str, Tensor]],
-        training: TrainingSettings,
+        rate: float,
     ) -> None:
         """Set start values that need data; called once, before the optimizer exists.
 
@@ -118,5 +118,17 @@ class Adapter(nn.Module, ABC):
             weights: The frozen W0 by module name; read only.
             gradients: `gradients(rows)` runs so many training rows through the model as it starts and returns
                 the loss's gradient with respect to each W0, (out, in), by module name.
-            training: The run's training settings.
+            rate: The learning rate of the run's first step.
         """
+
+
+class Factored(Adapter):
+    """An adapter that states its equation as `factors`; the rest follows."""
+
+    def delta(self, weight: Tensor) -> Tensor:
+        A, B = self.factors(weight)
+        return B @ A
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        A, B = self.factors(weight)
+        return (x.to(A.dtype) @ A.T) @ B.T

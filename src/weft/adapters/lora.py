@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.adapters import base
+from weft.lowrank.start import kaiming
 
 
 class Spec(base.Spec):
@@ -43,10 +44,7 @@ class LoRA(base.Adapter):
         super().__init__(weight, spec, generator, shared)
         out_features, in_features = weight.shape
         self.scaling = spec.alpha / (math.sqrt(spec.rank) if spec.rank_stabilised else spec.rank)
-        A = torch.empty(spec.rank, in_features)
-        if A.device.type != "meta":
-            A.uniform_(-1 / math.sqrt(in_features), 1 / math.sqrt(in_features), generator=generator)
-        self.A = nn.Parameter(A.to(weight.device))
+        self.A = nn.Parameter(kaiming((spec.rank, in_features), generator, weight))
         self.B = nn.Parameter(torch.zeros(out_features, spec.rank, device=weight.device))
 
     def delta(self, weight: Tensor) -> Tensor:

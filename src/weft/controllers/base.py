@@ -1,22 +1,25 @@
 """The contract of a controller: what a method changes after each optimizer step."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from weft.config import Settings
 
 
 class Controller:
     """Changes nothing. A method overrides `after_step`.
 
     Args:
-        settings: The method's own settings from its recipe.
+        settings: The method's own settings; None takes their defaults.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        if settings:
-            raise ValueError(f"this controller has no settings, got {', '.join(sorted(settings))}")
+    settings_type: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = self.settings_type() if settings is None else settings
 
     def after_step(
         self,

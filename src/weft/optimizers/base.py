@@ -1,21 +1,24 @@
 """The contract of an optimizer rule: what happens to an expert's gradients before AdamW sees them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+
+from weft.config import Settings
 
 
 class Optimizer:
     """Plain AdamW: one group, gradients as they are. A method overrides what it changes.
 
     Args:
-        settings: The method's own settings from its recipe.
+        settings: The method's own settings; None takes their defaults.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        if settings:
-            raise ValueError(f"this optimizer has no settings, got {', '.join(sorted(settings))}")
+    settings_type: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = self.settings_type() if settings is None else settings
 
     def param_groups(self, adapters: Mapping[str, nn.Module], lr: float) -> list[dict[str, Any]]:
         """Torch parameter groups that hold every trained adapter parameter once, each with its `lr`."""

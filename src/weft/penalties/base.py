@@ -1,21 +1,24 @@
 """The contract of a penalty: a term added to an expert's loss."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+
+from weft.config import Settings
 
 
 class Penalty:
     """No extra term. A method overrides `loss`.
 
     Args:
-        settings: The method's own settings from its recipe.
+        settings: The method's own settings; None takes their defaults.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        if settings:
-            raise ValueError(f"this penalty has no settings, got {', '.join(sorted(settings))}")
+    settings_type: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = self.settings_type() if settings is None else settings
 
     def loss(
         self, outputs: Tensor | None, batch: Any, adapters: Mapping[str, nn.Module]

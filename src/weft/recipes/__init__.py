@@ -6,7 +6,7 @@ file's defaults filled in and every setting checked by the variant that owns it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from weft.adapters import adapters
 from weft.adapters.base import Adapter, Spec
@@ -21,14 +21,18 @@ from weft.plans import plans
 from weft.plans.base import Plan
 from weft.registry import Registry, unknown
 
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
 recipes: Registry[object] = Registry("weft.recipes", suffix=".yaml")
 
 
-class Part(Settings):
-    """A file of a method folder and its settings."""
-
-    name: str
-    settings: dict[str, Any] = {}
+PARTS: dict[str, Registry[Any]] = {
+    "optimizer": optimizers,
+    "penalties": penalties,
+    "controller": controllers,
+    "plan": plans,
+}
+"""The folders, beside `adapters`, that a recipe composes, by what its file calls them."""
 
 
 class RecipeFile(Settings):
@@ -41,12 +45,12 @@ class RecipeFile(Settings):
     """What learns: adapters and head; the head alone; or all weights of a private copy of the base."""
     adapter: str | None = None
     settings: dict[str, Any] = {}
-    """The method's defaults for the adapter's settings."""
+    """The method's defaults for the settings of its adapter and its other parts."""
     targets: list[str] | str = []
-    optimizer: Part | None = None
-    penalties: list[Part] = []
-    controller: Part | None = None
-    plan: Part | None = None
+    optimizer: str | None = None
+    penalties: list[str] = []
+    controller: str | None = None
+    plan: str | None = None
     training: dict[str, Any] = {}
     """Measured defaults for training settings that a run leaves open."""
 
@@ -76,7 +80,27 @@ class Recipe:
     def describe(self) -> RecipeSettings:
         """The settings with every default of the method written out."""
         values = self.settings.model_dump()
-        return RecipeSettings(**(values | (self.spec.model_dump() if self.spec else {})))
+        for part in (self.spec, *(part.settings for part in self.parts)):
+            values |= part.model_dump() if part else {}
+        return RecipeSettings(**values)
+
+    @property
+    def parts(self) -> tuple[Optimizer | Penalty | Controller | Plan, ...]:
+        """Everything beside the adapter that has settings."""
+        return (self.optimizer, *self.penalties, self.controller, self.plan)
+
+
+def settings_types(file: RecipeFile) -> list[type[Settings]]:
+    """The settings of a recipe's adapter and of its other parts, in that order."""
+    found: list[type[Settings]] = [adapters.load(file.adapter).spec_type] if file.adapter else []
+    for kind, registry in PARTS.items():
+        found += [registry.load(name).settings_type for name in _names(file, kind)]
+    return found
+
+
+def _names(file: RecipeFile, kind: str) -> list[str]:
+    named = getattr(file, kind)
+    return named if isinstance(named, list) else [named] if named else []
 
 
 def recipe_file(name: str) -> RecipeFile:
@@ -99,38 +123,44 @@ def resolve(settings: RecipeSettings) -> Recipe:
     own = dict(settings.model_extra or {})
     where = f"recipe {settings.name}"
     variant = adapters.load(file.adapter) if file.adapter else None
+    targets: list[str] | str = []
     if variant is None:
         _refuse_settings(settings, own, where)
-        spec = None
-        targets: list[str] | str = []
     else:
-        spec = _spec(variant, file, own, where)
         targets = settings.targets if settings.targets is not None else file.targets
         targets = [targets] if isinstance(targets, str) else list(targets)
+        _refuse_unknown(file, own, where)
+    values = {**file.settings, **own}
+
+    def made(kind: str) -> list[Any]:
+        parts = [PARTS[kind].load(name) for name in _names(file, kind)]
+        return [part(_chosen(part.settings_type, values, where)) for part in parts]
+
     return Recipe(
         name=settings.name,
         file=file,
         settings=settings.model_copy(update={"targets": targets}),
         adapter=variant,
-        spec=spec,
-        optimizer=optimizers.load(file.optimizer.name)(**file.optimizer.settings)
-        if file.optimizer
-        else Optimizer(),
-        penalties=tuple(penalties.load(part.name)(**part.settings) for part in file.penalties),
-        controller=controllers.load(file.controller.name)(**file.controller.settings)
-        if file.controller
-        else Controller(),
-        plan=plans.load(file.plan.name)(**file.plan.settings) if file.plan else Plan(),
+        spec=_chosen(variant.spec_type, values, where) if variant else None,
+        optimizer=next(iter(made("optimizer")), Optimizer()),
+        penalties=tuple(made("penalties")),
+        controller=next(iter(made("controller")), Controller()),
+        plan=next(iter(made("plan")), Plan()),
     )
 
 
-def _spec(variant: type[Adapter], file: RecipeFile, own: Mapping[str, Any], where: str) -> Spec:
-    common = [name for name in RecipeSettings.model_fields if name != "name"]
-    known = {*variant.spec_type.model_fields, *common}
+def _chosen(kind: type[AnySettings], values: Mapping[str, Any], where: str) -> AnySettings:
+    """Those of `values` that `kind` has."""
+    own = {name: value for name, value in values.items() if name in kind.model_fields}
+    return validate(kind, own, where)
+
+
+def _refuse_unknown(file: RecipeFile, own: Mapping[str, Any], where: str) -> None:
+    known = {name for name in RecipeSettings.model_fields if name != "name"}
+    known |= {name for kind in settings_types(file) for name in kind.model_fields}
     for key in own:
         if key not in known:
             raise ValueError(f"{where}: {unknown('setting', key, known)}")
-    return validate(variant.spec_type, {**file.settings, **own}, where)
 
 
 def _refuse_settings(settings: RecipeSettings, own: Mapping[str, Any], where: str) -> None:
