@@ -36,6 +36,7 @@ LEVELS = (
         "weft.runs",
         "weft.loading",
         "weft.exporting",
+        "weft.pruning",
         "weft.catalogue",
     ),
     (

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from weft.exporting import export, import_expert
     from weft.loading import load_run_model as load
     from weft.prediction import predict
+    from weft.pruning import prune
+    from weft.pruning.recovery import recover
     from weft.training import train
 
     __version__: str
@@ -24,6 +26,8 @@ __all__ = [
     "import_expert",
     "load",
     "predict",
+    "prune",
+    "recover",
     "train",
 ]
 
@@ -34,6 +38,8 @@ _PLACES = {
     "import_expert": "weft.exporting:import_expert",
     "load": "weft.loading:load_run_model",
     "predict": "weft.prediction:predict",
+    "prune": "weft.pruning:prune",
+    "recover": "weft.pruning.recovery:recover",
     "train": "weft.training:train",
 }
 

@@ -133,6 +133,11 @@ def assemble(run: Run, device: torch.device) -> Session:
         )
     if run.experts != "separate" and (len(tasks) < 2 or recipe.adapter is None):
         raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
+    if run.experts == "both" and recipe.adapter is not None and not recipe.adapter.low_rank:
+        raise ValueError(
+            f"experts: both adds two experts up to one LoRA, and recipe {recipe.name} has no exact "
+            "factors; choose another recipe, or experts: shared or separate"
+        )
     loaded = {settings.label: _load(run, settings) for settings in tasks}
     base = load_base(
         run.base,

@@ -16,7 +16,7 @@ from weft.base import config_of, max_positions, skeleton
 from weft.config import RecipeSettings, validate
 from weft.controllers import controllers
 from weft.data import find_kind, find_spec
-from weft.expert import plan_ranks
+from weft.expert import Expert, make_adapters, plan_ranks
 from weft.kinds import KINDS
 from weft.locate import ALIASES, Alias
 from weft.lowrank.roles import roles_of
@@ -72,14 +72,10 @@ def parameters(recipe: Recipe, base: str) -> dict[str, Any]:
     count = total if recipe.trains == "base" else 0
     if recipe.adapter is not None and recipe.spec is not None:
         ranks = plan_ranks(trunk, recipe)
-        weights = {module: trunk.get_submodule(module).weight for module in ranks}
+        weights = {module: trunk.get_submodule(module).get_parameter("weight") for module in ranks}
         maps = len(ranks)
-        for module, rank in ranks.items():
-            spec = recipe.spec.model_copy(update={"rank": rank})
-            count += recipe.adapter.parameter_count(*weights[module].shape, spec)  # type: ignore[misc]
-        shared = recipe.adapter.share(weights, recipe.spec, torch.Generator())  # type: ignore[arg-type]
-        if shared is not None:
-            count += sum(value.numel() for value in shared.parameters() if value.requires_grad)
+        made, shared = make_adapters(recipe, weights, ranks, torch.Generator(), torch.float32)
+        count += Expert("", made, None, shared=shared).adapter_parameters()
     return {"base": base, "trained": count, "of": total, "adapted_maps": maps}
 
 

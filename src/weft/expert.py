@@ -18,6 +18,7 @@ from weft.config import RecipeSettings, TrainingSettings
 from weft.heads import Head, trained_dtype
 from weft.lowrank.attach import frozen_linear, original
 from weft.lowrank.roles import resolve
+from weft.lowrank.start import svd, wide
 from weft.recipes import Recipe
 from weft.registry import unknown
 
@@ -106,11 +107,17 @@ def build(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) -
         return Expert(name, {}, head, _copies(base, recipe.settings.train_also))
     ranks = plan_ranks(base.trunk, recipe)
     weights = {module: frozen_linear(base.trunk, module).weight for module in ranks}
-    for module, rank in ranks.items():
+    for module, rank in ranks.items() if recipe.adapter.rank_bounded else ():
         check_rank(module, rank, tuple(weights[module].shape))
     generator = torch.Generator().manual_seed(seed)
     adapters, shared = make_adapters(recipe, weights, ranks, generator, trained_dtype(base))
-    return Expert(name, adapters, head, _copies(base, recipe.settings.train_also), shared)
+    copies = _copies(base, recipe.settings.train_also)
+    twice = sorted(set(adapters) & set(copies))
+    if twice:
+        raise ValueError(
+            f"train_also: {twice[0]} is a target as well; train all of it or an adapter on it, not both"
+        )
+    return Expert(name, adapters, head, copies, shared)
 
 
 def make_adapters(
@@ -250,12 +257,42 @@ def added(name: str, owners: Sequence[Expert], head: Head | None, trunk: nn.Modu
     for module in dict.fromkeys(module for item in factors for module in item):
         A = torch.cat([item[module][0] for item in factors if module in item])
         B = torch.cat([item[module][1] for item in factors if module in item], dim=1)
-        adapter = LoRA(
-            torch.empty(B.shape[0], A.shape[1], device="meta"),
-            LoRASpec(rank=A.shape[0], alpha=float(A.shape[0])),
-            torch.Generator(),
-        )
-        adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
-        adapters[module] = adapter
+        adapters[module] = _lora(A, B)
     copies = {module: copy for owner in owners for module, copy in owner.copies.items()}
     return Expert(name, adapters, head, copies)
+
+
+def approximated(expert: Expert, trunk: nn.Module, rank: int) -> tuple[Expert, float]:
+    """The nearest plain LoRA of a rank, for variants that have no exact one, and how far it is.
+
+    Returns:
+        The expert, with the same head and copies, and the distance of its change of the weights
+        from the true one as a share of the latter (Frobenius, over all maps together): 0 is exact.
+
+    Raises:
+        ValueError: If the rank is larger than a map.
+    """
+    adapters, missed, whole = {}, 0.0, 0.0
+    with torch.no_grad():
+        for module, adapter in expert.adapters.items():
+            weight = frozen_linear(trunk, module).weight
+            check_rank(module, rank, tuple(weight.shape))
+            delta = adapter.delta(wide(weight))
+            U, S, Vh = svd(delta)
+            root = S[:rank].sqrt()
+            adapters[module] = _lora(root[:, None] * Vh[:rank], U[:, :rank] * root)
+            missed += S[rank:].square().sum().item()
+            whole += S.square().sum().item()
+    near = Expert(expert.name, adapters, expert.head, expert.copies)
+    return near, (missed / whole) ** 0.5 if whole else 0.0
+
+
+def _lora(A: Tensor, B: Tensor) -> LoRA:
+    """A plain LoRA with these factors and scale 1."""
+    adapter = LoRA(
+        torch.empty(B.shape[0], A.shape[1], device="meta"),
+        LoRASpec(rank=A.shape[0], alpha=float(A.shape[0])),
+        torch.Generator(),
+    )
+    adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
+    return adapter

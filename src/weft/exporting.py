@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from weft.atomic import atomic_folder, write_text
 from weft.base import Base, checkpoint_tensors, load_base
 from weft.config import RecipeSettings, Run, TaskSettings, to_yaml
 from weft.data import find_kind, find_spec
-from weft.expert import Card, Expert
+from weft.expert import Card, Expert, approximated
 from weft.heads import Head
 from weft.kinds import KINDS
 from weft.loading import load_run_model
@@ -25,7 +26,12 @@ from weft.storage.tensors import linear_shapes, plain_adapters, take_copies, tak
 from weft.tasks.base import TaskSpec
 
 
-def export(run_folder: str | Path, folder: str | Path, to: Literal["peft", "merged"]) -> Path:
+def export(
+    run_folder: str | Path,
+    folder: str | Path,
+    to: Literal["peft", "merged"],
+    rank: int | None = None,
+) -> Path:
     """Write a run's expert for other tools.
 
     Args:
@@ -33,6 +39,9 @@ def export(run_folder: str | Path, folder: str | Path, to: Literal["peft", "merg
         folder: Where to write; must not exist.
         to: `peft` is the expert's own folder, which PEFT opens; `merged` is a transformers
             checkpoint of the task's class whose weights are the base's plus the expert's.
+        rank: For `peft`: write the nearest plain LoRA of this rank instead, for variants that have
+            no exact one (DoRA) or a larger one; `weft.json` says under `metrics` how far it is
+            (`approximation_error`, the share of the change that is lost).
 
     Returns:
         `folder`.
@@ -52,6 +61,10 @@ def export(run_folder: str | Path, folder: str | Path, to: Literal["peft", "merg
             f"{run.expert} trained {trained}, which PEFT's LoRA format cannot hold; export it to "
             f"merged"
         )
+    if rank is not None and (to != "peft" or whole):
+        raise ValueError("rank: only an export to peft has one; leave it away")
+    if rank is not None:
+        return _export_near(run, folder, rank)
     if to == "peft" or whole:
         with atomic_folder(folder) as draft:
             shutil.copytree(run.expert, draft, dirs_exist_ok=True)
@@ -70,6 +83,25 @@ def export(run_folder: str | Path, folder: str | Path, to: Literal["peft", "merg
             base=model.base,
             labels=loaded.card.labels,
         )
+    return folder
+
+
+def _export_near(run: RunFolder, folder: Path, rank: int) -> Path:
+    loaded = load_run_model(run.path, device="cpu")
+    near, error = approximated(loaded.model.expert(loaded.name), loaded.model.trunk, rank)
+    recipe = RecipeSettings(
+        name="lora",
+        targets=list(near.adapters),
+        train_also=list(near.copies),
+        modules=list(near.adapters),
+        **{"rank": rank, "alpha": float(rank)},
+    )
+    card = replace(
+        loaded.card,
+        recipe=resolve(recipe).describe().model_dump(mode="json"),
+        metrics=loaded.card.metrics | {"approximation_error": error},
+    )
+    save_expert(near, card, loaded.model.base, folder)
     return folder
 
 
@@ -107,7 +139,7 @@ def import_expert(
     head = Head(spec.kind, loaded, find_kind(spec)(spec, labels).num_labels, seed=0)
     check_kind(peft, spec.kind, head.prefix, folder)
     recipe = _recipe(peft, _copied(peft, head))
-    adapters = plain_adapters(peft.factors, peft.alphas, loaded, resolve(recipe), folder)
+    adapters = plain_adapters(peft, peft.factors, loaded, resolve(recipe), folder)
     extra = dict(peft.extra)
     copies = take_copies(extra, tuple(recipe.train_also), loaded, peft.prefix, folder)
     take_head(extra | _from_base(extra, head, loaded), head, folder)
@@ -163,12 +195,12 @@ def _copied(peft: PeftFolder, head: Head) -> list[str]:
 
 
 def _recipe(peft: PeftFolder, copied: list[str]) -> RecipeSettings:
-    """Plain LoRA with the folder's ranks; scales that differ by module are kept by the adapters."""
+    """LoRA or DoRA with the folder's ranks; scales that differ by module are kept by the adapters."""
     ranks = {module: A.shape[0] for module, (A, _) in peft.factors.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(peft.alphas.values()).most_common(1)[0][0]
     settings = RecipeSettings(
-        name="lora",
+        name="dora" if peft.magnitudes else "lora",
         targets=list(peft.factors),
         ranks={module: own for module, own in ranks.items() if own != rank} or None,
         train_also=copied,

@@ -34,19 +34,27 @@ def start_from(path: str, base: Base, experts: Mapping[str, tuple[Expert, Recipe
             )
         for module, adapter in expert.adapters.items():
             before, after = found.adapters[module].state_dict(), adapter.state_dict()
-            if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in after.items()}:
+            if _shapes(before) != _shapes(after):
                 raise ValueError(
                     f"init_from {path}: {module} has another variant or rank; use the same recipe"
                 )
             adapter.load_state_dict(before)
-        if found.shared is not None and expert.shared is not None:
-            expert.shared.load_state_dict(found.shared.state_dict())
+        if expert.shared is not None:
+            before = found.shared.state_dict() if found.shared is not None else {}
+            if _shapes(before) != _shapes(expert.shared.state_dict()):
+                raise ValueError(
+                    f"init_from {path}: what its adapters share has other shapes; use the same recipe "
+                    "with the same settings"
+                )
+            expert.shared.load_state_dict(before)
         if found.head and expert.head and found.head.kind_name == expert.head.kind_name:
             state = found.head.state()
-            if {k: v.shape for k, v in state.items()} == {
-                k: v.shape for k, v in expert.head.state().items()
-            }:
+            if _shapes(state) == _shapes(expert.head.state()):
                 expert.head.load_state(state)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def prepare(
@@ -82,10 +90,14 @@ def weight_gradients(
 ) -> dict[str, Tensor]:
     """The loss's gradient with respect to frozen weights over the first `rows` training rows, summed.
 
+    Without dropout, so that it is the same again when a run is resumed.
+
     The weights are read only: they ask for gradients during this call and never take a step.
     """
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     frozen = list(weights.values())
+    was_training = model.training
+    model.eval()
     try:
         for weight in frozen:
             weight.requires_grad_(True)
@@ -99,6 +111,7 @@ def weight_gradients(
             for name, value in zip(sums, torch.autograd.grad(loss, frozen), strict=True):
                 sums[name] += value
     finally:
+        model.train(was_training)
         for weight in frozen:
             weight.requires_grad_(model.is_private)
     return sums

@@ -16,7 +16,7 @@ from weft.expert import Expert, build, plan_ranks
 from weft.optimizers.base import Optimizer
 from weft.penalties.base import Penalty
 from weft.plans.base import Plan
-from weft.recipes import Recipe, recipe_file, recipes, resolve
+from weft.recipes import Recipe, recipe_file, recipes, resolve, settings_types
 
 NAMES = tuple(recipes.names())
 WOVEN = tuple(name for name in NAMES if recipe_file(name).trains == "adapters")
@@ -57,6 +57,13 @@ def test_its_file_says_what_it_is_and_whose(name: str) -> None:
     assert file.summary.endswith(".")
     assert re.search(r"\b(19|20)\d\d\b", file.paper)
     assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}|doi:10\..+|https?://.+", file.citation)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_files_settings_all_belong_to_a_part(name: str) -> None:
+    file = recipe_file(name)
+    known = {field for kind in settings_types(file) for field in kind.model_fields}
+    assert set(file.settings) <= known
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -233,6 +240,8 @@ def test_parts_of_the_base_by_name_and_the_nearest_for_a_wrong_one(bert: Base) -
         "encoder.layer.0.output.dense",
         "encoder.layer.0.output.LayerNorm",
     ]
+    with pytest.raises(ValueError, match=r"train_also: \S+query is a target as well"):
+        expert(bert, train_also=["query"])
     with pytest.raises(
         ValueError, match=r"train_also: no module of the base named 'norm'\. Did you mean 'norms'"
     ):

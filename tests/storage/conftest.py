@@ -64,6 +64,7 @@ class Lab:
         labels = LABELS.get(kind, ()) if labels is None else labels
         head = Head(kind, base, len(labels), seed=1)
         settings = {"name": "lora", "targets": ["all-linear"], "rank": 3, "alpha": 7} | recipe
+        settings = {key: value for key, value in settings.items() if value is not None}
         if settings["name"] in ("head", "full"):
             settings = recipe
         method = resolve(RecipeSettings(**settings))

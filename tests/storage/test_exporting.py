@@ -147,6 +147,12 @@ def trained_by_peft(
     [
         ("bert", "sequence_classification", {"task_type": "SEQ_CLS"}),
         ("bert", "sequence_classification", {"task_type": "SEQ_CLS", "use_rslora": True}),
+        ("bert", "token_classification", {"task_type": "TOKEN_CLS", "use_dora": True}),
+        (
+            "gpt2",
+            "causal_lm",
+            {"use_dora": True, "fan_in_fan_out": True, "target_modules": ["c_attn"]},
+        ),
         (
             "bert",
             "token_classification",
@@ -327,11 +333,11 @@ SEQ = {"task_type": "SEQ_CLS"}
         ),
         (
             "sequence_classification",
-            SEQ | {"use_dora": True},
+            SEQ | {"lora_bias": True},
             "sequence_classification",
             "bert",
             ["a", "b"],
-            "use_dora means DoRA",
+            "lora_bias means a bias inside the adapter",
         ),
         (
             "sequence_classification",

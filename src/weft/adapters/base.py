@@ -46,6 +46,8 @@ class Adapter(nn.Module, ABC):
     spec_type: ClassVar[type[Spec]] = Spec
     low_rank: ClassVar[bool] = True
     """Whether `factors` exists for every state of this variant."""
+    rank_bounded: ClassVar[bool] = True
+    """Whether a rank over the smaller side of a map is of no use, and so refused."""
 
     def __init__(
         self,
@@ -100,7 +102,11 @@ class Adapter(nn.Module, ABC):
         """
 
     def peft_alpha(self) -> float | None:
-        """PEFT's alpha if the state is a plain LoRA that PEFT scales itself; None exports baked factors."""
+        """PEFT's alpha if the state is A and B, which PEFT scales itself; None exports baked factors."""
+        return None
+
+    def peft_magnitude(self) -> nn.Parameter | None:
+        """The row norms m (out,) of PEFT's DoRA form, where A, B and m are the whole state."""
         return None
 
     @classmethod

@@ -15,9 +15,17 @@ def command(
             help="peft: adapter files that PEFT opens. merged: a transformers checkpoint."
         ),
     ] = "peft",
+    rank: Annotated[
+        int | None,
+        typer.Option(help="peft: the nearest plain LoRA of this rank, and how far it is."),
+    ] = None,
 ) -> None:
     """Write a run's expert for PEFT or transformers."""
     from weft.exporting import export
+    from weft.storage import read_card
 
-    export(run, folder, to)
+    export(run, folder, to, rank=rank)
     typer.echo(str(folder))
+    if rank is not None:
+        error = read_card(folder).metrics["approximation_error"]
+        typer.echo(f"loses {100 * error:.3g} % of the change of the weights", err=True)

@@ -4,7 +4,10 @@
     base_model.model.<prefix>.<module>.lora_B.weight   (out, rank)
     base_model.model.<name>                            in modules_to_save: heads, copies
 
+    base_model.model.<prefix>.<module>.lora_magnitude_vector  (out,), with `use_dora`
+
     W_eff = W0 + s B A,   s = alpha / rank, or alpha / sqrt(rank) with `use_rslora`
+    W_eff = diag(m / c) (W0 + s B A) with `use_dora`: m the magnitudes, c the row norms of W0 + s B A
 
 The scale is in the config alone. The format was read from PEFT 0.21.2 (`tuners/lora`,
 `utils/save_and_load.py`). Nothing here knows of heads or tasks. What a config says that would
@@ -23,7 +26,15 @@ from torch import Tensor
 
 from weft.atomic import write_tensors, write_text
 from weft.lowrank.peft_config import check_config, is_targeted, saved_modules, value_for
-from weft.lowrank.peft_tensors import ROOT, factor_pair, named_tensors, sorted_out, trunk_prefix
+from weft.lowrank.peft_tensors import (
+    MAGNITUDE,
+    ROOT,
+    factor_pair,
+    magnitude,
+    named_tensors,
+    sorted_out,
+    trunk_prefix,
+)
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -43,6 +54,8 @@ class PeftFolder:
     """Name of the trunk in the task class that was saved; "" if the trunk itself was."""
     config: dict[str, Any] = field(default_factory=dict)
     """What the config file said; not used for writing."""
+    magnitudes: dict[str, Tensor] = field(default_factory=dict)
+    """DoRA's row norms (out,) by module: of all of them, or none."""
 
 
 def write_peft(
@@ -95,12 +108,15 @@ def write_peft(
         "target_modules": sorted(names.values()),
         "modules_to_save": _roots(content.extra, below) or None,
         "fan_in_fan_out": bool(turned),
+        "use_dora": bool(content.magnitudes),
         "bias": "none",
     }
     tensors = {f"{ROOT}{name}": value for name, value in content.extra.items()}
     for module, (A, B) in factors.items():
         tensors[f"{ROOT}{names[module]}.lora_A.weight"] = A
         tensors[f"{ROOT}{names[module]}.lora_B.weight"] = B
+        if content.magnitudes:
+            tensors[f"{ROOT}{names[module]}.lora_{MAGNITUDE}"] = content.magnitudes[module]
     write_tensors(folder / WEIGHTS, tensors)
     write_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
@@ -124,9 +140,13 @@ def read_peft(folder: Path, modules: Mapping[str, tuple[int, int]]) -> PeftFolde
     prefix = trunk_prefix(found, modules, path)
     below = f"{prefix}." if prefix else ""
     names = {f"{below}{module}": module for module in modules}
-    factors, alphas = {}, {}
+    factors, alphas, magnitudes = {}, {}, {}
+    dora = bool(config.get("use_dora"))
     for name, sides in found.items():
         A, B = factor_pair(name, sides, modules[names[name]], path)
+        own = magnitude(name, sides, modules[names[name]], dora, path)
+        if own is not None:
+            magnitudes[names[name]] = own
         if not is_targeted(config, name):
             raise ValueError(
                 f"{path}: holds tensors for {name}, which target_modules of {CONFIG} does not name"
@@ -143,7 +163,7 @@ def read_peft(folder: Path, modules: Mapping[str, tuple[int, int]]) -> PeftFolde
                 f"{path}: lacks lora_A and lora_B of {name}, which target_modules names"
             )
     _check_extra(extra, config, path)
-    return PeftFolder(factors, alphas, extra, prefix, config)
+    return PeftFolder(factors, alphas, extra, prefix, config, magnitudes)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _FOLLOWED = {
     "rank_pattern",
     "alpha_pattern",
     "use_rslora",
+    "use_dora",
     "target_modules",
     "exclude_modules",
     "layers_to_transform",
@@ -44,7 +45,6 @@ _WITHOUT_EFFECT = {
     "lora_ga_config",
 }
 _REFUSED = {
-    "use_dora": "DoRA, which rescales the rows of the weight",
     "lora_bias": "a bias inside the adapter",
     "layer_replication": "a base with repeated layers",
     "target_parameters": "adapters on bare parameters instead of linear maps",

@@ -14,9 +14,12 @@ from weft.digest import stored_tensors
 ROOT = "base_model.model."
 """What every name starts with: where PEFT's wrapper holds the model."""
 
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight")
+MAGNITUDE = "magnitude_vector"
+
+_FACTOR = re.compile(
+    r"(?P<module>.+)\.lora_(?:(?P<side>[AB])(?:\.[^.]+)?\.weight|(?P<row>magnitude_vector)(?:\..+)?)"
+)
 _OTHER_FORMS = {
-    ".lora_magnitude_vector": "DoRA, which rescales the rows of the weight",
     ".lora_embedding_": "a LoRA on an embedding",
     ".lora_bias": "a LoRA with a bias",
     ".lora_": "no plain LoRA",
@@ -84,13 +87,13 @@ def _without_wrappers(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Te
 def sorted_out(
     tensors: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """Factors by module and side (A, B), and everything else."""
+    """Factors by module and side (A, B, and DoRA's magnitude), and everything else."""
     factors: dict[str, dict[str, Tensor]] = {}
     extra = {}
     for name, value in tensors.items():
         match = _FACTOR.fullmatch(name)
         if match:
-            factors.setdefault(match["module"], {})[match["side"]] = value
+            factors.setdefault(match["module"], {})[match["side"] or MAGNITUDE] = value
             continue
         for mark, what in _OTHER_FORMS.items():
             if mark in name:
@@ -140,3 +143,29 @@ def factor_pair(
                 f"{in_features} values and gives {out_features}, so expected {expected}"
             )
     return A, B
+
+
+def magnitude(
+    name: str, sides: Mapping[str, Tensor], shape: tuple[int, int], wanted: bool, path: Path
+) -> Tensor | None:
+    """DoRA's row norms of one map, where the config says `use_dora`.
+
+    Raises:
+        ValueError: If they are missing, there although the config says no, or of another shape.
+    """
+    value = sides.get(MAGNITUDE)
+    full = f"{ROOT}{name}.lora_{MAGNITUDE}"
+    if value is None:
+        if wanted:
+            raise ValueError(f"{path}: lacks {full}, though the config says use_dora")
+        return None
+    if not wanted:
+        raise ValueError(
+            f"{path}: {full} belongs to DoRA, but the config does not say use_dora; set it, or "
+            "remove the tensor"
+        )
+    if tuple(value.shape) != shape[:1]:
+        raise ValueError(
+            f"{path}: {full} is {tuple(value.shape)}, but this base's {name} gives {shape[0]} values"
+        )
+    return value

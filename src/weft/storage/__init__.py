@@ -30,14 +30,14 @@ from weft.recipes import Recipe, resolve
 from weft.storage.card import CARD, read_card, versions, write_card
 from weft.storage.dense import write_checkpoint
 from weft.storage.tensors import (
-    exact_factors,
+    exact_state,
     is_plain,
     linear_shapes,
     native_adapters,
     native_metadata,
     native_state,
     plain_adapters,
-    plain_factors,
+    plain_state,
     take_copies,
     take_head,
     whole_modules,
@@ -78,10 +78,9 @@ def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
     with atomic_folder(folder) as draft:
         if expert.adapters:
             plain = is_plain(expert)
-            factors, alphas = plain_factors(expert) if plain else exact_factors(expert, base)
             write_peft(
                 draft,
-                PeftFolder(factors, alphas, extra, expert.head.prefix if expert.head else ""),
+                plain_state(expert, extra) if plain else exact_state(expert, base, extra),
                 base_name=card.source,
                 task_type=TASK_TYPES.get(card.head),
                 transposed=base.transposed,
@@ -145,12 +144,12 @@ def restore(folder: Path, card: Card, base: Base, recipe: Recipe) -> Expert:
             raise ValueError(
                 f"{folder}: {CARD} and the tensors differ in their targets: {', '.join(odd[:3])}"
             )
-        factors = {module: peft.factors[module] for module in card.targets}
         extra = peft.extra
         if (folder / NATIVE).is_file():
+            factors = {module: peft.factors[module] for module in card.targets}
             adapters, shared = native_adapters(folder / NATIVE, factors, base, recipe)
         else:
-            adapters = plain_adapters(factors, peft.alphas, base, recipe, folder)
+            adapters = plain_adapters(peft, card.targets, base, recipe, folder)
     copies = take_copies(extra, card.train_also, base, head.prefix if head else "", path)
     if head is not None:
         take_head(extra, head, path)

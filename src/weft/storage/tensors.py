@@ -1,13 +1,13 @@
 """Between an expert and the tensors of its folder: what they are called, and whether they fit.
 
-A *plain* expert is LoRA whose state is A, B and alpha: those are stored as they are, so that it
-goes on training from the same bits. Every other variant is stored twice: as its exact factors, and
-as its own (native) state.
+A *plain* expert is one whose state PEFT's format holds: LoRA's A, B and alpha, and DoRA's
+magnitudes. They are stored as they are, so that it goes on training from the same bits. Every other
+variant is stored twice: as its exact factors, and as its own (native) state.
 """
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,11 +19,15 @@ from weft.base import Base
 from weft.expert import Expert, make_adapters
 from weft.heads import Head, trained_dtype
 from weft.lowrank.attach import canonical, frozen_linear, original
+from weft.lowrank.checkpoint import PeftFolder
 from weft.lowrank.peft_tensors import read_tensors
 from weft.recipes import Recipe
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """A (rank, in) and B (out, rank) by module."""
+
+MAGNITUDE = "m"
+"""What DoRA calls its row norms."""
 
 # Of |A| |B|: factors are a few products away from the state, each exact to the type's rounding.
 _CLOSE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -39,27 +43,30 @@ def linear_shapes(trunk: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def is_plain(expert: Expert) -> bool:
-    """Whether A, B and alpha are all that the adapters are."""
+    """Whether PEFT's format holds all that the adapters are."""
     return all(adapter.peft_alpha() is not None for adapter in expert.adapters.values())
 
 
-def plain_factors(expert: Expert) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float]]:
-    """A and B as they are trained, and alpha, by module of a plain expert."""
-    factors, alphas = {}, {}
+def plain_state(expert: Expert, extra: dict[str, Tensor]) -> PeftFolder:
+    """The state of a plain expert as PEFT stores it, beside the `extra` tensors of whole modules."""
+    factors, alphas, magnitudes = {}, {}, {}
     for module, adapter in expert.adapters.items():
-        state, alpha = adapter.state_dict(), adapter.peft_alpha()
-        if set(state) != {"A", "B"} or alpha is None:
+        state, alpha, rows = adapter.state_dict(), adapter.peft_alpha(), adapter.peft_magnitude()
+        A, B = state.pop("A"), state.pop("B")
+        if rows is not None:
+            magnitudes[module] = state.pop(MAGNITUDE)
+        if state or alpha is None:
             raise TypeError(
-                f"{type(adapter).__name__} says it is plain LoRA, but its state is {sorted(state)}"
+                f"{type(adapter).__name__} says that PEFT holds its state, but there is more: "
+                f"{sorted(state)}"
             )
-        factors[module], alphas[module] = (state["A"], state["B"]), alpha
-    return factors, alphas
+        factors[module], alphas[module] = (A, B), alpha
+    prefix = expert.head.prefix if expert.head else ""
+    return PeftFolder(factors, alphas, extra, prefix, magnitudes=magnitudes)
 
 
-def exact_factors(
-    expert: Expert, base: Base
-) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float]]:
-    """`A'`, `B'` with the whole scale in it, and the alpha that adds none, by module.
+def exact_state(expert: Expert, base: Base, extra: dict[str, Tensor]) -> PeftFolder:
+    """`A'`, `B'` with the whole scale in it, and the alpha that adds none, beside whole modules.
 
     Raises:
         NotLowRank: If the variant has none.
@@ -73,7 +80,8 @@ def exact_factors(
             A, B = adapter.factors(weight)
             check_same(module, (A, B), adapter.delta(weight), "its variant's own delta")
             found[module] = (A.contiguous(), B.contiguous())
-    return found, {module: float(A.shape[0]) for module, (A, _) in found.items()}
+    alphas = {module: float(A.shape[0]) for module, (A, _) in found.items()}
+    return PeftFolder(found, alphas, extra, expert.head.prefix if expert.head else "")
 
 
 def check_same(module: str, factors: tuple[Tensor, Tensor], delta: Tensor, what: str) -> None:
@@ -93,21 +101,22 @@ def check_same(module: str, factors: tuple[Tensor, Tensor], delta: Tensor, what:
 
 
 def plain_adapters(
-    factors: Factors, alphas: Mapping[str, float], base: Base, recipe: Recipe, folder: Path
+    peft: PeftFolder, modules: Iterable[str], base: Base, recipe: Recipe, folder: Path
 ) -> dict[str, Adapter]:
-    """Adapters of a plain variant with the given state.
+    """Adapters of a plain variant with the state of a PEFT folder, in the order of `modules`.
 
     Raises:
-        ValueError: If the recipe's variant is not plain.
+        ValueError: If the recipe's variant is not plain, or the folder is of another one.
     """
     assert recipe.adapter is not None
     assert recipe.spec is not None
     found = {}
-    for module, (A, B) in factors.items():
+    for module in modules:
+        A, B = peft.factors[module]
         weight = frozen_linear(base.trunk, module).weight
         spec = recipe.spec.model_copy(update={"rank": A.shape[0]})
         adapter = recipe.adapter(weight, spec, torch.Generator())
-        own, alpha = adapter.peft_alpha(), alphas[module]
+        own, alpha = adapter.peft_alpha(), peft.alphas[module]
         if own is None:
             raise ValueError(
                 f"{folder}: a {recipe.name} expert needs native.safetensors, which is missing"
@@ -118,7 +127,14 @@ def plain_adapters(
             adapter = recipe.adapter(
                 weight, spec.model_copy(update={"alpha": alpha * scale}), torch.Generator()
             )
-        adapter.to(trained_dtype(base)).load_state_dict({"A": A, "B": B})
+        rows = peft.magnitudes.get(module)
+        if (rows is None) != (adapter.peft_magnitude() is None):
+            raise ValueError(
+                f"{folder}: {'lacks' if rows is None else 'holds'} the magnitudes of DoRA, but its "
+                f"recipe is {recipe.name}"
+            )
+        state = {"A": A, "B": B} | ({} if rows is None else {MAGNITUDE: rows})
+        adapter.to(trained_dtype(base)).load_state_dict(state)
         found[module] = adapter
     return found
 

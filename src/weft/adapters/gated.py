@@ -1,0 +1,61 @@
+"""Gated ranks: LoRA with a gate on each rank, of which those at zero are left out of what is stored.
+
+    dW = s B diag(g) A,    s = alpha / rank,    A ~ U(±1/sqrt(in)),    B = 0,    g ~ N(0, 1)
+
+Ding et al. 2023, SoRA, arXiv:2311.11696; scale and starting values are those of the authors' code
+(github.com/TsinghuaC3I/SoRA, src/lora.py). What drives gates to zero, a proximal step on g after each update, is
+training and not part of this form.
+
+A gate at zero still has a gradient, by which it can open again, so wherever gradients are recorded `factors` has all
+ranks. Without them, as on export and in serving, it has those whose gate is open, and the scale stays alpha over all
+ranks. A map whose gates are all shut has one rank of zeros, because PEFT's format knows no rank of 0. The gate is a
+vector, which the trainer does not decay; in the authors' code it is not decayed either.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from weft.adapters import base
+from weft.lowrank.start import kaiming, normal
+
+
+class Spec(base.Spec):
+    """Settings of gated ranks."""
+
+    alpha: float = Field(default=16.0, gt=0)
+    """Strength of the change: the product is scaled by alpha / rank, shut gates counted."""
+
+
+class Gated(base.Factored):
+    """The change of the weight is a product whose ranks can be shut one by one."""
+
+    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec: Spec
+
+    def __init__(
+        self,
+        weight: Tensor,
+        spec: Spec,
+        generator: torch.Generator,
+        shared: nn.Module | None = None,
+    ) -> None:
+        super().__init__(weight, spec, generator, shared)
+        out_features, in_features = weight.shape
+        self.scaling = spec.alpha / spec.rank
+        self.A = nn.Parameter(kaiming((spec.rank, in_features), generator, weight))
+        self.gate = nn.Parameter(normal((spec.rank,), 1.0, generator, weight))
+        self.B = nn.Parameter(torch.zeros(out_features, spec.rank, device=weight.device))
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return (x.to(self.A.dtype) @ self.A.T * (self.scaling * self.gate)) @ self.B.T
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        A, B, core = self.A, self.B, self.scaling * self.gate
+        if not torch.is_grad_enabled():
+            kept = self.gate.nonzero().flatten()
+            kept = kept if len(kept) else kept.new_zeros(1)
+            A, B, core = A[kept], B[:, kept], core[kept]
+        return A, B * core

@@ -1,0 +1,67 @@
+"""KaSA: an update in the shape of an SVD, on a base without its smallest singular values.
+
+    W0 + dW = W0 - sum_{i > k - r} sigma_i u_i v_i^T + s B diag(d) A,    s = alpha / rank,    k = min(out, in)
+    A ~ U(±1/sqrt(in)),    B = 0,    d ~ N(0, 1)
+
+Wang et al. 2024, arXiv:2412.06071, section 3: the r smallest singular components of W0 are taken for noise and
+removed once; what is learnt has singular values d of its own, and a penalty (`penalties/kasa.py`) keeps them small
+and A, B near orthonormal. Scale and start values are the authors' code (github.com/juyongjiang/KaSA) and PEFT's.
+
+Here nothing is written to W0: the removed part is a frozen term of the adapter, so another expert on the same base
+never sees it, and the exact factors have rank 2r. It starts at the truncated weight, not as a no-op. The authors' code
+counts k as `in`, so where a map is wider than tall it removes too little or nothing. PEFT 0.21.2 counts as here, but
+writes to the base, so that switching its adapter off does not give W0 back. With dropout, the removed part sees the
+dropped input as the rest of the term does; in PEFT it sees the whole one.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from weft.adapters import base
+from weft.lowrank.start import kaiming, normal, svd
+
+
+class Spec(base.Spec):
+    """Settings of KaSA; its rank is smaller than the smaller side of the map."""
+
+    alpha: float = Field(default=16.0, gt=0)
+    """Strength of the learnt part: its product is scaled by alpha / rank."""
+
+
+class KaSA(base.Factored):
+    """`B diag(d) A`, less the rank smallest singular components of W0."""
+
+    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec: Spec
+    A0: Tensor
+    B0: Tensor
+
+    def __init__(
+        self,
+        weight: Tensor,
+        spec: Spec,
+        generator: torch.Generator,
+        shared: nn.Module | None = None,
+    ) -> None:
+        super().__init__(weight, spec, generator, shared)
+        out_features, in_features = weight.shape
+        rank, size = spec.rank, min(weight.shape)
+        if rank >= size:
+            raise ValueError(
+                f"rank {rank} leaves nothing of a {out_features} x {in_features} map: kasa removes that "
+                f"many of its {size} singular components; choose a rank below {size}"
+            )
+        self.scaling = spec.alpha / rank
+        self.A = nn.Parameter(kaiming((rank, in_features), generator, weight))
+        self.B = nn.Parameter(torch.zeros(out_features, rank, device=weight.device))
+        self.d = nn.Parameter(normal((rank,), 1.0, generator, weight))
+        U, S, Vh = svd(weight)
+        self.register_buffer("A0", Vh[-rank:].clone())
+        self.register_buffer("B0", U[:, -rank:] * S[-rank:])
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        A = torch.cat([self.A, self.A0])
+        return A, torch.cat([self.scaling * self.B * self.d, -self.B0], dim=1)
