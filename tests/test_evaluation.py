@@ -25,7 +25,7 @@ from weft.model import Model
 from weft.prediction import predict
 from weft.recipes import resolve
 from weft.runs import RunFolder
-from weft.scoring import Score, paired_difference, score
+from weft.scoring import Score, holm, mean_difference, paired_difference, score
 from weft.storage import save_expert
 from weft.tasks import kinds
 from weft.tasks.base import Example, Task, TaskSpec
@@ -299,6 +299,45 @@ def test_a_difference_is_paired() -> None:
     own = score(task, a, gold)["accuracy"]
     assert 0 < found.low < found.high
     assert found.high - found.low < 0.5 * (own.high - own.low)
+
+
+def improved(said: list[str], right: list[str], count: int) -> list[str]:
+    """`said` with the first `count` errors put right."""
+    wrong = [at for at, label in enumerate(said) if label != right[at]][:count]
+    return [right[at] if at in wrong else label for at, label in enumerate(said)]
+
+
+def test_a_difference_of_means_is_paired_by_row_and_run() -> None:
+    said, right = drawn_labels(400, 0.5, 4)
+    task, a, gold = classified(said, right)
+    runs = [classified(improved(said, right, count), right)[1] for count in (10, 12, 14)]
+    found = mean_difference(task, runs, [a, a, a], gold)["accuracy"]
+    assert found.value == pytest.approx(12 / 400)
+    assert 0 < found.low < found.value < found.high
+    assert found.p == pytest.approx(2 / 1001)
+    back = mean_difference(task, [a, a, a], runs, gold)["accuracy"]
+    assert (back.value, back.low, back.high, back.p) == pytest.approx(
+        (-found.value, -found.high, -found.low, found.p)
+    )
+    same = mean_difference(task, [a, a], [a, a], gold)["accuracy"]
+    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    # One run of a kind: the paired difference of two systems.
+    alone = mean_difference(task, runs[:1], [a], gold)["accuracy"]
+    pair = paired_difference(task, runs[0], a, gold)["accuracy"]
+    assert (alone.value, alone.low, alone.high) == (pair.value, pair.low, pair.high)
+    # Runs that disagree make the mean less sure than runs that agree.
+    apart = [classified(improved(said, right, count), right)[1] for count in (0, 12, 24)]
+    wide = mean_difference(task, apart, [a, a, a], gold)["accuracy"]
+    assert wide.value == pytest.approx(found.value)
+    assert wide.high - wide.low > 1.3 * (found.high - found.low)
+    with pytest.raises(ValueError, match="3 runs and 1: give as many of both"):
+        mean_difference(task, runs, [a], gold)
+
+
+def test_many_p_values_are_corrected_as_holm_says() -> None:
+    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert found == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"a": 0.7, "b": 0.6}) == {"a": 1.0, "b": 1.0}
 
 
 @pytest.fixture

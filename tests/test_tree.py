@@ -55,7 +55,14 @@ LEVELS = (
         "weft.prediction",
         "weft.streaming",
     ),
-    ("weft.comparison", "weft.reproduction", "weft.analysis", "weft.demo", "weft.demonstration"),
+    (
+        "weft.comparison",
+        "weft.differences",
+        "weft.reproduction",
+        "weft.analysis",
+        "weft.demo",
+        "weft.demonstration",
+    ),
     (
         "weft.serving",
         "weft.reporting",

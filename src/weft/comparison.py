@@ -146,7 +146,7 @@ def compare(
     for task in grid.tasks:
         for recipe in chosen:
             rate, searched = _best_rate(grid, jobs, task, recipe)
-            final = [_final_job(grid, folder, (task, recipe), rate, seed) for seed in grid.seeds]
+            final = [final_job(grid, folder, (task, recipe), rate, seed) for seed in grid.seeds]
             for job in final:
                 _run(job, number, total, told)
                 number += 1
@@ -227,7 +227,8 @@ def _value(folder: Path, metric: str) -> float:
     return next(row["value"] for row in RunFolder.open(folder).metrics if row["name"] == metric)
 
 
-def _final_job(grid: Grid, folder: Path, cell: tuple[str, str], rate: float, seed: int) -> Job:
+def final_job(grid: Grid, folder: Path, cell: tuple[str, str], rate: float, seed: int) -> Job:
+    """The run of a task and recipe (`cell`) with its best rate and one seed, scored on validation."""
     task, recipe = cell
     run = _make(grid, cell, rate, seed, {})
     return Job(folder / "final" / task / recipe / f"{rate:g}-seed{seed}", run)
@@ -238,9 +239,9 @@ def _row(
 ) -> Row:
     task, recipe = cell
     folders = [RunFolder.open(job.folder) for job in final]
-    loaded = _examples(folders[0])
+    loaded = examples_of(folders[0])
     examples = loaded.splits["validation"]
-    predictions = [_predictions(folder.path, [e["id"] for e in examples]) for folder in folders]
+    predictions = [predictions_of(folder.path, [e["id"] for e in examples]) for folder in folders]
     scores = mean_score(loaded.task, predictions, examples)
     metric = loaded.task.metric
     by_seed = [_value(folder.path, metric) for folder in folders]
@@ -266,14 +267,14 @@ def _row(
     )
 
 
-def _examples(folder: RunFolder) -> LoadedTask:
+def examples_of(folder: RunFolder) -> LoadedTask:
     """The validation rows that a run was scored on."""
     settings = folder.run.task
     assert settings is not None
     return load_task(settings, splits=["validation"], seed=folder.run.seed)
 
 
-def _predictions(folder: Path, ids: Sequence[str]) -> list[Prediction]:
+def predictions_of(folder: Path, ids: Sequence[str]) -> list[Prediction]:
     """A run's saved validation predictions, in the order of `ids`."""
     lines = (folder / "predictions-validation.jsonl").read_text(encoding="utf-8").splitlines()
     by_id = {row["id"]: row for row in map(json.loads, lines)}

@@ -67,13 +67,12 @@ class Stream:
                 bucketing=self.training.bucketing,
             )
             self._epoch = (epoch, batches)
-        found = []
-        for row in self._epoch[1][place]:
-            drawn = self.task.sample(
-                self.records[row], np.random.default_rng([self.seed, step, row])
-            )
-            found.append(Item(self.head, self.kind, self.members, drawn))
-        return found
+        return [self.item(row, step) for row in self._epoch[1][place]]
+
+    def item(self, row: int, step: int) -> Item:
+        """One row as step `step` sees it: what is drawn anew each time (masks) is drawn."""
+        draw = np.random.default_rng([self.seed, step, row])
+        return Item(self.head, self.kind, self.members, self.task.sample(self.records[row], draw))
 
 
 class Stopper:

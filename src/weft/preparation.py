@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.base import Base
-from weft.batching import Item, collate
+from weft.batching import collate
 from weft.config import Run
 from weft.dropout import Dropout
 from weft.expert import Expert
@@ -101,13 +101,16 @@ def weight_gradients(
     try:
         for weight in frozen:
             weight.requires_grad_(True)
-        for at in range(0, min(rows, len(stream.records)), stream.training.batch_size):
-            records = stream.records[at : min(at + stream.training.batch_size, rows)]
-            items = [Item(stream.head, stream.kind, stream.members, record) for record in records]
+        records = stream.records[:rows]
+        for at in range(0, len(records), stream.training.batch_size):
+            items = [
+                stream.item(row, step=0)
+                for row in range(at, min(at + stream.training.batch_size, len(records)))
+            ]
             batch = collate(items, padding_id(model.base)).to(frozen[0].device)
             part = batch.parts[0]
             assert part.labels is not None
-            loss = KINDS[stream.kind].loss(model(batch)[part.head], part.labels, 0.0) / len(records)
+            loss = KINDS[stream.kind].loss(model(batch)[part.head], part.labels, 0.0) / len(items)
             for name, value in zip(sums, torch.autograd.grad(loss, frozen), strict=True):
                 sums[name] += value
     finally:

@@ -5,7 +5,7 @@ matrix product (Efron & Tibshirani 1993, An Introduction to the Bootstrap, secti
 two systems uses the same resamples for both (Koehn 2004, aclanthology.org/W04-3250).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,3 +176,79 @@ def mean_score(
         )
         for name in values[0]
     }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one method scores than another, and how likely chance makes that much."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Two-sided, from the same resamples as the interval; at least 2 / (resamples + 1)."""
+
+
+def mean_difference(
+    task: Task,
+    runs_a: Sequence[Sequence[Prediction]],
+    runs_b: Sequence[Sequence[Prediction]],
+    examples: Sequence[Example],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """How much higher A scores than B on average over paired runs (seeds), by score.
+
+    A resample draws rows, the same for every run of both, and pairs of runs: the interval holds the
+    spread over seeds as far as so few can show it.
+
+    Args:
+        task: Knows what to count.
+        runs_a: For each run of one method its predictions, one a row.
+        runs_b: The other's, run by run with the same seed.
+        examples: The rows, with their answers.
+        resamples: Bootstrap resamples.
+        level: Probability that the interval is meant to cover, 0 to 1.
+        seed: Decides the resamples.
+
+    Raises:
+        ValueError: As `score`, or if the runs are no pairs.
+    """
+    if len(runs_a) != len(runs_b):
+        raise ValueError(
+            f"{len(runs_a)} runs and {len(runs_b)}: give as many of both, seed by seed"
+        )
+    values, drawn = [], []
+    for said_a, said_b in zip(runs_a, runs_b, strict=True):
+        a, b = (_statistics(task, said, examples) for said in (said_a, said_b))
+        first, second = _values(task, a.sum(0)), _values(task, b.sum(0))
+        values.append({name: first[name] - second[name] for name in first})
+        both = np.split(_resampled(np.concatenate([a, b], axis=1), resamples, seed), 2, axis=1)
+        of_a, of_b = (task.metrics(totals) for totals in both)
+        drawn.append({name: np.asarray(of_a[name]) - of_b[name] for name in first})
+    runs = len(values)
+    chosen = np.random.default_rng([seed, runs]).integers(runs, size=(resamples, runs))
+    found = {}
+    for name in values[0]:
+        by_run = np.stack([own[name] for own in drawn], axis=1)
+        means = np.take_along_axis(by_run, chosen, axis=1).mean(axis=1)
+        middle = _interval(float(np.mean([own[name] for own in values])), means, level)
+        tail = min((means <= 0).sum(), (means >= 0).sum())
+        p = min(1.0, 2 * (tail + 1) / (resamples + 1))
+        found[name] = Difference(middle.value, middle.low, middle.high, p)
+    return found
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """P values corrected for being many: the chance that any true null hypothesis among them is rejected.
+
+    Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
+    """
+    found: dict[str, float] = {}
+    largest = 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
+        found[name] = largest
+    return found

@@ -1,13 +1,18 @@
 """Recipes compared: rates searched on held-out rows, seeds at the best, nothing run twice."""
 
+import os
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from weft.comparison import compare
+from weft.comparison import Grid, Job, compare
+from weft.differences import paired_with
 from weft.runs import RunFolder
+from weft.training import Event, Interrupted, Report
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -47,6 +52,42 @@ def test_a_comparison_searches_on_held_out_rows_and_repeats_nothing(
         assert row.n == 10
     assert compare(grid, tmp_path / "out", told=lambda job, *_: told.append(job.folder)) == rows
     assert len(told) == 6
+
+
+def test_recipes_are_held_against_one_of_them(run_of: Settings, tmp_path: Path) -> None:
+    grid = grid_of(run_of("topic"))
+    rows = compare(grid, tmp_path / "out")
+    found = paired_with(Grid.model_validate(grid), tmp_path / "out", rows, "head")
+    lora, head = (row.scores[row.metric].value for row in rows)
+    assert set(found) == {("topic", "lora")}
+    contrast = found["topic", "lora"]
+    assert contrast.value == pytest.approx(lora - head, abs=1e-12)
+    assert contrast.low <= contrast.value <= contrast.high
+    assert contrast.p_corrected == contrast.p
+    with pytest.raises(KeyError, match=r"no recipe of this comparison named 'haed'\. Did you mean"):
+        paired_with(Grid.model_validate(grid), tmp_path / "out", rows, "haed")
+
+
+def test_an_interrupted_comparison_goes_on_where_it_stopped(
+    run_of: Settings, tmp_path: Path
+) -> None:
+    grid = grid_of(run_of("topic"))
+    whole = compare(grid, tmp_path / "whole")
+
+    def stop(job: Job, number: int, total: int) -> Report | None:
+        def report(event: Event) -> None:
+            if number == 2 and event.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return report
+
+    with pytest.raises(Interrupted):
+        compare(grid, tmp_path / "broken", told=stop)
+    told: list[str] = []
+    rows = compare(grid, tmp_path / "broken", told=lambda job, *_: told.append(str(job.folder)))
+    assert len(told) == 4
+    for found, expected in zip(rows, whole, strict=True):
+        assert replace(found, seconds_per_epoch=0.0) == replace(expected, seconds_per_epoch=0.0)
 
 
 def test_a_folder_of_another_grid_is_refused(run_of: Settings, tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""Every recipe on WNUT17, the best five on SQuAD and CODAH too: own rate by search, three seeds, same budget.
+
+    python benchmarks/variant_scores.py wnut17 --data ../shared/data
+    python benchmarks/variant_scores.py squad --recipes lora pissa dora slora kasa
+
+2,000 training rows a set. Four rates a recipe, spread by factors of three, are searched on a held-out tenth of train
+with one seed; the best is trained with three seeds and scored once on validation. Rank 8 on query + value wherever the
+rank is free. Differences from plain LoRA are paired by row and seed (`weft.differences`), with Holm's correction.
+Interrupt it as you like: the same call goes on. The result is results/variants-<set>.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from accuracy import told
+from machine import machine
+from weft.comparison import Grid, Row, compare
+from weft.differences import paired_with
+from weft.recipes import recipe_file, recipes
+
+ROWS = 2000
+SPREAD = (1, 3, 9, 27)
+BASELINE = "lora"
+TASKS: dict[str, Any] = {
+    "wnut17": {"training": {"epochs": 3}},
+    "squad": {"training": {"epochs": 3}, "search": {"epochs": 2}},
+    "swag": {"training": {"epochs": 4}, "search": {"epochs": 2}},
+}
+LOWEST = {
+    "full": 3e-5,
+    "head": 1e-3,
+    "inttune": 1e-3,
+    "lora_xs": 1e-3,
+    "lora_sb": 1e-3,
+    "nola": 1e-3,
+    "tinylora": 1e-3,
+    "uni_lora": 1e-3,
+    "vera": 1e-3,
+}
+"""The lowest rate tried, where it is not 3e-4; fewer trained numbers want larger steps."""
+NOT_COMPARED = ("loram",)
+"""Trains on another, pruned base."""
+
+
+def grid_for(task: str, names: list[str], data: str) -> Grid:
+    """What is compared on one set."""
+    settings = {
+        "name": task,
+        "data": str((Path(data) / task).resolve()),
+        "max_examples": {"train": ROWS},
+    }
+    return Grid.model_validate(
+        {
+            "base": "minilm",
+            "tasks": {task: {**TASKS[task], "task": settings}},
+            "recipes": {
+                name: {
+                    "recipe": {"name": name},
+                    "learning_rates": [
+                        float(f"{LOWEST.get(name, 3e-4) * factor:.2g}") for factor in SPREAD
+                    ],
+                }
+                for name in names
+            },
+            "seeds": [0, 1, 2],
+            "device": "cpu",
+            "training": {"precision": "bf16", "base_dropout": 0.0},
+        }
+    )
+
+
+def compared(grid: Grid, runs: Path, rows: list[Row]) -> list[dict[str, Any]]:
+    """Each row with its difference from plain LoRA."""
+    differences = paired_with(grid, runs, rows, BASELINE)
+    return [
+        {
+            **row.as_json(),
+            "from_lora": found.as_json()
+            if (found := differences.get((row.task, row.recipe)))
+            else None,
+        }
+        for row in sorted(rows, key=lambda row: -row.scores[row.metric].value)
+    ]
+
+
+def main() -> None:
+    """Run what is missing and write the result file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=TASKS)
+    woven = [name for name in recipes.names() if recipe_file(name).trains == "adapters"]
+    names = [name for name in woven if name not in NOT_COMPARED] + ["full", "head"]
+    parser.add_argument("--recipes", nargs="*", choices=names, default=names)
+    parser.add_argument("--only", nargs="*", choices=names, help="Run these now, write nothing.")
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--runs", default="runs/variants")
+    arguments = parser.parse_args()
+    grid = grid_for(arguments.task, arguments.recipes, arguments.data)
+    runs = Path(arguments.runs) / arguments.task
+    rows = compare(grid, runs, recipes=arguments.only, told=told)
+    for row in rows:
+        score = row.scores[row.metric]
+        print(f"{row.recipe}: {score.value:.4f} rate {row.learning_rate:g} {row.searched}")
+    if arguments.only is not None:
+        return
+    described = grid.model_dump(mode="json")
+    described["tasks"][arguments.task]["task"]["data"] = f"<data>/{arguments.task}"
+    result = {
+        "script": "benchmarks/variant_scores.py",
+        "grid": described,
+        "rows": compared(grid, runs, rows),
+        "machine": machine("cpu"),
+    }
+    path = Path("results") / f"variants-{arguments.task}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
