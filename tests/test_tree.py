@@ -24,7 +24,7 @@ METHODS = (
 LEVELS = (
     ("weft.registry", "weft.config", "weft.atomic", "weft.dropout"),
     ("weft.digest", "weft.locate", "weft.bases", "weft.base"),
-    ("weft.lowrank",),
+    ("weft.lowrank", "weft.gates"),
     METHODS,
     ("weft.text", "weft.metrics", "weft.tasks", "weft.formats", "weft.sources", "weft.data"),
     ("weft.kinds", "weft.heads", "weft.recipes", "weft.schema", "weft.encoding", "weft.scoring"),
