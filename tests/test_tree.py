@@ -22,7 +22,7 @@ METHODS = (
 )
 
 LEVELS = (
-    ("weft.registry", "weft.config", "weft.atomic", "weft.dropout"),
+    ("weft.registry", "weft.config", "weft.atomic", "weft.dropout", "weft.attention"),
     ("weft.digest", "weft.locate", "weft.bases", "weft.base"),
     ("weft.lowrank", "weft.gates"),
     METHODS,

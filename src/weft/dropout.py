@@ -40,7 +40,8 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     dropped = round(rate * _LEVELS)
     draws = torch.empty(-(-x.numel() // _LANES), dtype=torch.int64).random_(_LOWEST, None)
     lanes = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    kept = lanes >= dropped - _LEVELS // 2
+    # As whole numbers: torch multiplies floats by those four times as fast as by booleans.
+    kept = (lanes >= dropped - _LEVELS // 2).view(torch.uint8)
     return _Dropped.apply(x, kept, _LEVELS / (_LEVELS - dropped))  # type: ignore[return-value]
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from weft import attention
 from weft.base import Base
 from weft.batching import collate
 from weft.config import Run
@@ -130,6 +132,10 @@ def prepare_model(model: Model, run: Run) -> None:
             )
         elif rate is not None and isinstance(getattr(module, "attention_dropout", None), float):
             setattr(module, "attention_dropout", rate)  # noqa: B010 - a plain number, no submodule
+    rates = [module.p for module in model.trunk.modules() if isinstance(module, Dropout)]
+    rates += [getattr(module, "attention_dropout", 0.0) for module in model.trunk.modules()]
+    if model.base.trunk.device.type == "cpu" and any(rates):
+        cast(PreTrainedModel, model.trunk).set_attn_implementation(attention.NAME)
     if run.training.gradient_checkpointing:
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
