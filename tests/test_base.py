@@ -282,7 +282,7 @@ def test_head_tensors_are_found_in_the_checkpoint_under_new_names(bert_copy: Pat
 def test_attention_is_the_faster_one_unless_said(tiny_folder: Folder) -> None:
     folder = str(tiny_folder("bert"))
     assert load_base(folder).config._attn_implementation == "sdpa"
-    assert load_base(folder, dtype=torch.bfloat16).config._attn_implementation == "eager"
+    assert load_base(folder, dtype=torch.bfloat16).config._attn_implementation == "weft"
     assert load_base(folder, attention="eager").config._attn_implementation == "eager"
 
 

@@ -28,12 +28,13 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from weft.attention import NAME as OWN_ATTENTION
 from weft.digest import checkpoint_digest, stored_tensors, tensors_digest
 from weft.locate import ALIASES, alias_config, checkpoint_files, config_file, locate
 
-# Measured by benchmarks/throughput.py: on a CPU SDPA wins in single precision by a tenth, but in half precision it is
-# slow where there are masks. On CUDA the fused kernels win.
-HALF_ATTENTION = {"cpu": "eager"}
+# Measured by benchmarks/throughput.py: on a CPU SDPA wins in single precision without dropout, but in half precision it
+# is slow where there are masks. On CUDA the fused kernels win.
+HALF_ATTENTION = {"cpu": OWN_ATTENTION}
 """Attention implementation by device type for arithmetic in half precision; SDPA everywhere else."""
 
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
@@ -250,8 +251,8 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def attention_for(device: torch.device | str, *, half: bool) -> str:
     """The faster attention implementation on `device`, for arithmetic in half precision or not.
 
-    Never eager in double precision: ModernBERT's and Llama's take their softmax in single, where the mask's smallest
-    double is -inf, so rows that see only padding become NaN.
+    Never transformers' eager one in double precision: ModernBERT's and Llama's take their softmax in single, where the
+    mask's smallest double is -inf, so rows that see only padding become NaN.
     """
     return HALF_ATTENTION.get(torch.device(device).type, "sdpa") if half else "sdpa"
 
