@@ -3,8 +3,8 @@
     softmax(scale q k^T + mask), dropped, times v
 
 torch's fused attention leaves its fast path on a CPU once it drops anything, and then draws one number at a time; in
-half precision it is slow wherever there is a mask. This is the eager form with fewer passes over the scores and the draw
-of `dropout.py`, registered with transformers under `NAME`. In single and double precision without dropout, as in
+half precision it is slow wherever there is a mask. This is the eager form with fewer passes over the scores and the
+draw of `dropout.py`, registered with transformers under `NAME`. In single and double precision without dropout, as in
 evaluation, it hands over to `sdpa`.
 """
 
