@@ -256,15 +256,23 @@ def _experts(run: Run, base: Base, tasks: Mapping[str, Task]) -> dict[str, tuple
         recipe = resolve(own)
         head = Head(task.spec.kind, base, task.num_labels, seed=run.seed)
         check_head_settings(head, run.training)
-        found[name] = (build(name, base, recipe, head, seed=run.seed), recipe)
+        found[name] = (_built(name, base, recipe, head, run.seed), recipe)
     if run.experts != "separate":
         if SHARED in tasks:
             raise ValueError(
                 f"a task may not be called {SHARED!r} beside a shared expert; rename its file"
             )
         recipe = resolve(run.recipe)
-        found[SHARED] = (build(SHARED, base, recipe, None, seed=run.seed), recipe)
+        found[SHARED] = (_built(SHARED, base, recipe, None, run.seed), recipe)
     return found
+
+
+def _built(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) -> Expert:
+    """A new expert that PEFT's format can hold: no adapter on a module that is saved whole."""
+    expert = build(name, base, recipe, head, seed=seed)
+    for module in set(expert.adapters) & set(expert.copies):
+        raise ValueError(f"train_also: {module} is a target as well; choose one of the two")
+    return expert
 
 
 def _members(run: Run, name: str, recipe: Recipe) -> Members:

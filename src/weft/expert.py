@@ -111,13 +111,7 @@ def build(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) -
         check_rank(module, rank, tuple(weights[module].shape))
     generator = torch.Generator().manual_seed(seed)
     adapters, shared = make_adapters(recipe, weights, ranks, generator, trained_dtype(base))
-    copies = _copies(base, recipe.settings.train_also)
-    twice = sorted(set(adapters) & set(copies))
-    if twice:
-        raise ValueError(
-            f"train_also: {twice[0]} is a target as well; train all of it or an adapter on it, not both"
-        )
-    return Expert(name, adapters, head, copies, shared)
+    return Expert(name, adapters, head, _copies(base, recipe.settings.train_also), shared)
 
 
 def make_adapters(

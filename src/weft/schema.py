@@ -3,9 +3,8 @@
 import copy
 from typing import Any
 
-from weft.adapters import adapters
 from weft.config import RecipeSettings, Run
-from weft.recipes import recipe_file, recipes
+from weft.recipes import recipe_file, recipes, settings_types
 
 NAMED = ("TaskSettings", "RecipeSettings")
 """Settings that may be said as a bare name."""
@@ -35,15 +34,15 @@ def run_schema() -> dict[str, Any]:
 
 
 def _recipe_schema(name: str) -> dict[str, Any]:
-    """Settings of one recipe: the common ones and its variant's, with the recipe's own defaults."""
+    """Settings of one recipe: the common ones and its method's, with the recipe's own defaults."""
     file = recipe_file(name)
     properties = copy.deepcopy(RecipeSettings.model_json_schema()["properties"])
     if file.adapter is None:
         # Settings about adapters say nothing here; a complete run.yaml holds them, empty.
         properties |= {key: {"enum": EMPTY} for key in properties if key != "name"}
     else:
-        own = adapters.load(file.adapter).spec_type.model_json_schema()
-        properties |= copy.deepcopy(own["properties"])
+        for part in settings_types(file):
+            properties |= copy.deepcopy(part.model_json_schema().get("properties", {}))
         for key, value in {"targets": file.targets, **file.settings}.items():
             properties[key]["default"] = value
     properties["name"] = {"const": name, "title": "Name"}

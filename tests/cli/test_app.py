@@ -29,7 +29,10 @@ def loaded_after(code: str) -> set[str]:
 def test_a_command_exists_because_its_file_does() -> None:
     assert (
         sorted(
-            ["train", "evaluate", "predict", "export", "import", "list", "show", "schema", "demo"]
+            [
+                *("train", "evaluate", "predict", "export", "import", "list", "show", "schema"),
+                *("demo", "prune", "recover"),
+            ]
         )
         == FILES
     )

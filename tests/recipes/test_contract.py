@@ -240,8 +240,6 @@ def test_parts_of_the_base_by_name_and_the_nearest_for_a_wrong_one(bert: Base) -
         "encoder.layer.0.output.dense",
         "encoder.layer.0.output.LayerNorm",
     ]
-    with pytest.raises(ValueError, match=r"train_also: \S+query is a target as well"):
-        expert(bert, train_also=["query"])
     with pytest.raises(
         ValueError, match=r"train_also: no module of the base named 'norm'\. Did you mean 'norms'"
     ):

@@ -333,11 +333,11 @@ SEQ = {"task_type": "SEQ_CLS"}
         ),
         (
             "sequence_classification",
-            SEQ | {"lora_bias": True},
+            SEQ | {"init_lora_weights": "olora"},
             "sequence_classification",
             "bert",
             ["a", "b"],
-            "lora_bias means a bias inside the adapter",
+            "init_lora_weights 'olora' changed the base's weights before training",
         ),
         (
             "sequence_classification",

@@ -29,6 +29,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "layer that is not there": ({"recipe": {"name": "lora", "layers": [7]}}, r"7"),
     "setting that full has not": ({"recipe": {"name": "full", "rank": 4}}, r"no setting rank"),
     "sharing between one task": ({"experts": "shared"}, r"several tasks"),
+    "a module trained whole and adapted": (
+        {"recipe": {"name": "lora", "train_also": ["query"]}},
+        r"train_also: \S+query is a target as well",
+    ),
     "a value out of range": ({"training": {"learning_rate": -1}}, r"learning_rate.*-1"),
 }
 
@@ -53,6 +57,12 @@ def test_a_length_beyond_the_base_s_positions_is_refused(run_of: Settings, tmp_p
 def test_full_cannot_be_shared_by_tasks(run_of: Settings, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train them apart"):
         train(run_of("topic", "tags", recipe="full"), out=tmp_path / "run")
+
+
+def test_experts_without_factors_are_not_added_up(run_of: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="recipe dora has no exact factors"):
+        train(run_of("topic", "tags", recipe="dora", experts="both"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_kind_that_the_base_cannot_serve_names_those_that_fit(
