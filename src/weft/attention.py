@@ -69,17 +69,19 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query * scale) @ key.transpose(2, 3)
     if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            # Numbers to add, a mask for all heads: filling the scores of every head takes four times as long.
-            lowest = torch.finfo(scores.dtype).min
-            attention_mask = scores.new_zeros(attention_mask.shape).masked_fill_(
-                ~attention_mask, lowest
-            )
-        scores = scores.add_(attention_mask)
+        scores = scores.add_(_added(attention_mask, scores))
     shares = scores.softmax(-1).to(query.dtype)
     if dropout:
         shares = drop(shares, dropout)
     return (shares @ value).transpose(1, 2).contiguous(), None
+
+
+def _added(mask: Tensor, scores: Tensor) -> Tensor:
+    """What a mask adds to the scores, for all heads: filling each head's takes four times as long."""
+    if mask.dtype != torch.bool:
+        return mask
+    lowest = torch.finfo(scores.dtype).min
+    return scores.new_zeros(mask.shape).masked_fill_(~mask, lowest)
 
 
 AttentionInterface.register(NAME, attention)
