@@ -53,10 +53,12 @@ def speed() -> list[str]:
         )
     throughput = read("throughput-cpu")
     for result in throughput["results"] if throughput else []:
+        memory = result["peak_memory_mib"]
         lines.append(
             f"- Training on {result['task']} ({result['precision']}, CPU), real tokens a second: "
             f"{result['ratio_to_default']:.2f}x Trainer + PEFT by default, "
-            f"{result['ratio_to_best']:.2f}x its best configuration."
+            f"{result['ratio_to_best']:.2f}x its best configuration; peak memory {memory['weft']:,.0f} MiB beside "
+            f"{memory['default/sdpa']:,.0f}."
         )
     return lines
 

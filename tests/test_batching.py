@@ -195,6 +195,22 @@ def test_pieces_hold_each_item_once_and_keep_their_promises(
                 assert sequences * before[-1].length < SMALL_TOKENS
 
 
+def test_a_piece_holds_no_more_padded_tokens_than_asked_unless_it_is_one_row() -> None:
+    rows = [[256] * 3, [256] * 2, [200], [256] * 20, [190], [255, 10], [256]]
+    items = [item("spans", lengths, first) for first, lengths in enumerate(rows)]
+    found = pieces(items, 1, 1024)
+    assert sorted(part.record["id"] for piece in found for part in piece) == [
+        f"spans{first}" for first in range(len(rows))
+    ]
+    sizes = [
+        (len(piece), sum(len(row.record["input_ids"]) for row in piece) * piece[-1].length)
+        for piece in found
+    ]
+    assert all(tokens <= 1024 or count == 1 for count, tokens in sizes)
+    assert len(found) < len(rows)
+    assert len(pieces(items, 1)) == 1
+
+
 def test_a_long_row_does_not_pad_a_batch_of_short_ones() -> None:
     items = [*[item("text", [40], at) for at in range(10)], item("text", [300], 10)]
     assert [len(piece) for piece in pieces(items, 1)] == [10, 1]

@@ -18,6 +18,8 @@ SPREAD = 1.6
 """A piece holds no row longer than this times its shortest, unless it is small."""
 SMALL_TOKENS = 256
 """Padded tokens below which a piece takes further rows whatever their length."""
+MOST_TOKENS = {"cpu": 4096}
+"""Padded tokens of a piece by device type, where larger ones cost memory and are no faster; one row may have more."""
 
 
 @dataclass(frozen=True)
@@ -166,29 +168,39 @@ def epoch_batches(
     return [batches[at] for at in generator.permutation(len(batches))]
 
 
-def pieces(items: Sequence[Item], accumulation: int) -> list[list[Item]]:
+def pieces(
+    items: Sequence[Item], accumulation: int, most_tokens: int | None = None
+) -> list[list[Item]]:
     """`items` cut into pieces that run through the model one after another; sums over them do not change.
 
     Rows of similar length stay together, so that a long paragraph does not pad a short sentence.
+
+    Args:
+        items: The rows of a step.
+        accumulation: How many pieces there are at least.
+        most_tokens: Padded tokens of a piece of more than one row; a row of many windows counts them all.
     """
     ordered = sorted(items, key=lambda item: item.length)
     most = -(-len(ordered) // accumulation)
     found: list[list[Item]] = []
     for item in ordered:
         piece = found[-1] if found else None
-        if (
-            piece is None
-            or len(piece) >= most
-            or (
-                item.length > SPREAD * piece[0].length
-                and sum(len(row.record["input_ids"]) for row in piece) * piece[-1].length
-                >= SMALL_TOKENS
-            )
-        ):
+        if piece is None or len(piece) >= most or not _fits(item, piece, most_tokens):
             found.append([item])
         else:
             piece.append(item)
     return found
+
+
+def _fits(item: Item, piece: Sequence[Item], most_tokens: int | None) -> bool:
+    """Whether a row, at least as long as those of the piece, may join it."""
+    sequences = sum(len(row.record["input_ids"]) for row in piece)
+    if most_tokens is not None:
+        own = len(item.record["input_ids"])
+        if (sequences + own) * item.length > most_tokens:
+            return False
+    small = sequences * piece[-1].length < SMALL_TOKENS
+    return small or item.length <= SPREAD * piece[0].length
 
 
 def record_of(values: Mapping[str, Any]) -> Record:

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from weft.assembly import Session
-from weft.batching import Batch, Item, collate, pieces
+from weft.batching import MOST_TOKENS, Batch, Item, collate, pieces
 from weft.inference import autocast, padding_id
 from weft.kinds import KINDS
 from weft.learning import Learner
@@ -44,7 +44,8 @@ class Stepper:
             head: torch.zeros((), dtype=torch.float64, device=self.session.device)
             for head in counts
         }
-        for number, piece in enumerate(pieces(own, self.training.accumulation) if own else []):
+        most = MOST_TOKENS.get(self.session.device.type)
+        for number, piece in enumerate(pieces(own, self.training.accumulation, most)):
             batch = collate(piece, padding_id(self.session.base)).to(self.session.device)
             self.tokens += batch.tokens
             first = number == 0 and self.accelerator.is_main_process
