@@ -195,6 +195,22 @@ def test_pieces_hold_each_item_once_and_keep_their_promises(
                 assert sequences * before[-1].length < SMALL_TOKENS
 
 
+def test_a_batch_is_padded_to_a_multiple_where_the_base_has_the_positions() -> None:
+    items = [item("words", [5, 11]), item("text", [3])]
+    exact = collate(items, 0).inputs
+    padded = collate(items, 7, multiple=8, positions=16).inputs
+    for name, value in exact.items():
+        assert padded[name].shape == (3, 16)
+        assert torch.equal(
+            padded[name][:, :11][exact["attention_mask"].bool()],
+            value[exact["attention_mask"].bool()],
+        )
+    assert not padded["attention_mask"][:, 11:].any()
+    assert (padded["input_ids"][:, 11:] == 7).all()
+    assert collate(items, 0, multiple=8, positions=15).inputs["input_ids"].shape == (3, 11)
+    assert collate(items, 0, multiple=8).inputs["input_ids"].shape == (3, 16)
+
+
 def test_a_piece_holds_no_more_padded_tokens_than_asked_unless_it_is_one_row() -> None:
     rows = [[256] * 3, [256] * 2, [200], [256] * 20, [190], [255, 10], [256]]
     items = [item("spans", lengths, first) for first, lengths in enumerate(rows)]

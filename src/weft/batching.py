@@ -89,24 +89,37 @@ class Batch:
         return sum(length for part in self.parts for row in part.lengths for length in row)
 
 
-def collate(items: Sequence[Item], pad_id: int, labels: bool = True) -> Batch:
+def collate(
+    items: Sequence[Item],
+    pad_id: int,
+    labels: bool = True,
+    *,
+    multiple: int = 1,
+    positions: int | None = None,
+) -> Batch:
     """One batch of `items`; rows are grouped by head, otherwise in the order given.
 
     Args:
         items: Rows of any tasks.
         pad_id: The base's padding token.
         labels: Whether to carry the rows' labels, where they have them.
+        multiple: Sequences are padded to a multiple of this, if the base numbers so many positions.
+        positions: How many positions the base numbers; None is any number.
     """
     order = sorted(range(len(items)), key=lambda at: items[at].head)
     sequences = [ids for at in order for ids in items[at].record["input_ids"]]
-    inputs = {"input_ids": _padded(sequences, pad_id)}
+    longest = max(len(ids) for ids in sequences)
+    width = -(-longest // multiple) * multiple
+    if positions is not None and width > positions:
+        width = longest
+    inputs = {"input_ids": _padded(sequences, pad_id, width)}
     lengths = torch.tensor([len(ids) for ids in sequences])
     inputs["attention_mask"] = (
         torch.arange(inputs["input_ids"].shape[1]) < lengths.unsqueeze(1)
     ).long()
     if "token_type_ids" in items[0].record:
         types = [ids for at in order for ids in items[at].record["token_type_ids"]]
-        inputs["token_type_ids"] = _padded(types, 0)
+        inputs["token_type_ids"] = _padded(types, 0, width)
     parts, start = [], 0
     for head in dict.fromkeys(items[at].head for at in order):
         rows = [at for at in order if items[at].head == head]
@@ -137,8 +150,8 @@ def _part(head: str, rows: list[int], items: Sequence[Item], start: int, labels:
     )
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    padded = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
+def _padded(rows: Sequence[Sequence[int]], value: int, width: int) -> Tensor:
+    padded = np.full((len(rows), width), value, dtype=np.int64)
     for at, row in enumerate(rows):
         padded[at, : len(row)] = row
     return torch.from_numpy(padded)

@@ -7,10 +7,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from weft.assembly import Session
+from weft.base import max_positions
 from weft.batching import MOST_TOKENS, Batch, Item, collate, pieces
 from weft.inference import autocast, padding_id
 from weft.kinds import KINDS
 from weft.learning import Learner
+
+HALF_MULTIPLE = 8
+"""What sequences are padded to a multiple of in half precision: a CPU's library keeps code for every new shape, a third
+of the memory of a small run, and an accelerator's tensor cores want it."""
 
 
 class Stepper:
@@ -46,7 +51,12 @@ class Stepper:
         }
         most = MOST_TOKENS.get(self.session.device.type)
         for number, piece in enumerate(pieces(own, self.training.accumulation, most)):
-            batch = collate(piece, padding_id(self.session.base)).to(self.session.device)
+            batch = collate(
+                piece,
+                padding_id(self.session.base),
+                multiple=HALF_MULTIPLE if self.training.precision in ("bf16", "fp16") else 1,
+                positions=max_positions(self.session.base.config),
+            ).to(self.session.device)
             self.tokens += batch.tokens
             first = number == 0 and self.accelerator.is_main_process
             self._backward(batch, counts, sums, active if first else [])
