@@ -1,6 +1,5 @@
 """Blocks of ranks: the growing sum, what growth changes, what trains when, and what comes back from disk."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,14 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.adapters import adapters
+from tests.adapters.starts import draw, variant_on
+from tests.adapters.stored import assert_same_adapters, card_of, expert_of
 from weft.adapters.base import Adapter
 from weft.base import load_base
-from weft.config import RecipeSettings, validate
-from weft.expert import Card, build
-from weft.lowrank.attach import frozen_linear
 from weft.lowrank.checkpoint import read_peft
-from weft.recipes import resolve
 from weft.storage import restore, save_expert
 from weft.storage.tensors import linear_shapes
 
@@ -23,21 +19,16 @@ OUT, IN, ALPHA = 24, 16, 12.0
 NEAR = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def seeded(seed: int = 4) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def start(W0: Tensor, **spec: object) -> Adapter:
-    variant = adapters.load("blocks")
-    settings = validate(variant.spec_type, {"alpha": ALPHA, **spec}, "test")
-    return variant(W0, settings, seeded(0)).to(torch.float64)
+    return variant_on("blocks", W0, alpha=ALPHA, **spec)
 
 
-def move(adapter: Adapter) -> None:
+def fill(adapter: Adapter) -> None:
+    """Other values for all that is trained."""
     with torch.no_grad():
         for seed, value in enumerate(adapter.parameters()):
             if value.requires_grad:
@@ -96,7 +87,7 @@ def test_it_is_the_papers_equation_with_the_rank_of_the_moment() -> None:
     W0, x = draw(OUT, IN), draw(5, IN, seed=9)
     adapter = start(W0, rank=3, growth=2)
     for rank in (3, 5, 7):
-        move(adapter)
+        fill(adapter)
         assert (adapter.rank, adapter.spec.rank) == (rank, rank)
         expected = ALPHA / (rank + 1e-5) * total(adapter)
         torch.testing.assert_close(adapter.delta(W0), expected, **NEAR)
@@ -108,7 +99,7 @@ def test_it_is_the_papers_equation_with_the_rank_of_the_moment() -> None:
 def test_growth_changes_the_output_by_the_scale_and_the_new_reserve_alone(advance: bool) -> None:
     W0 = draw(OUT, IN)
     adapter = start(W0, growth=2, advance=advance)
-    move(adapter)
+    fill(adapter)
     before = adapter.delta(W0).detach()
     adapter.grow(seeded())
     spare = total(adapter, slice(-2, None))
@@ -159,7 +150,7 @@ def test_an_optimizer_that_takes_what_growth_returns_has_each_trained_tensor_onc
 def test_the_reserve_learns_in_advance_while_its_value_stands() -> None:
     W0, x = draw(OUT, IN), draw(5, IN, seed=9)
     adapter = start(W0, growth=2)
-    move(adapter)
+    fill(adapter)
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.01, weight_decay=0.1)
     before = blocks(adapter, slice(1, None))
     for _ in range(3):
@@ -189,7 +180,7 @@ def test_when_finished_what_is_exported_is_the_ranks_in_use() -> None:
     W0 = draw(OUT, IN)
     adapter = start(W0, growth=2)
     adapter.grow(seeded())
-    move(adapter)
+    fill(adapter)
     with torch.no_grad():
         assert len(adapter.factors(W0)[0]) == 3 + 2
     adapter.finish()
@@ -214,37 +205,19 @@ def test_maps_that_grew_differently_are_stored_and_built_again(
     tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     base = load_base(str(tiny_folder("bert")))
-    variant = adapters.load("blocks")
-    spec = validate(variant.spec_type, {"growth": 2}, "test")
-    plain = resolve(RecipeSettings(name="lora", targets=["query"]))
-    recipe = dataclasses.replace(plain, adapter=variant, spec=spec)
-    expert = build("x", base, recipe, None, seed=1)
+    expert, recipe = expert_of("blocks", base, growth=2)
     first, second = expert.adapters.values()
     for seed in range(2):
         first.grow(seeded(seed))
     for adapter in (first, second):
-        move(adapter)
+        fill(adapter)
     second.finish()
-    card = Card(
-        task={"name": "x"},
-        labels=(),
-        head="",
-        recipe={},
-        targets=tuple(expert.adapters),
-        base=base.name,
-        source=base.source,
-        revision=None,
-        digest=base.digest,
-    )
+    card = card_of(expert, base)
     save_expert(expert, card, base, tmp_path / "e")
     stored = read_peft(tmp_path / "e", linear_shapes(base.trunk))
     assert [len(stored.factors[name][0]) for name in expert.adapters] == [5 + 2, 1]
     found = restore(tmp_path / "e", card, base, recipe)
-    for name, adapter in expert.adapters.items():
-        again, W0 = found.adapters[name], frozen_linear(base.trunk, name).weight
-        assert again.rank == adapter.rank
-        assert all(torch.equal(v, again.state_dict()[n]) for n, v in adapter.state_dict().items())
-        assert torch.equal(again.delta(W0), adapter.delta(W0))
+    assert_same_adapters(found, expert, base)
     one, _ = found.adapters.values()
     assert frozen(one) == frozen(first) == {"E.5", "E.6"}
     # What was built again grows on.

@@ -1,19 +1,18 @@
 """What every variant promises, applied to each file of the folder, and to two from outside it."""
 
 import inspect
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from tests.adapters.starts import move
+from tests.adapters.toys import Scaled, Shared
 from weft.adapters import adapters
-from weft.adapters.base import Adapter, NotLowRank, Spec
+from weft.adapters.base import Adapter, NotLowRank
 from weft.base import load_base
 from weft.config import RecipeSettings, validate
 from weft.controllers.base import Controller
@@ -29,85 +28,6 @@ from weft.registry import Registry
 OUT, IN = 24, 16
 NAMES = tuple(adapters.names())
 ROWS = ("x", None, "x")
-
-
-class SharedSpec(Spec):
-    """Settings of `Shared`."""
-
-    scale: float = Field(2.0, gt=0)
-    """Size of the shared projections."""
-
-
-class Projections(nn.Module):
-    """What `Shared` shares: frozen, and one trained gain."""
-
-    def __init__(
-        self, rank: int, out: int, inner: int, scale: float, draw: torch.Generator
-    ) -> None:
-        super().__init__()
-        self.register_buffer("down", scale * torch.randn(rank, inner, generator=draw))
-        self.register_buffer("up", torch.randn(out, rank, generator=draw))
-        self.gain = nn.Parameter(torch.ones(rank))
-
-
-class Shared(Adapter):
-    """VeRA's form: `dW = diag(b) U diag(gain d) V`; U, V and gain are of the largest map's size."""
-
-    spec_type: ClassVar[type[Spec]] = SharedSpec
-
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        self.d = nn.Parameter(torch.full((spec.rank,), 0.1, device=weight.device))
-        self.b = nn.Parameter(torch.zeros(weight.shape[0], device=weight.device))
-
-    @classmethod
-    def share(
-        cls, weights: Mapping[str, Tensor], spec: Spec, generator: torch.Generator
-    ) -> nn.Module | None:
-        out = max(weight.shape[0] for weight in weights.values())
-        inner = max(weight.shape[1] for weight in weights.values())
-        assert isinstance(spec, SharedSpec)
-        return Projections(spec.rank, out, inner, spec.scale, generator)
-
-    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        own = self.shared
-        assert isinstance(own, Projections)
-        out, inner = weight.shape
-        return own.down[:, :inner], self.b[:, None] * own.up[:out] * (own.gain * self.d)
-
-    def delta(self, weight: Tensor) -> Tensor:
-        A, B = self.factors(weight)
-        return B @ A
-
-
-class Scaled(Adapter):
-    """IA3's form without its bias: `dW = diag(s) W0`, as full as W0 is."""
-
-    low_rank = False
-
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        self.s = nn.Parameter(torch.zeros(weight.shape[0], device=weight.device))
-
-    def delta(self, weight: Tensor) -> Tensor:
-        return self.s[:, None] * weight.to(self.s.dtype)
-
-    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotLowRank("a rescaled weight has the rank of the weight itself")
-
-
 TOYS: dict[str, type[Adapter]] = {"toy_shared": Shared, "toy_scaled": Scaled}
 
 
@@ -168,10 +88,7 @@ def owned(adapter: Adapter, shared: nn.Module | None) -> Iterator[tuple[str, nn.
 def moved(variant: type[Adapter], W0: Tensor, dtype: torch.dtype = torch.float64) -> Adapter:
     """Anywhere but at its start, as after training."""
     adapter, shared = start(variant, W0, dtype=dtype)
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for _, value in owned(adapter, shared):
-            value.add_(0.2 * torch.randn(value.shape, generator=draw))
+    move(value for _, value in owned(adapter, shared))
     return adapter
 
 
@@ -313,21 +230,6 @@ def test_its_page_states_the_equation_and_cites(own_variant: type[Adapter]) -> N
 
 def test_its_file_is_short(own_variant: type[Adapter]) -> None:
     assert len(Path(inspect.getfile(own_variant)).read_text("utf-8").splitlines()) <= 150
-
-
-def test_lora_starts_as_a_no_op_with_the_authors_law_of_a() -> None:
-    W0 = weight()
-    adapter, _ = start(adapters.load("lora"), W0)
-    x = torch.randn(2, 5, IN, dtype=torch.float64)
-    assert not adapter(x, W0).any()
-    A, B = adapter.factors(W0)
-    assert not B.any()
-    bound = 1 / math.sqrt(IN)
-    assert A.abs().max() <= bound
-    # Uniform: the variance is bound^2 / 3; 48 draws are within a third of it.
-    assert abs(A.var().item() / (bound**2 / 3) - 1) < 1 / 3
-    other, _ = start(adapters.load("lora"), W0, seed=1)
-    assert not torch.equal(other.factors(W0)[0], A)
 
 
 def test_third_party_variants_train_and_are_served_in_a_model(

@@ -1,6 +1,5 @@
 """Gated ranks: the equation with zero gates, what of it is exported, and what still learns."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -9,14 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from weft.adapters import adapters
+from tests.adapters.starts import draw, variant_on
+from tests.adapters.stored import assert_same_adapters, card_of, expert_of
 from weft.adapters.base import Adapter
 from weft.base import load_base
-from weft.config import RecipeSettings, validate
-from weft.expert import Card, build
-from weft.lowrank.attach import frozen_linear
 from weft.lowrank.checkpoint import CONFIG, read_peft
-from weft.recipes import resolve
 from weft.storage import NATIVE, restore, save_expert
 from weft.storage.tensors import linear_shapes
 
@@ -24,15 +20,9 @@ OUT, IN, RANK, ALPHA = 24, 16, 4, 12.0
 NEAR = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def gated(W0: Tensor, gate: list[float] | None = None, rank: int = RANK) -> Adapter:
     """As it starts, or anywhere with these gates."""
-    variant = adapters.load("gated")
-    spec = validate(variant.spec_type, {"rank": rank, "alpha": ALPHA}, "test")
-    adapter = variant(W0, spec, torch.Generator().manual_seed(0)).to(torch.float64)
+    adapter = variant_on("gated", W0, rank=rank, alpha=ALPHA)
     if gate is not None:
         adapter.load_state_dict(
             {
@@ -124,28 +114,14 @@ def test_maps_of_different_open_ranks_are_stored_and_come_back(
     tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     base = load_base(str(tiny_folder("bert")))
-    variant = adapters.load("gated")
-    spec = validate(variant.spec_type, {"rank": RANK}, "test")
-    plain = resolve(RecipeSettings(name="lora", targets=["query"]))
-    recipe = dataclasses.replace(plain, adapter=variant, spec=spec)
-    expert = build("x", base, recipe, None, seed=1)
+    expert, recipe = expert_of("gated", base, rank=RANK)
     with torch.no_grad():
         for adapter, gate in zip(
             expert.adapters.values(), ([0.5, 0.0, 0.0, 2.0], [0.0] * RANK), strict=True
         ):
             adapter.get_parameter("gate").copy_(torch.tensor(gate))
             adapter.get_parameter("B").copy_(draw(32, RANK))
-    card = Card(
-        task={"name": "x"},
-        labels=(),
-        head="",
-        recipe={},
-        targets=tuple(expert.adapters),
-        base=base.name,
-        source=base.source,
-        revision=None,
-        digest=base.digest,
-    )
+    card = card_of(expert, base)
     save_expert(expert, card, base, tmp_path / "e")
     assert (tmp_path / "e" / NATIVE).exists()
     stored = read_peft(tmp_path / "e", linear_shapes(base.trunk))
@@ -153,8 +129,4 @@ def test_maps_of_different_open_ranks_are_stored_and_come_back(
     config = json.loads((tmp_path / "e" / CONFIG).read_text())
     assert sorted([config["r"], *config["rank_pattern"].values()]) == [1, 2]
     found = restore(tmp_path / "e", card, base, recipe)
-    for name, adapter in expert.adapters.items():
-        again, W0 = found.adapters[name], frozen_linear(base.trunk, name).weight
-        assert again.state_dict().keys() == adapter.state_dict().keys()
-        assert all(torch.equal(v, again.state_dict()[n]) for n, v in adapter.state_dict().items())
-        assert torch.equal(again.delta(W0), adapter.delta(W0))
+    assert_same_adapters(found, expert, base)

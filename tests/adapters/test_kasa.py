@@ -1,5 +1,6 @@
 """KaSA: the truncated base, the learnt singular values, and PEFT's from the same tensors."""
 
+import copy
 import warnings
 
 import pytest
@@ -8,6 +9,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import KasaConfig
 from torch import Tensor, nn
 
+from tests.adapters.oracle import (
+    LORA,
+    Net,
+    adapted,
+    assert_ten_steps_agree,
+    layer_of,
+    parameters_of,
+    twins_of,
+)
+from tests.adapters.starts import draw, move
 from weft.adapters.kasa import KaSA, Spec
 
 RANK, ALPHA = 3, 6.0
@@ -25,10 +36,7 @@ def start(W0: Tensor, seed: int = 0) -> KaSA:
 
 def moved(W0: Tensor) -> KaSA:
     adapter = start(W0)
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for value in adapter.parameters():
-            value.add_(0.2 * torch.randn(value.shape, generator=draw))
+    move(adapter.parameters())
     return adapter
 
 
@@ -97,83 +105,38 @@ def test_a_rank_that_would_remove_the_whole_weight_is_refused(rank: int) -> None
         KaSA(weight(24, 16), Spec(rank=rank), torch.Generator())
 
 
-class Net(nn.Module):
-    """Two maps, one wider than tall."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up = nn.Linear(16, 24)
-        self.down = nn.Linear(24, 12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(torch.tanh(self.up(x)))
-
-
-MAPS = ("up", "down")
-LETTERS = {"A": "lora_A.{}.weight", "B": "lora_B.{}.weight", "d": "lora_diag.{}"}
-
-
-def theirs(base: Net, adapters: dict[str, KaSA]) -> PeftModel:
-    """PEFT's KaSA on a copy of `base`, with the same start."""
-    copy = Net().double()
-    copy.load_state_dict(base.state_dict())
+def theirs(base: Net, adapters: dict[str, KaSA]) -> tuple[PeftModel, dict[str, nn.Parameter]]:
+    """PEFT's KaSA on the same net with the same start, and its parameters."""
     config = LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules=list(MAPS), kasa_config=KasaConfig()
+        r=RANK, lora_alpha=ALPHA, target_modules=list(adapters), kasa_config=KasaConfig()
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = get_peft_model(copy, config).double()
-    own = twins(model)
-    with torch.no_grad():
-        for name, adapter in adapters.items():
-            for letter, value in adapter.named_parameters():
-                own[f"{name}.{letter}"].copy_(value)
-            layer = model.get_submodule(f"base_model.model.{name}.base_layer").weight
-            W0 = base.get_submodule(name).weight
-            # PEFT decomposes in single precision, whatever the weight.
-            kept = W0 + start(W0).delta(W0)
-            torch.testing.assert_close(layer.data, kept, rtol=0, atol=2e-6)
+        model = get_peft_model(copy.deepcopy(base), config).double()
+    twins = twins_of(model, adapters, {**LORA, "d": "lora_diag.default"})
+    for name, W0 in base.weights().items():
+        layer = layer_of(model, name).base_layer.weight
+        # PEFT decomposes in single precision, whatever the weight.
+        kept = W0 + start(W0).delta(W0)
+        torch.testing.assert_close(layer.data, kept, rtol=0, atol=2e-6)
+        with torch.no_grad():
             layer.copy_(kept)
-    return model
-
-
-def twins(model: PeftModel) -> dict[str, nn.Parameter]:
-    return {
-        f"{name}.{letter}": model.get_parameter(f"base_model.model.{name}.{path.format('default')}")
-        for name in MAPS
-        for letter, path in LETTERS.items()
-    }
+    return model, twins
 
 
 def test_outputs_gradients_and_ten_steps_are_pefts() -> None:
-    torch.manual_seed(0)
-    base = Net().double().requires_grad_(False)
-    adapters = {name: moved(base.get_submodule(name).weight.detach()) for name in MAPS}
-    model = theirs(base, adapters)
-
-    def ours(x: Tensor) -> Tensor:
-        up, down = base.up, base.down
-        hidden = torch.tanh(up(x) + adapters["up"](x, up.weight))
-        return down(hidden) + adapters["down"](hidden, down.weight)
-
-    own = {f"{n}.{letter}": v for n, a in adapters.items() for letter, v in a.named_parameters()}
-    other = twins(model)
-    assert list(own) == list(other)
-    x, y = torch.randn(8, 16, dtype=torch.float64), torch.randn(8, 12, dtype=torch.float64)
-    optimizers = [
-        torch.optim.AdamW(values.values(), lr=0.02, weight_decay=0.1) for values in (own, other)
-    ]
-    begun = {name: value.detach().clone() for name, value in own.items()}
-    for _ in range(10):
-        got, wanted = ours(x), model(x)
-        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
-        for output, optimizer in zip((got, wanted), optimizers, strict=True):
-            optimizer.zero_grad()
-            (output - y).square().mean().backward()
-        for name, value in own.items():
-            torch.testing.assert_close(value.grad, other[name].grad, rtol=1e-8, atol=1e-9)
-        for optimizer in optimizers:
-            optimizer.step()
-    for name, value in own.items():
-        torch.testing.assert_close(value, other[name], rtol=1e-8, atol=1e-8)
-        assert (value - begun[name]).abs().max() > 0.02
+    base = Net(16, 24, 12).double()
+    adapters = {name: moved(W0) for name, W0 in base.weights().items()}
+    model, twins = theirs(base, adapters)
+    assert_ten_steps_agree(
+        lambda x: adapted(base, adapters, x),
+        model,
+        parameters_of(adapters),
+        twins,
+        (draw(8, 16, seed=1), draw(8, 12, seed=2)),
+        rate=0.02,
+        decay=0.1,
+        outputs={"rtol": 1e-9, "atol": 1e-9},
+        gradients={"rtol": 1e-8, "atol": 1e-9},
+        values={"rtol": 1e-8, "atol": 1e-8},
+    )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.adapters.starts import move
 from weft.adapters.lamda import LaMDA, Spec
 
 RANK, ALPHA = 3, 6.0
@@ -23,10 +24,7 @@ def start(W0: Tensor, **settings: object) -> LaMDA:
 
 def moved(W0: Tensor, **settings: object) -> LaMDA:
     adapter = start(W0, **settings)
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for value in adapter.parameters():
-            value.add_(0.2 * torch.randn(value.shape, generator=draw))
+    move(adapter.parameters())
     return adapter
 
 

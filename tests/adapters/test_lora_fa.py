@@ -9,11 +9,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from weft.adapters import adapters
+from tests.adapters.starts import draw, variant_on
+from tests.adapters.stored import card_of
 from weft.adapters.base import Adapter
 from weft.base import Base, load_base
-from weft.config import RecipeSettings, validate
-from weft.expert import Card, Expert, build
+from weft.config import RecipeSettings
+from weft.expert import Expert, build
 from weft.lowrank.checkpoint import read_peft
 from weft.recipes import resolve
 from weft.storage import NATIVE, load_expert, save_expert
@@ -23,14 +24,8 @@ OUT, IN, RANK, ALPHA = 24, 16, 3, 12.0
 NEAR = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def start(W0: Tensor, seed: int = 0, **spec: object) -> Adapter:
-    variant = adapters.load("lora_fa")
-    settings = validate(variant.spec_type, {"rank": RANK, "alpha": ALPHA, **spec}, "test")
-    return variant(W0, settings, torch.Generator().manual_seed(seed)).to(torch.float64)
+    return variant_on("lora_fa", W0, seed=seed, **{"rank": RANK, "alpha": ALPHA} | spec)
 
 
 @pytest.fixture
@@ -49,9 +44,7 @@ def test_it_starts_as_lora_does_and_is_a_no_op() -> None:
     assert not adapter(draw(5, IN), W0).any()
     A, B = adapter.factors(W0)
     assert not B.any()
-    lora = adapters.load("lora")
-    twin = lora(W0, validate(lora.spec_type, {"rank": RANK}, ""), torch.Generator().manual_seed(0))
-    assert torch.equal(A, twin.get_parameter("A").double())
+    assert torch.equal(A, variant_on("lora", W0, rank=RANK).get_parameter("A"))
     assert A.abs().max() <= 1 / math.sqrt(IN)
 
 
@@ -130,17 +123,8 @@ def test_it_is_stored_as_a_plain_lora_and_goes_on_from_the_same_bits(
     with torch.no_grad():
         for number, value in enumerate(expert.trained().values()):
             value.copy_(draw(*value.shape, seed=number))
-    card = Card(
-        task={"name": "x"},
-        labels=(),
-        head="",
-        recipe=resolve(RecipeSettings(name="lora_fa")).describe().model_dump(mode="json"),
-        targets=tuple(expert.adapters),
-        base=base.name,
-        source=base.source,
-        revision=None,
-        digest=base.digest,
-    )
+    recipe = resolve(RecipeSettings(name="lora_fa")).describe().model_dump(mode="json")
+    card = card_of(expert, base, recipe=recipe)
     save_expert(expert, card, base, tmp_path / "e")
     assert not (tmp_path / "e" / NATIVE).exists()
     stored = read_peft(tmp_path / "e", linear_shapes(base.trunk))

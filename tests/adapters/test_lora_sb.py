@@ -6,17 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.adapters.starts import draw
 from weft.adapters.lora_sb import LoRASB, Spec
 from weft.adapters.lora_xs import LoRAXS
 from weft.adapters.lora_xs import Spec as XSSpec
 
 OUT, IN, RANK, RATE = 20, 14, 4, 0.01
 NEAR = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def drawn(*shape: int, seed: int = 7) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def start(W0: Tensor, rank: int = RANK) -> LoRASB:
@@ -35,7 +31,7 @@ def truncated(matrix: Tensor, rank: int) -> Tensor:
 
 
 def test_it_starts_at_the_best_low_rank_copy_of_the_first_step() -> None:
-    W0, G = drawn(OUT, IN), drawn(OUT, IN, seed=2)
+    W0, G = draw(OUT, IN), draw(OUT, IN, seed=2)
     step = -RATE * G.sign()
     change = calibrated(W0, G).delta(W0)
     torch.testing.assert_close(change, truncated(step, RANK), **NEAR)
@@ -44,7 +40,7 @@ def test_it_starts_at_the_best_low_rank_copy_of_the_first_step() -> None:
 
 
 def test_at_full_rank_it_starts_where_adamw_would_step_to() -> None:
-    W0, G = drawn(OUT, IN), drawn(OUT, IN, seed=2)
+    W0, G = draw(OUT, IN), draw(OUT, IN, seed=2)
     full = W0.clone().requires_grad_()
     full.grad = G.clone()
     torch.optim.AdamW([full], lr=RATE, weight_decay=0.0).step()
@@ -56,7 +52,7 @@ def test_at_full_rank_it_starts_where_adamw_would_step_to() -> None:
 
 @pytest.mark.parametrize("rate", [RATE, 1e-12, 0.0])
 def test_the_frozen_factors_are_orthonormal_and_r_is_the_singular_values(rate: float) -> None:
-    W0, G = drawn(OUT, IN), drawn(OUT, IN, seed=2)
+    W0, G = draw(OUT, IN), draw(OUT, IN, seed=2)
     adapter = calibrated(W0, G, rate=rate)
     identity = torch.eye(RANK).double()
     torch.testing.assert_close(adapter.B.T @ adapter.B, identity, **NEAR)
@@ -68,7 +64,7 @@ def test_the_frozen_factors_are_orthonormal_and_r_is_the_singular_values(rate: f
 
 
 def test_they_stay_orthonormal_in_single_precision_under_a_half_precision_base() -> None:
-    W0, G = drawn(OUT, IN).bfloat16(), drawn(OUT, IN, seed=2).bfloat16()
+    W0, G = draw(OUT, IN).bfloat16(), draw(OUT, IN, seed=2).bfloat16()
     adapter = start(W0).float()
     LoRASB.prepare({"map": adapter}, {"map": W0}, lambda rows: {"map": G}, RATE)
     identity = torch.eye(RANK)
@@ -77,8 +73,8 @@ def test_they_stay_orthonormal_in_single_precision_under_a_half_precision_base()
 
 
 def test_a_plain_step_on_r_is_the_projected_full_step() -> None:
-    W0, G = drawn(OUT, IN), drawn(OUT, IN, seed=2)
-    adapter = calibrated(W0, drawn(OUT, IN, seed=3))
+    W0, G = draw(OUT, IN), draw(OUT, IN, seed=2)
+    adapter = calibrated(W0, draw(OUT, IN, seed=3))
     before = adapter.delta(W0).detach()
     optimizer = torch.optim.SGD(adapter.parameters(), lr=0.5)
     (adapter.delta(W0) * G).sum().backward()
@@ -92,7 +88,7 @@ def test_a_plain_step_on_r_is_the_projected_full_step() -> None:
 
 def test_in_the_gradients_own_directions_that_step_is_its_truncation() -> None:
     # Of a matrix of signs the calibration takes the leading directions of the matrix itself.
-    W0, G = drawn(OUT, IN), drawn(OUT, IN, seed=2).sign()
+    W0, G = draw(OUT, IN), draw(OUT, IN, seed=2).sign()
     adapter = calibrated(W0, G)
     before = adapter.delta(W0).detach()
     (adapter.delta(W0) * G).sum().backward()
@@ -102,7 +98,7 @@ def test_in_the_gradients_own_directions_that_step_is_its_truncation() -> None:
 
 
 def test_zeros_of_the_gradient_stay_zero_and_its_scale_does_not_matter() -> None:
-    W0, G = drawn(OUT, IN), drawn(OUT, IN, seed=2)
+    W0, G = draw(OUT, IN), draw(OUT, IN, seed=2)
     G[3] = 0.0
     G[:, [0, 5]] = 0.0
     change = calibrated(W0, G, rank=IN).delta(W0)
@@ -112,8 +108,8 @@ def test_zeros_of_the_gradient_stay_zero_and_its_scale_does_not_matter() -> None
 
 
 def test_the_forward_is_lora_xs_without_a_scale() -> None:
-    W0, x = drawn(OUT, IN), drawn(3, IN, seed=4)
-    adapter = calibrated(W0, drawn(OUT, IN, seed=2))
+    W0, x = draw(OUT, IN), draw(3, IN, seed=4)
+    adapter = calibrated(W0, draw(OUT, IN, seed=2))
     wide = LoRAXS(W0, XSSpec(rank=RANK, alpha=RANK), torch.Generator()).double()
     wide.load_state_dict(adapter.state_dict())
     torch.testing.assert_close(adapter(x, W0), wide(x, W0), **NEAR)
@@ -124,11 +120,11 @@ def test_the_forward_is_lora_xs_without_a_scale() -> None:
 @pytest.mark.parametrize("shape", [(OUT, IN), (9, 31)])
 def test_it_trains_rank_squared_numbers_on_a_map_of_any_size(shape: tuple[int, int]) -> None:
     assert LoRASB.parameter_count(*shape, Spec(rank=RANK)) == RANK**2
-    assert set(start(drawn(*shape)).state_dict()) == {"A", "B", "R"}
+    assert set(start(draw(*shape)).state_dict()) == {"A", "B", "R"}
 
 
 def test_before_calibration_it_changes_nothing_and_is_orthonormal() -> None:
-    W0 = drawn(OUT, IN)
+    W0 = draw(OUT, IN)
     adapter = start(W0)
     assert not adapter.delta(W0).any()
     assert torch.equal(adapter.B.T @ adapter.B, torch.eye(RANK).double())
@@ -142,7 +138,7 @@ def by_autograd(
 
     def gradients(rows: int) -> Mapping[str, Tensor]:
         leaves = {name: weight.clone().requires_grad_() for name, weight in W0.items()}
-        x = drawn(100, IN, seed=6)[:rows]
+        x = draw(100, IN, seed=6)[:rows]
         loss = sum(
             (x @ leaf.T + adapters[name](x, leaf)).square().sum() for name, leaf in leaves.items()
         )
@@ -153,7 +149,7 @@ def by_autograd(
 
 
 def test_preparing_is_repeatable_and_touches_nothing_else() -> None:
-    W0 = {"one": drawn(OUT, IN), "two": drawn(9, IN, seed=8)}
+    W0 = {"one": draw(OUT, IN), "two": draw(9, IN, seed=8)}
     before = {name: weight.clone() for name, weight in W0.items()}
     asked: list[int] = []
     states = []
@@ -181,7 +177,7 @@ def test_preparing_is_repeatable_and_touches_nothing_else() -> None:
     for name, weight in W0.items():
         assert torch.equal(weight, before[name])
         assert all(torch.equal(states[0][name][key], states[1][name][key]) for key in "ABR")
-        x = drawn(100, IN, seed=6)[:30]
+        x = draw(100, IN, seed=6)[:30]
         step = -RATE * (2 * (x @ weight.T).T @ x).sign()
         R = states[0][name]
         torch.testing.assert_close(R["B"] @ R["R"] @ R["A"], truncated(step, RANK), **NEAR)
@@ -190,7 +186,7 @@ def test_preparing_is_repeatable_and_touches_nothing_else() -> None:
 
 def test_weights_that_have_moved_are_kept() -> None:
     """An expert that starts from a trained one has its own directions already."""
-    W0, G = drawn(OUT, IN), drawn(OUT, IN, seed=2)
+    W0, G = draw(OUT, IN), draw(OUT, IN, seed=2)
     adapter = calibrated(W0, G)
     before = {name: value.clone() for name, value in adapter.state_dict().items()}
     LoRASB.prepare({"map": adapter}, {"map": W0}, lambda rows: {"map": -G.T.reshape(OUT, IN)}, 1.0)
@@ -205,8 +201,8 @@ def test_weights_that_have_moved_are_kept() -> None:
     ],
 )
 def test_a_target_without_a_first_step_is_refused_by_name(value: float, message: str) -> None:
-    W0 = {"layer.0": drawn(OUT, IN), "layer.1": drawn(OUT, IN)}
-    G = {"layer.0": drawn(OUT, IN), "layer.1": torch.full((OUT, IN), value).double()}
+    W0 = {"layer.0": draw(OUT, IN), "layer.1": draw(OUT, IN)}
+    G = {"layer.0": draw(OUT, IN), "layer.1": torch.full((OUT, IN), value).double()}
     adapters = {name: start(weight) for name, weight in W0.items()}
     with pytest.raises(ValueError, match=message):
         LoRASB.prepare(adapters, W0, lambda rows: G, RATE)

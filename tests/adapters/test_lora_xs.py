@@ -4,15 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.adapters.starts import draw
 from weft.adapters.lora_xs import LoRAXS, Spec
 
 OUT, IN, RANK = 20, 14, 4
 NEAR = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def drawn(*shape: int, seed: int = 7) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def start(W0: Tensor, **settings: float) -> LoRAXS:
@@ -23,12 +19,12 @@ def start(W0: Tensor, **settings: float) -> LoRAXS:
 def moved(W0: Tensor) -> LoRAXS:
     adapter = start(W0)
     with torch.no_grad():
-        adapter.R.copy_(drawn(RANK, RANK, seed=3))
+        adapter.R.copy_(draw(RANK, RANK, seed=3))
     return adapter
 
 
 def test_the_factors_are_the_leading_singular_triplets_of_the_weight() -> None:
-    W0 = drawn(OUT, IN)
+    W0 = draw(OUT, IN)
     adapter = start(W0)
     U, S, Vh = torch.linalg.svd(W0, full_matrices=False)
     torch.testing.assert_close(adapter.B.T @ adapter.B, torch.eye(RANK).double(), **NEAR)
@@ -38,7 +34,7 @@ def test_the_factors_are_the_leading_singular_triplets_of_the_weight() -> None:
 
 
 def test_output_and_gradient_are_the_equations() -> None:
-    W0, x, G = drawn(OUT, IN), drawn(3, IN, seed=4), drawn(OUT, IN, seed=5)
+    W0, x, G = draw(OUT, IN), draw(3, IN, seed=4), draw(OUT, IN, seed=5)
     adapter = moved(W0)
     scale = 6.0 / RANK
     change = scale * adapter.B @ adapter.R @ adapter.A
@@ -49,7 +45,7 @@ def test_output_and_gradient_are_the_equations() -> None:
 
 
 def test_it_starts_a_hundred_thousandth_away_from_the_base() -> None:
-    W0 = drawn(OUT, IN)
+    W0 = draw(OUT, IN)
     adapter = start(W0, rank=IN)
     size = torch.linalg.matrix_norm(adapter.delta(W0), 2) / torch.linalg.matrix_norm(W0, 2)
     # A Gaussian k x k matrix has a norm of about 2 sqrt(k) deviations.
@@ -62,16 +58,16 @@ def test_it_starts_a_hundred_thousandth_away_from_the_base() -> None:
 @pytest.mark.parametrize("shape", [(OUT, IN), (9, 31)])
 def test_it_trains_rank_squared_numbers_on_a_map_of_any_size(shape: tuple[int, int]) -> None:
     assert LoRAXS.parameter_count(*shape, Spec(rank=RANK)) == RANK**2
-    assert [name for name, _ in start(drawn(*shape)).named_parameters()] == ["R"]
+    assert [name for name, _ in start(draw(*shape)).named_parameters()] == ["R"]
 
 
 def test_training_leaves_the_frozen_factors_as_they_are() -> None:
-    W0 = drawn(OUT, IN)
+    W0 = draw(OUT, IN)
     adapter = start(W0)
     before = {name: value.clone() for name, value in adapter.state_dict().items()}
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(3):
-        (adapter(drawn(5, IN, seed=9), W0) - 1).square().sum().backward()
+        (adapter(draw(5, IN, seed=9), W0) - 1).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
     after = adapter.state_dict()
@@ -81,7 +77,7 @@ def test_training_leaves_the_frozen_factors_as_they_are() -> None:
 
 
 def test_its_saved_state_holds_the_factors_that_it_was_trained_between() -> None:
-    W0 = drawn(OUT, IN)
+    W0 = draw(OUT, IN)
     adapter = moved(W0)
     # Another machine may find the singular vectors with other signs.
     twin = start(W0)

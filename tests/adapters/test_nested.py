@@ -6,26 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.adapters import adapters
+from tests.adapters.starts import draw, variant_on
 from weft.adapters.base import Adapter
-from weft.config import validate
 
 OUT, IN, RANK, ALPHA = 24, 16, 4, 12.0
 NEAR = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def made(name: str, W0: Tensor, rank: int = RANK, **spec: object) -> Adapter:
-    variant = adapters.load(name)
-    settings = validate(variant.spec_type, {"rank": rank, "alpha": ALPHA, **spec}, "test")
-    return variant(W0, settings, torch.Generator().manual_seed(0)).to(torch.float64)
-
-
 def nested(W0: Tensor, *, moved: bool = True, **spec: object) -> Adapter:
-    adapter = made("nested", W0, **spec)
+    adapter = variant_on("nested", W0, rank=RANK, alpha=ALPHA, **spec)
     if moved:
         with torch.no_grad():
             for number, value in enumerate(adapter.parameters()):
@@ -35,7 +24,7 @@ def nested(W0: Tensor, *, moved: bool = True, **spec: object) -> Adapter:
 
 def lora_of_slices(adapter: Adapter, W0: Tensor, ranks: int) -> Adapter:
     """A plain LoRA of rank b with the same alpha, made of the first b ranks."""
-    twin = made("lora", W0, rank=ranks)
+    twin = variant_on("lora", W0, rank=ranks, alpha=ALPHA)
     state = adapter.state_dict()
     twin.load_state_dict({"A": state["A"][:ranks], "B": state["B"][:, :ranks]})
     return twin
@@ -121,7 +110,8 @@ def test_it_starts_as_a_no_op_at_every_rank(begin: str) -> None:
 def test_the_mirrored_start_draws_b_and_teaches_a_first() -> None:
     W0, x = draw(OUT, IN), draw(5, IN, seed=9)
     up, down = (nested(W0, moved=False, start=start, mode="full") for start in ("up", "down"))
-    assert torch.equal(up.get_parameter("A"), made("lora", W0).get_parameter("A"))
+    lora = variant_on("lora", W0, rank=RANK, alpha=ALPHA)
+    assert torch.equal(up.get_parameter("A"), lora.get_parameter("A"))
     assert not up.get_parameter("B").any()
     assert not down.get_parameter("A").any()
     B = down.get_parameter("B")

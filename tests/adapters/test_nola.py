@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.adapters.starts import adapters_of
+from tests.adapters.stored import card_of
 from weft.adapters import adapters
 from weft.adapters.nola import NOLA, Spec
 from weft.base import load_base
 from weft.config import RecipeSettings
-from weft.expert import Card, build, factors_of, make_adapters
+from weft.expert import build, factors_of
 from weft.heads import Head
 from weft.recipes import resolve
 from weft.storage import load_expert, save_expert
@@ -24,14 +26,8 @@ OUT, IN, RANK, COUNT = 24, 16, 3, 7
 def start(
     W0: dict[str, Tensor], seed: int = 0, dtype: torch.dtype = torch.float64, **spec: object
 ) -> dict[str, NOLA]:
-    settings = {"name": "nola", "rank": RANK, "num_bases": COUNT, "alpha": 6.0, **spec}
-    made, shared = make_adapters(
-        resolve(RecipeSettings.model_validate(settings)),
-        W0,
-        dict.fromkeys(W0, settings["rank"]),
-        torch.Generator().manual_seed(seed),
-        dtype,
-    )
+    settings = {"rank": RANK, "num_bases": COUNT, "alpha": 6.0, **spec}
+    made, shared = adapters_of("nola", W0, seed=seed, dtype=dtype, **settings)
     assert shared is None
     return made
 
@@ -152,16 +148,13 @@ def test_a_saved_expert_comes_back_with_the_same_factors(
         assert isinstance(adapter, NOLA)
         moved(adapter)
     labels = ("no", "yes")
-    card = Card(
+    card = card_of(
+        expert,
+        base,
         task={"name": "mine", "kind": "sequence_classification", "labels": list(labels)},
         labels=labels,
         head="sequence_classification",
         recipe=recipe.describe().model_dump(mode="json"),
-        targets=tuple(expert.adapters),
-        base=base.name,
-        source=base.source,
-        revision=None,
-        digest=base.digest,
     )
     save_expert(expert, card, base, tmp_path / "expert")
     torch.manual_seed(5)

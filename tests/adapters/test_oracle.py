@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModel
 
+from tests.adapters.oracle import LORA, parameters_of, twins_of
 from weft.base import load_base
 from weft.config import RecipeSettings
 from weft.expert import Expert, build
@@ -59,13 +60,7 @@ def theirs(folder: Path, case: str, expert: Expert) -> PeftModel:
         use_rslora=case.startswith("rslora"),
     )
     model = get_peft_model(trunk, config).eval()
-    layers = dict(model.named_modules())
-    with torch.no_grad():
-        for name, adapter in expert.adapters.items():
-            own = dict(adapter.named_parameters())
-            layer = layers[f"base_model.model.{name}"]
-            layer.lora_A["default"].weight.copy_(own["A"])
-            layer.lora_B["default"].weight.copy_(own["B"])
+    twins_of(model, expert.adapters, LORA)
     return model
 
 
@@ -90,22 +85,10 @@ def test_states_and_gradients_equal_pefts(
     folder = tiny_folder("bert")
     model, expert = ours(folder, case)
     peft = theirs(folder, case, expert)
+    own, twins = parameters_of(expert.adapters), twins_of(peft, expert.adapters, LORA)
     got = model.states(inputs, Route.everywhere("x"))
     expected = peft(**inputs).last_hidden_state
     torch.testing.assert_close(got, expected, **NEAR)
-    own = {
-        f"{name}.{letter}": value
-        for name, adapter in expert.adapters.items()
-        for letter, value in adapter.named_parameters()
-    }
-    layers = dict(peft.named_modules())
-    twins = {
-        f"{name}.{letter}": getattr(layers[f"base_model.model.{name}"], f"lora_{letter}")[
-            "default"
-        ].weight
-        for name in expert.adapters
-        for letter in "AB"
-    }
     found, wanted = gradients(got, own), gradients(expected, twins)
     assert len(found) == 2 * 3 * 2
     torch.testing.assert_close(found, wanted, **NEAR)

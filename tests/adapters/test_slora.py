@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.adapters.starts import move
 from weft.adapters import adapters
 from weft.adapters.slora import SLoRA, Spec
 from weft.config import RecipeSettings, validate
@@ -26,10 +27,7 @@ def start(W0: Tensor, seed: int = 0, **settings: object) -> SLoRA:
 
 def moved(W0: Tensor, **settings: object) -> SLoRA:
     adapter = start(W0, **settings)
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for value in adapter.parameters():
-            value.add_(0.2 * torch.randn(value.shape, generator=draw))
+    move(adapter.parameters())
     return adapter
 
 

@@ -1,27 +1,29 @@
 """The SVD form is PEFT's AdaLoRA before pruning; pruned, its export is what is left."""
 
+import copy
+
 import pytest
 import torch
 from peft import AdaLoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 
-from weft.adapters import adapters
+from tests.adapters.oracle import (
+    Net,
+    adapted,
+    assert_ten_steps_agree,
+    layer_of,
+    parameters_of,
+    twins_of,
+)
+from tests.adapters.starts import draw, variant_on
 from weft.adapters.base import Adapter
-from weft.config import validate
 
 OUT, IN, RANK, ALPHA = 24, 16, 4, 12.0
 NEAR = {"rtol": 1e-11, "atol": 1e-11}
-SHAPES = {"one": (24, 16), "two": (16, 24)}
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def start(W0: Tensor, seed: int = 0, rank: int = RANK) -> Adapter:
-    variant = adapters.load("svd_form")
-    spec = validate(variant.spec_type, {"rank": rank, "alpha": ALPHA}, "test")
-    return variant(W0, spec, torch.Generator().manual_seed(seed)).to(torch.float64)
+    return variant_on("svd_form", W0, seed=seed, rank=rank, alpha=ALPHA)
 
 
 def moved(W0: Tensor, seed: int = 0) -> Adapter:
@@ -92,27 +94,9 @@ def test_a_pruned_value_still_has_its_gradient() -> None:
     assert E.all()
 
 
-class Net(nn.Module):
-    """Two maps with a bend between them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for number, (name, (out, inner)) in enumerate(SHAPES.items()):
-            layer = nn.Linear(inner, out).double()
-            with torch.no_grad():
-                layer.weight.copy_(draw(out, inner, seed=number) / 4)
-                layer.bias.copy_(draw(out, seed=number + 2))
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.get_submodule("two")(torch.tanh(self.get_submodule("one")(x)))
-
-
 def test_forward_gradients_and_ten_steps_equal_pefts() -> None:
-    net = Net()
-    layers = {name: net.get_submodule(name) for name in SHAPES}
-    weights = {name: layer.get_parameter("weight").detach() for name, layer in layers.items()}
-    made = {name: moved(weight, number) for number, (name, weight) in enumerate(weights.items())}
+    net = Net(IN, OUT, IN).double()
+    made = {name: moved(W0, number) for number, (name, W0) in enumerate(net.weights().items())}
     config = AdaLoraConfig(
         init_r=RANK,
         target_r=2,
@@ -120,44 +104,28 @@ def test_forward_gradients_and_ten_steps_equal_pefts() -> None:
         tfinal=10,
         total_step=100,
         lora_alpha=int(ALPHA),
-        target_modules=list(SHAPES),
+        target_modules=list(made),
     )
     # In double precision, or rank + 1e-5 would be rounded to seven digits. PEFT 0.21.2 then trains
     # the rank too: it casts the frozen parameter that holds it into a new one, which is not frozen.
-    theirs = get_peft_model(Net(), config).double()
-    twins: dict[str, nn.Parameter] = {}
-    with torch.no_grad():
-        for name, adapter in made.items():
-            layer = theirs.get_submodule(f"base_model.model.{name}")
-            for letter, value in adapter.named_parameters():
-                twins[f"{name}.{letter}"] = layer.get_parameter(f"lora_{letter}.default")
-                twins[f"{name}.{letter}"].copy_(value)
-            layer.get_parameter("ranknum.default").requires_grad_(False)
-    own = {
-        f"{name}.{n}": p for name, adapter in made.items() for n, p in adapter.named_parameters()
-    }
+    theirs = get_peft_model(copy.deepcopy(net), config).double()
+    twins = twins_of(theirs, made, {letter: f"lora_{letter}.default" for letter in "AEB"})
+    for name in made:
+        layer_of(theirs, name).get_parameter("ranknum.default").requires_grad_(False)
     assert {id(p) for p in theirs.parameters() if p.requires_grad} == {
         id(p) for p in twins.values()
     }
-    optimizers = [
-        torch.optim.AdamW(list(group.values()), lr=0.01, weight_decay=0.1) for group in (own, twins)
-    ]
-    x, y = draw(8, IN, seed=7), draw(8, IN, seed=8)
-    for _ in range(10):
-        hidden = torch.tanh(layers["one"](x) + made["one"](x, weights["one"]))
-        got = layers["two"](hidden) + made["two"](hidden, weights["two"])
-        expected = theirs(x)
-        torch.testing.assert_close(got, expected, **NEAR)
-        (got - y).square().mean().backward()
-        (expected - y).square().mean().backward()
-        for name, value in own.items():
-            torch.testing.assert_close(value.grad, twins[name].grad, **NEAR)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-    for name, value in own.items():
-        torch.testing.assert_close(value, twins[name], **NEAR)
-    for name, adapter in made.items():
-        layer = theirs.get_submodule(f"base_model.model.{name}")
-        theirs_delta = layer.get_delta_weight("default")
-        torch.testing.assert_close(adapter.delta(weights[name]), theirs_delta, **NEAR)
+    assert_ten_steps_agree(
+        lambda x: adapted(net, made, x),
+        theirs,
+        parameters_of(made),
+        twins,
+        (draw(8, IN, seed=7), draw(8, IN, seed=8)),
+        decay=0.1,
+        outputs=NEAR,
+        gradients=NEAR,
+        values=NEAR,
+    )
+    for name, W0 in net.weights().items():
+        theirs_delta = layer_of(theirs, name).get_delta_weight("default")
+        torch.testing.assert_close(made[name].delta(W0), theirs_delta, **NEAR)

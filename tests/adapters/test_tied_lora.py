@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.adapters.starts import adapters_of, move
 from weft.adapters.lora import LoRA
 from weft.adapters.lora import Spec as LoRASpec
 from weft.adapters.tied_lora import Pairs, TiedLoRA
 from weft.base import load_base
 from weft.config import RecipeSettings
-from weft.expert import build, make_adapters
+from weft.expert import build
 from weft.recipes import resolve
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 6.0
@@ -28,23 +29,15 @@ def weights(shapes: Mapping[str, tuple[int, int]] = SHAPES) -> dict[str, Tensor]
 def start(
     W0: Mapping[str, Tensor], seed: int = 0, ranks: Mapping[str, int] | None = None
 ) -> tuple[dict[str, TiedLoRA], Pairs]:
-    adapters, shared = make_adapters(
-        resolve(RecipeSettings(name="tied_lora", rank=RANK, alpha=ALPHA)),
-        W0,
-        ranks or dict.fromkeys(W0, RANK),
-        torch.Generator().manual_seed(seed),
-        torch.float64,
-    )
+    settings = {"rank": RANK, "alpha": ALPHA}
+    adapters, shared = adapters_of("tied_lora", W0, ranks, seed=seed, **settings)
     assert isinstance(shared, Pairs)
     return adapters, shared
 
 
-def move(adapters: Mapping[str, TiedLoRA], shared: Pairs) -> None:
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for module in (*adapters.values(), shared):
-            for value in module.parameters():
-                value.add_(0.3 * torch.randn(value.shape, generator=draw))
+def move_all(adapters: Mapping[str, TiedLoRA], shared: Pairs) -> None:
+    modules = (*adapters.values(), shared)
+    move([value for module in modules for value in module.parameters()], by=0.3)
 
 
 def backward(adapters: Mapping[str, TiedLoRA], W0: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -58,7 +51,7 @@ def backward(adapters: Mapping[str, TiedLoRA], W0: Mapping[str, Tensor]) -> dict
 def test_its_change_is_the_papers_product() -> None:
     W0 = weights()
     adapters, shared = start(W0)
-    move(adapters, shared)
+    move_all(adapters, shared)
     for name, adapter in adapters.items():
         A, B = shared.of(W0[name])
         expected = SCALING * torch.diag(adapter.v) @ B @ torch.diag(adapter.u) @ A
@@ -80,7 +73,7 @@ def test_it_starts_as_a_no_op() -> None:
 def test_a_shared_gradient_is_the_sum_of_the_layers_lora_gradients() -> None:
     W0 = weights()
     adapters, shared = start(W0)
-    move(adapters, shared)
+    move_all(adapters, shared)
     gradients = backward(adapters, W0)
     for shape in ((OUT, IN), (20, IN)):
         own = [name for name in W0 if W0[name].shape == shape]

@@ -10,11 +10,13 @@ from peft import PeftModel, TinyLoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests.adapters.oracle import assert_ten_steps_agree, layer_of
+from tests.adapters.starts import adapters_of
 from weft.adapters.base import Adapter
 from weft.adapters.tinylora import Spec, Ties, TinyLoRA
 from weft.base import load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build, factors_of, make_adapters
+from weft.expert import Expert, build, factors_of
 from weft.recipes import resolve
 from weft.storage.tensors import native_adapters, native_metadata, native_state
 
@@ -48,11 +50,7 @@ def weights(net: nn.Module) -> dict[str, Tensor]:
 
 
 def ours(net: nn.Module, **settings: object) -> tuple[dict[str, Adapter], nn.Module | None]:
-    recipe = resolve(
-        RecipeSettings.model_validate({"name": "tinylora", "rank": RANK, "u": U, **settings})
-    )
-    draw = torch.Generator().manual_seed(1)
-    return make_adapters(recipe, weights(net), dict.fromkeys(NAMES, RANK), draw, torch.float64)
+    return adapters_of("tinylora", weights(net), seed=1, **{"rank": RANK, "u": U} | settings)
 
 
 def tiny(adapter: Adapter) -> TinyLoRA:
@@ -75,7 +73,7 @@ def theirs(adapters: Mapping[str, Adapter], tying: float) -> tuple[PeftModel, li
     model = get_peft_model(Net(), config)
     with torch.no_grad():
         for name, adapter in adapters.items():
-            own, layer = tiny(adapter), model.get_submodule(f"base_model.model.{name}")
+            own, layer = tiny(adapter), layer_of(model, name)
             layer.tinylora_A["default"].copy_(own.A)
             layer.tinylora_B["default"].copy_(own.B)
             layer.tinylora_v["default"][str(own.group)].copy_(own.vector())
@@ -97,29 +95,23 @@ def test_groups_projections_states_gradients_and_training_equal_pefts(tying: flo
     assert [tiny(adapter).group for adapter in adapters.values()] == TYINGS[tying]
     assert len(own_vectors) == len(their_vectors) == TYINGS[tying][-1] + 1
     for name, adapter in adapters.items():
-        layer = model.get_submodule(f"base_model.model.{name}")
+        layer = layer_of(model, name)
         assert torch.equal(layer.tinylora_P["default"].double(), tiny(adapter).P)
         torch.testing.assert_close(
             adapter.delta(weights(net)[name]), layer.get_delta_weight("default"), **NEAR
         )
     x = torch.randn(7, WIDTH, generator=torch.Generator().manual_seed(2)).double()
     target = torch.linspace(-1, 1, 7 * (WIDTH + 1)).double().view(7, WIDTH + 1)
-    optimizers = [
-        torch.optim.AdamW(own_vectors, lr=0.05),
-        torch.optim.AdamW(their_vectors, lr=0.05),
-    ]
-    for _ in range(10):
-        got, expected = states(net, adapters, x), model(x)
-        torch.testing.assert_close(got, expected, **NEAR)
-        for found, optimizer in zip((got, expected), optimizers, strict=True):
-            optimizer.zero_grad()
-            (found - target).square().sum().backward()
-        for own, other in zip(own_vectors, their_vectors, strict=True):
-            torch.testing.assert_close(own.grad, other.grad, **NEAR)
-        for optimizer in optimizers:
-            optimizer.step()
-    for own, other in zip(own_vectors, their_vectors, strict=True):
-        torch.testing.assert_close(own.detach(), other.detach(), rtol=1e-9, atol=1e-9)
+    assert_ten_steps_agree(
+        lambda x: states(net, adapters, x),
+        model,
+        {str(group): value for group, value in enumerate(own_vectors)},
+        {str(group): value for group, value in enumerate(their_vectors)},
+        (x, target),
+        rate=0.05,
+        outputs=NEAR,
+        gradients={"rtol": 1e-11, "atol": 1e-14},
+    )
     assert (states(net, adapters, x) - net(x)).abs().max() > 0.01
 
 
@@ -128,7 +120,7 @@ def test_the_frozen_factors_are_pefts_up_to_the_signs_of_singular_vectors() -> N
     adapters, _ = ours(net)
     model = get_peft_model(Net(), TinyLoraConfig(r=RANK, u=U, target_modules=list(NAMES)))
     for name, adapter in adapters.items():
-        own, layer = tiny(adapter), model.get_submodule(f"base_model.model.{name}")
+        own, layer = tiny(adapter), layer_of(model, name)
         product = layer.tinylora_B["default"] @ layer.tinylora_A["default"]
         # PEFT decomposes in single precision.
         torch.testing.assert_close(own.B @ own.A, product.double(), rtol=1e-5, atol=1e-5)

@@ -1,5 +1,6 @@
 """Uni-LoRA: all factors are `P theta`, by P written out and by PEFT."""
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ import torch
 from peft import UniLoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from tests.adapters.oracle import Net, adapted, assert_ten_steps_agree, layer_of
+from tests.adapters.starts import adapters_of, draw
 from weft.adapters.lora import LoRA
 from weft.adapters.lora import Spec as LoRASpec
 from weft.adapters.uni_lora import UniLoRA, Vector
 from weft.atomic import write_tensors
 from weft.base import load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build, factors_of, make_adapters
+from weft.expert import Expert, build, factors_of
 from weft.recipes import resolve
 from weft.storage.tensors import native_adapters, native_metadata, native_state
 
@@ -40,10 +43,7 @@ def made(
     **settings: Any,
 ) -> Expert:
     """As an expert starts it."""
-    recipe = resolve(RecipeSettings(name="uni_lora", **{"rank": RANK} | settings))
-    ranks = ranks or dict.fromkeys(W0, recipe.spec.rank)
-    draw = torch.Generator().manual_seed(seed)
-    adapters, shared = make_adapters(recipe, W0, ranks, draw, torch.float64)
+    adapters, shared = adapters_of("uni_lora", W0, ranks, seed=seed, **{"rank": RANK} | settings)
     return Expert("x", adapters, None, shared=shared)
 
 
@@ -247,41 +247,19 @@ def test_the_indices_come_back_whatever_the_seed_and_the_order_of_the_maps(
             assert all(torch.equal(a, b) for a, b in zip(again[name], pair, strict=True))
 
 
-class Net(nn.Module):
-    """Two frozen maps, with terms on them or without."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(IN, MIDDLE, dtype=torch.float64)
-        self.second = nn.Linear(MIDDLE, OUT, dtype=torch.float64)
-        self.terms: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._map("second", torch.tanh(self._map("first", x)))
-
-    def _map(self, name: str, x: Tensor) -> Tensor:
-        linear = self.get_submodule(name)
-        y = linear(x)
-        return y + self.terms[name](x, linear.weight) if name in self.terms else y
-
-
 def test_forward_gradients_and_ten_steps_equal_pefts() -> None:
-    torch.manual_seed(0)
-    plain, other = Net(), Net()
-    other.load_state_dict(plain.state_dict())
-    W0 = {name: plain.get_submodule(name).weight.detach() for name in SHAPES}
-    expert = made(W0, length=50)
+    net = Net(IN, MIDDLE, OUT).double()
+    expert = made(net.weights(), length=50)
     theta = vector(expert).theta
     with torch.no_grad():
         theta.mul_(50)
-    plain.terms = dict(expert.adapters)
     config = UniLoraConfig(r=RANK, theta_d_length=50, target_modules=list(SHAPES))
-    peft = get_peft_model(other, config).double()
+    peft = get_peft_model(copy.deepcopy(net), config).double()
     twin = peft.base_model.unilora_theta_d["default"]
     # PEFT makes its scales in single precision, so both get 1 / sqrt(n) in double.
     scale = torch.bincount(indices(expert)).double() ** -0.5
     for name, (out, inner) in SHAPES.items():
-        layer = peft.base_model.model.get_submodule(name)
+        layer = layer_of(peft, name)
         own = expert.adapters[name].get_buffer("index").long()
         down, up = own[: RANK * inner].view(RANK, inner), own[RANK * inner :].view(out, RANK)
         layer.unilora_indices_A["default"], layer.unilora_indices_B["default"] = down, up
@@ -289,19 +267,14 @@ def test_forward_gradients_and_ten_steps_equal_pefts() -> None:
         layer.unilora_scales_B["default"] = scale[up]
     with torch.no_grad():
         twin.copy_(theta)
-    x, target = torch.randn(9, IN).double(), torch.randn(9, OUT).double()
-    torch.testing.assert_close(plain(x), peft(x), **EXACT)
-    mine = torch.optim.AdamW([theta], lr=0.03, weight_decay=0.1)
-    theirs = torch.optim.AdamW([twin], lr=0.03, weight_decay=0.1)
+    x, target = draw(9, IN, seed=1), draw(9, OUT, seed=2)
+
+    def ours(x: Tensor) -> Tensor:
+        return adapted(net, expert.adapters, x)
+
+    torch.testing.assert_close(ours(x), peft(x), **EXACT)
     start = theta.detach().clone()
-    for _ in range(10):
-        (plain(x) - target).square().mean().backward()
-        (peft(x) - target).square().mean().backward()
-        torch.testing.assert_close(theta.grad, twin.grad, rtol=1e-9, atol=1e-12)
-        mine.step()
-        theirs.step()
-        mine.zero_grad()
-        theirs.zero_grad()
-    torch.testing.assert_close(theta, twin, rtol=1e-9, atol=1e-9)
+    own, twins, near = {"theta": theta}, {"theta": twin}, {"rtol": 1e-8, "atol": 1e-8}
+    assert_ten_steps_agree(ours, peft, own, twins, (x, target), rate=0.03, decay=0.1, outputs=near)
     assert (theta - start).abs().max() > 0.1
-    torch.testing.assert_close(plain(x), peft(x), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(ours(x), peft(x), **near)

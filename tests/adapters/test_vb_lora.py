@@ -1,5 +1,6 @@
 """VB-LoRA: sub-vectors out of one bank, by the paper's equation and by PEFT."""
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from peft import VBLoRAConfig, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.adapters.oracle import Net, adapted, assert_ten_steps_agree, parameters_of, twins_of
+from tests.adapters.starts import adapters_of, draw, move
 from weft.adapters.vb_lora import VBLoRA
 from weft.atomic import write_tensors
 from weft.base import load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build, factors_of, make_adapters
+from weft.expert import Expert, build, factors_of
 from weft.recipes import resolve
 from weft.storage.tensors import native_adapters, native_metadata, native_state
 
@@ -33,19 +36,15 @@ def made(
     **settings: Any,
 ) -> Expert:
     """As an expert starts it."""
-    recipe = resolve(RecipeSettings(name="vb_lora", **{"rank": RANK} | settings))
-    ranks = ranks or dict.fromkeys(weights, recipe.spec.rank)
-    draw = torch.Generator().manual_seed(seed)
-    adapters, shared = make_adapters(recipe, weights, ranks, draw, torch.float64)
+    adapters, shared = adapters_of(
+        "vb_lora", weights, ranks, seed=seed, **{"rank": RANK} | settings
+    )
     return Expert("x", adapters, None, shared=shared)
 
 
 def shaken(expert: Expert) -> Expert:
     """Anywhere but at its start, as after training."""
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for value in expert.trained().values():
-            value.add_(0.3 * torch.randn(value.shape, generator=draw, dtype=value.dtype))
+    move(expert.trained().values(), by=0.3)
     return expert
 
 
@@ -215,62 +214,30 @@ def test_ranks_may_differ_and_all_logits_come_back(
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
-class Net(nn.Module):
-    """Two frozen maps, with terms on them or without."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(IN, OUT, dtype=torch.float64)
-        self.second = nn.Linear(OUT, 32, dtype=torch.float64)
-        self.terms: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._map("second", torch.tanh(self._map("first", x)))
-
-    def _map(self, name: str, x: Tensor) -> Tensor:
-        linear = self.get_submodule(name)
-        y = linear(x)
-        return y + self.terms[name](x, linear.weight) if name in self.terms else y
-
-
 def test_forward_gradients_and_ten_steps_equal_pefts() -> None:
-    torch.manual_seed(0)
-    plain, other = Net(), Net()
-    other.load_state_dict(plain.state_dict())
-    weights = {name: plain.get_submodule(name).weight.detach() for name in ("first", "second")}
-    expert = shaken(made(weights, num_vectors=6, vector_length=8))
-    plain.terms = dict(expert.adapters)
+    net = Net(IN, OUT, 32).double()
+    expert = shaken(made(net.weights(), num_vectors=6, vector_length=8))
     config = VBLoRAConfig(
         r=RANK, num_vectors=6, vector_length=8, topk=2, target_modules=["first", "second"]
     )
-    peft = get_peft_model(other, config).double()
-    layers = {name: peft.base_model.model.get_submodule(name) for name in weights}
-    twins = [peft.base_model.vblora_vector_bank["default"]]
-    own = [values(expert, "first")[0]]
-    for name, layer in layers.items():
-        twins += [layer.vblora_logits_A["default"], layer.vblora_logits_B["default"]]
-        own += values(expert, name)[1:]
+    peft = get_peft_model(copy.deepcopy(net), config).double()
+    paths = {letter: f"vblora_{letter}.default" for letter in ("logits_A", "logits_B")}
+    twins = twins_of(peft, expert.adapters, paths)
+    twins["bank"] = peft.base_model.vblora_vector_bank["default"]
+    own = {**parameters_of(expert.adapters), "bank": values(expert, "first")[0]}
     with torch.no_grad():
-        for twin, value in zip(twins, own, strict=True):
-            twin.copy_(value)
-    x, target = torch.randn(9, IN).double(), torch.randn(9, 32).double()
-    torch.testing.assert_close(plain(x), peft(x), **EXACT)
-    mine = torch.optim.AdamW(own, lr=0.03, weight_decay=0.1)
-    theirs = torch.optim.AdamW(twins, lr=0.03, weight_decay=0.1)
-    before = [value.detach().clone() for value in own]
-    chosen = own[1].topk(2).indices
-    for _ in range(10):
-        (plain(x) - target).square().mean().backward()
-        (peft(x) - target).square().mean().backward()
-        for value, twin in zip(own, twins, strict=True):
-            torch.testing.assert_close(value.grad, twin.grad, rtol=1e-9, atol=1e-12)
-        mine.step()
-        theirs.step()
-        mine.zero_grad()
-        theirs.zero_grad()
-    for value, twin, start in zip(own, twins, before, strict=True):
-        torch.testing.assert_close(value, twin, rtol=1e-9, atol=1e-9)
-        assert (value - start).abs().max() > 0.1
+        twins["bank"].copy_(own["bank"])
+    x, target = draw(9, IN, seed=1), draw(9, 32, seed=2)
+
+    def ours(x: Tensor) -> Tensor:
+        return adapted(net, expert.adapters, x)
+
+    torch.testing.assert_close(ours(x), peft(x), **EXACT)
+    before = {name: value.detach().clone() for name, value in own.items()}
+    near = {"rtol": 1e-8, "atol": 1e-8}
+    assert_ten_steps_agree(ours, peft, own, twins, (x, target), rate=0.03, decay=0.1, outputs=near)
+    assert all((value - before[name]).abs().max() > 0.1 for name, value in own.items())
     # Even another choice of vectors was met on the way.
-    assert not torch.equal(own[1].topk(2).indices, chosen)
-    torch.testing.assert_close(plain(x), peft(x), rtol=1e-8, atol=1e-8)
+    logits = "first.logits_A"
+    assert not torch.equal(own[logits].topk(2).indices, before[logits].topk(2).indices)
+    torch.testing.assert_close(ours(x), peft(x), **near)

@@ -2,95 +2,52 @@
 
 import copy
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
 from peft import VeraConfig, get_peft_model
 from torch import Tensor, nn
 
+from tests.adapters.oracle import Net, adapted, parameters_of, twins_of
+from tests.adapters.starts import adapters_of, draw, move
+from weft.adapters.base import Adapter
 from weft.adapters.vera import Projections, VeRA
-from weft.config import RecipeSettings
-from weft.expert import make_adapters
-from weft.recipes import resolve
 
 RANK = 6
 NEAR = {"rtol": 1e-10, "atol": 1e-10}
 
 
-class Net(nn.Module):
-    """Two maps of which neither is the larger on both sides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(16, 24)
-        self.second = nn.Linear(24, 12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.first(x)))
-
-
 def net() -> Net:
-    draw = torch.Generator().manual_seed(7)
-    made = Net().double().requires_grad_(False)
-    for value in made.parameters():
-        value.copy_(torch.randn(value.shape, generator=draw) / 3)
-    return made
+    """Two maps of which neither is the larger on both sides."""
+    return Net(16, 24, 12).double()
 
 
 def start(
     made: Net, seed: int = 0, ranks: tuple[int, int] | None = None, **spec: object
-) -> tuple[dict[str, VeRA], Projections]:
-    settings = {"name": "vera", "rank": RANK, "projection_seed": 5, **spec}
-    weights = {"first": made.first.weight, "second": made.second.weight}
-    adapters, shared = make_adapters(
-        resolve(RecipeSettings.model_validate(settings)),
-        weights,
-        dict(zip(weights, ranks or (settings["rank"],) * 2, strict=True)),
-        torch.Generator().manual_seed(seed),
-        torch.float64,
-    )
+) -> tuple[dict[str, Adapter], Projections]:
+    W0 = made.weights()
+    own = dict(zip(W0, ranks, strict=True)) if ranks else None
+    settings = {"rank": RANK, "projection_seed": 5, **spec}
+    adapters, shared = adapters_of("vera", W0, own, seed=seed, **settings)
+    assert all(isinstance(adapter, VeRA) for adapter in adapters.values())
     assert isinstance(shared, Projections)
     return adapters, shared
 
 
-def move(adapters: dict[str, VeRA]) -> None:
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for adapter in adapters.values():
-            for value in adapter.parameters():
-                value.add_(0.3 * torch.randn(value.shape, generator=draw))
+def move_all(adapters: Mapping[str, Adapter]) -> None:
+    move([value for adapter in adapters.values() for value in adapter.parameters()], by=0.3)
 
 
-def ours(made: Net, adapters: dict[str, VeRA], x: Tensor) -> Tensor:
-    hidden = torch.tanh(made.first(x) + adapters["first"](x, made.first.weight))
-    return made.second(hidden) + adapters["second"](hidden, made.second.weight)
-
-
-def theirs(made: Net, adapters: dict[str, VeRA]) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+def theirs(made: Net, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     config = VeraConfig(r=RANK, target_modules=["first", "second"], projection_prng_key=5)
     model = get_peft_model(copy.deepcopy(made), config).double()
-    layers = dict(model.named_modules())
-    values = {}
-    for name, adapter in adapters.items():
-        layer = layers[f"base_model.model.{name}"]
-        for own in ("b", "d"):
-            value = getattr(layer, f"vera_lambda_{own}")["default"]
-            with torch.no_grad():
-                value.copy_(adapter.get_parameter(own))
-            values[f"{name}.{own}"] = value
-    return model, values
-
-
-def own(adapters: dict[str, VeRA]) -> dict[str, nn.Parameter]:
-    return {
-        f"{name}.{letter}": adapter.get_parameter(letter)
-        for name, adapter in adapters.items()
-        for letter in ("b", "d")
-    }
+    paths = {letter: f"vera_lambda_{letter}.default" for letter in "bd"}
+    return model, twins_of(model, adapters, paths)
 
 
 def tokens(seed: int = 1) -> Tensor:
-    return torch.randn(9, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return draw(9, 16, seed=seed)
 
 
 def test_a_seed_gives_pefts_projections() -> None:
@@ -107,17 +64,17 @@ def test_a_seed_gives_pefts_projections() -> None:
 def test_outputs_and_gradients_equal_pefts() -> None:
     made, x = net(), tokens()
     adapters, shared = start(made)
-    move(adapters)
+    move_all(adapters)
     peft, twins = theirs(made, adapters)
     buffers = peft.get_submodule("base_model")
     with torch.no_grad():
         for name in ("A", "B"):
             buffers.get_submodule(f"vera_{name}")["default"].copy_(shared.get_buffer(name))
-    got, expected = ours(made, adapters, x), peft(x)
+    got, expected = adapted(made, adapters, x), peft(x)
     torch.testing.assert_close(got, expected, **NEAR)
     assert (got - made(x)).abs().max() > 0.1
     weights = torch.linspace(-1, 1, got.numel(), dtype=torch.float64).view_as(got)
-    mine = own(adapters)
+    mine = parameters_of(adapters)
     found = torch.autograd.grad((got * weights).sum(), list(mine.values()))
     wanted = torch.autograd.grad((expected * weights).sum(), [twins[name] for name in mine])
     torch.testing.assert_close(found, wanted, **NEAR)
@@ -131,13 +88,13 @@ def test_ten_steps_train_as_pefts_do_and_leave_the_projections_alone() -> None:
     with torch.no_grad():
         for name, value in before.items():
             peft.get_submodule("base_model").get_submodule(f"vera_{name}")["default"].copy_(value)
-    mine = own(adapters)
+    mine = parameters_of(adapters)
     one = torch.optim.AdamW(mine.values(), lr=0.05)
     two = torch.optim.AdamW([value for value in peft.parameters() if value.requires_grad], lr=0.05)
     goal = tokens(2) @ torch.ones(16, 12, dtype=torch.float64) / 4
     for step in range(10):
         x = tokens(3 + step)
-        for optimizer, y in ((one, ours(made, adapters, x)), (two, peft(x))):
+        for optimizer, y in ((one, adapted(made, adapters, x)), (two, peft(x))):
             optimizer.zero_grad()
             (y - goal).square().mean().backward()
             optimizer.step()
@@ -150,7 +107,7 @@ def test_ten_steps_train_as_pefts_do_and_leave_the_projections_alone() -> None:
 def test_its_change_is_the_papers_product_of_the_first_rows_and_columns() -> None:
     made = net()
     adapters, shared = start(made)
-    move(adapters)
+    move_all(adapters)
     for name, (out, in_) in {"first": (24, 16), "second": (12, 24)}.items():
         adapter = adapters[name]
         expected = (
@@ -163,7 +120,7 @@ def test_its_change_is_the_papers_product_of_the_first_rows_and_columns() -> Non
 def test_it_starts_as_a_no_op_in_which_b_alone_has_a_gradient() -> None:
     made, x = net(), tokens()
     adapters, _ = start(made)
-    y = ours(made, adapters, x)
+    y = adapted(made, adapters, x)
     assert torch.equal(y, made(x))
     y.square().sum().backward()
     for adapter in adapters.values():
@@ -190,8 +147,8 @@ def test_the_same_projection_seed_gives_the_same_outputs_whatever_the_runs_seed(
     for seed, projection_seed in ((0, 5), (1, 5), (0, 6)):
         torch.manual_seed(seed)
         adapters, _ = start(made, seed, projection_seed=projection_seed)
-        move(adapters)
-        found.append(ours(made, adapters, x))
+        move_all(adapters)
+        found.append(adapted(made, adapters, x))
     assert torch.equal(found[0], found[1])
     assert not torch.allclose(found[0], found[2])
 

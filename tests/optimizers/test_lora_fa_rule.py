@@ -1,12 +1,15 @@
 """LoRA-FA's rule: B's gradient becomes the least-squares step of the whole weight, as in PEFT's optimizer."""
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_lorafa_optimizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from weft.adapters import adapters
+from tests.adapters.oracle import LORA, Net, adapted, twins_of
+from tests.adapters.starts import draw, variant_on
 from weft.adapters.base import Adapter
 from weft.config import validate
 from weft.optimizers import optimizers
@@ -14,17 +17,10 @@ from weft.optimizers.base import Optimizer
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 12.0
 NEAR = {"rtol": 1e-11, "atol": 1e-11}
-SHAPES = {"one": (24, 16), "two": (16, 24)}
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def start(W0: Tensor, seed: int = 0, alpha: float = ALPHA) -> Adapter:
-    variant = adapters.load("lora_fa")
-    spec = validate(variant.spec_type, {"rank": RANK, "alpha": alpha}, "test")
-    return variant(W0, spec, torch.Generator().manual_seed(seed)).to(torch.float64)
+    return variant_on("lora_fa", W0, seed=seed, rank=RANK, alpha=alpha)
 
 
 def rule(**settings: object) -> Optimizer:
@@ -106,40 +102,13 @@ def test_an_adapter_without_a_gradient_is_passed_over() -> None:
     assert adapter.get_parameter("B").grad is None
 
 
-class Net(nn.Module):
-    """Two maps with a bend between them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for number, (name, (out, inner)) in enumerate(SHAPES.items()):
-            layer = nn.Linear(inner, out).double()
-            with torch.no_grad():
-                layer.weight.copy_(draw(out, inner, seed=number) / 4)
-                layer.bias.copy_(draw(out, seed=number + 2))
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.get_submodule("two")(torch.tanh(self.get_submodule("one")(x)))
-
-
-def peft_net(made: dict[str, Adapter]) -> nn.Module:
-    """The net in PEFT's hands, with the tensors of `made`."""
-    config = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(SHAPES))
-    net = get_peft_model(Net(), config).double()
-    with torch.no_grad():
-        for name, adapter in made.items():
-            layer = net.get_submodule(f"base_model.model.{name}")
-            layer.get_parameter("lora_A.default.weight").copy_(adapter.get_buffer("A"))
-            layer.get_parameter("lora_B.default.weight").copy_(adapter.get_parameter("B"))
-    return net
-
-
 def test_ten_steps_equal_pefts_optimizer() -> None:
     """In double precision, which PEFT's autocast leaves alone, and with an epsilon that neither feels."""
-    net = Net()
-    layers = {name: net.get_submodule(name) for name in SHAPES}
-    made = {name: start(layers[name].get_parameter("weight"), seed=3) for name in SHAPES}
-    theirs = peft_net(made)
+    net = Net(IN, OUT, IN).double()
+    made = {name: start(W0, seed=3) for name, W0 in net.weights().items()}
+    config = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(made))
+    theirs = get_peft_model(copy.deepcopy(net), config).double()
+    twins = twins_of(theirs, made, LORA)
     peft_optimizer = create_lorafa_optimizer(theirs, r=RANK, lora_alpha=int(ALPHA), lr=0.01)
     own_rule = rule()
     own_optimizer = torch.optim.AdamW(
@@ -149,10 +118,7 @@ def test_ten_steps_equal_pefts_optimizer() -> None:
         group["eps"] = 1e-30
     x, y = draw(8, IN, seed=7), draw(8, IN, seed=8)
     for step in range(10):
-        hidden = torch.tanh(
-            layers["one"](x) + made["one"](x, layers["one"].get_parameter("weight"))
-        )
-        got = layers["two"](hidden) + made["two"](hidden, layers["two"].get_parameter("weight"))
+        got = adapted(net, made, x)
         expected = theirs(x)
         torch.testing.assert_close(got, expected, **NEAR)
         (got - y).square().mean().backward()
@@ -163,10 +129,9 @@ def test_ten_steps_equal_pefts_optimizer() -> None:
         own_optimizer.zero_grad()
         peft_optimizer.zero_grad()
     for name, adapter in made.items():
-        layer = theirs.get_submodule(f"base_model.model.{name}")
         own = adapter.get_parameter("B")
-        torch.testing.assert_close(own, layer.get_parameter("lora_B.default.weight"), **NEAR)
-        assert torch.equal(adapter.get_buffer("A"), layer.get_parameter("lora_A.default.weight"))
+        torch.testing.assert_close(own, twins[f"{name}.B"], **NEAR)
+        assert torch.equal(adapter.get_buffer("A"), twins[f"{name}.A"])
         assert own.abs().min() > 0
 
 

@@ -138,3 +138,13 @@ class Factored(Adapter):
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         A, B = self.factors(weight)
         return (x.to(A.dtype) @ A.T) @ B.T
+
+
+def weighted_factors(A: Tensor, values: Tensor, B: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """Factors of `scaling B diag(values) A`: of all ranks, or without gradients of those not at 0, or of one at 0."""
+    core = scaling * values
+    if not torch.is_grad_enabled():
+        kept = values.nonzero().flatten()
+        kept = kept if len(kept) else kept.new_zeros(1)
+        A, B, core = A[kept], B[:, kept], core[kept]
+    return A, B * core

@@ -69,11 +69,7 @@ class Blocks(base.Factored):
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         A, B, E = torch.cat([*self.A]), torch.cat([*self.B], dim=1), torch.cat([*self.E])[:, 0]
-        if not torch.is_grad_enabled():
-            kept = E.nonzero().flatten()
-            kept = kept if len(kept) else kept.new_zeros(1)
-            A, B, E = A[kept], B[:, kept], E[kept]
-        return A, B * (self.spec.alpha / (self.rank + BESIDE_RANK) * E)
+        return base.weighted_factors(A, E, B, self.spec.alpha / (self.rank + BESIDE_RANK))
 
     def grow(self, generator: torch.Generator) -> list[nn.Parameter]:
         """Take the reserve into use and make a new one.

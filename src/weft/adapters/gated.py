@@ -53,9 +53,4 @@ class Gated(base.Factored):
         return (x.to(self.A.dtype) @ self.A.T * (self.scaling * self.gate)) @ self.B.T
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        A, B, core = self.A, self.B, self.scaling * self.gate
-        if not torch.is_grad_enabled():
-            kept = self.gate.nonzero().flatten()
-            kept = kept if len(kept) else kept.new_zeros(1)
-            A, B, core = A[kept], B[:, kept], core[kept]
-        return A, B * core
+        return base.weighted_factors(self.A, self.gate, self.B, self.scaling)

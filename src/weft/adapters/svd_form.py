@@ -61,9 +61,4 @@ class SVDForm(base.Factored):
         return (x.to(self.A.dtype) @ self.A.T * (self.scaling * self.E[:, 0])) @ self.B.T
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        A, B, core = self.A, self.B, self.scaling * self.E[:, 0]
-        if not torch.is_grad_enabled():
-            kept = self.E[:, 0].nonzero().flatten()
-            kept = kept if len(kept) else kept.new_zeros(1)
-            A, B, core = A[kept], B[:, kept], core[kept]
-        return A, B * core
+        return base.weighted_factors(self.A, self.E[:, 0], self.B, self.scaling)
