@@ -30,6 +30,9 @@ LEVELS = (
     ("weft.kinds", "weft.heads", "weft.recipes", "weft.schema", "weft.encoding", "weft.scoring"),
     (
         "weft.expert",
+        "weft.factoring",
+        "weft.mixed",
+        "weft.mixing",
         "weft.batching",
         "weft.model",
         "weft.storage",
@@ -41,8 +44,10 @@ LEVELS = (
     ),
     (
         "weft.inference",
+        "weft.recognition",
         "weft.learning",
         "weft.preparation",
+        "weft.rows",
         "weft.assembly",
         "weft.interruption",
         "weft.stepping",

@@ -1,42 +1,42 @@
 """From a run's settings to everything its training needs: rows, base, experts, learners. All checks happen here."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
 from weft.base import Base, attention_for, check_max_length, load_base
-from weft.config import RecipeSettings, Run, Split, TaskSettings
-from weft.data import LoadedTask, holdout, load_task
-from weft.encoding import cache_folder, encode_examples
-from weft.expert import Card, Expert, added, build, check_head_settings
+from weft.config import RecipeSettings, Run
+from weft.expert import Card, Expert, build, check_head_settings
+from weft.factoring import added
 from weft.heads import Head
 from weft.kinds import kind_for
 from weft.learning import Learner, Stream
 from weft.lowrank.route import Members
+from weft.mixed import Mix
+from weft.mixing import (
+    HEAD_ONLY,
+    MIX,
+    Ingredient,
+    make_mix,
+    method_of,
+    read_ingredients,
+    starts_from_experts,
+    with_mixture,
+)
+from weft.mixtures.base import Spec as MixtureSpec
+from weft.mixtures.base import trains_experts
 from weft.model import Model
 from weft.preparation import prepare, prepare_model, start_from
 from weft.recipes import Recipe, resolve
+from weft.rows import Rows, encode, load, task_settings
 from weft.storage import versions
 from weft.tasks.base import Example, Record, Task
 
 SHARED = "shared"
 """Name of the expert that several tasks train together."""
-HOLDOUT = 0.1
-"""Share of train that stopping and searches look at, held out of training."""
 DTYPES = {"fp64": torch.float64}
 """The base's type by precision where it is not single: bf16 and fp16 are arithmetic, not storage."""
-
-
-@dataclass
-class _Rows:
-    """One task's rows, encoded."""
-
-    loaded: LoadedTask
-    train: list[Record]
-    held: tuple[list[Example], list[Record]] | None
-    final: tuple[list[Example], list[Record]]
 
 
 @dataclass
@@ -47,16 +47,20 @@ class Session:
     """Complete: every default of recipe and training written out."""
     base: Base
     model: Model
+    streams: list[Stream]
+    """Every task's training rows."""
     learners: list[Learner]
+    """What learns; nothing, where a mixture's gates need no training."""
     device: torch.device
-    _rows: dict[str, _Rows]
+    _rows: dict[str, Rows]
     _recipe: Recipe
+    ingredients: dict[str, Ingredient] = field(default_factory=dict)
+    """The experts that a mixture mixes, by name."""
 
     @property
-    def streams(self) -> list[Stream]:
-        """Every task's training rows, once."""
-        found = {stream.name: stream for learner in self.learners for stream in learner.streams}
-        return list(found.values())
+    def mix(self) -> Mix | None:
+        """The mixture that is trained, if it is one."""
+        return next((own for own in self.model.experts.values() if isinstance(own, Mix)), None)
 
     def final_rows(self, task: str) -> tuple[list[Example], list[Record]]:
         """The rows of a task's final score."""
@@ -80,7 +84,9 @@ class Session:
     def result(self, task: str, metrics: Mapping[str, float]) -> tuple[Expert, Card]:
         """The trained expert of one task as it is saved: a shared one and its own are added up."""
         stream = self._stream(task)
-        owners = [self.model.expert(name) for name in stream.members]
+        # A mixture is saved on its own: what is a task's then is its head.
+        names = stream.members if self.run.mixture is None else ()
+        owners = [self.model.expert(name) for name in names]
         head = self.model.expert(stream.head).head
         recipe = self._recipe.describe()
         if len(owners) <= 1:
@@ -125,8 +131,9 @@ def assemble(run: Run, device: torch.device) -> Session:
         ValueError: If anything does not fit: what came, what was expected, what to do.
     """
     device = device if run.device == "auto" else torch.device(run.device)
+    run = with_mixture(run)
     recipe = resolve(run.recipe)
-    tasks = _task_settings(run)
+    tasks = task_settings(run)
     if recipe.trains == "base" and len(tasks) > 1:
         raise ValueError(
             "recipe full trains a private copy of the base, which no two tasks share; train them apart"
@@ -138,7 +145,7 @@ def assemble(run: Run, device: torch.device) -> Session:
             f"experts: both adds two experts up to one LoRA, and recipe {recipe.name} has no exact "
             "factors; choose another recipe, or experts: shared or separate"
         )
-    loaded = {settings.label: _load(run, settings) for settings in tasks}
+    loaded = {settings.label: load(run, settings) for settings in tasks}
     base = load_base(
         run.base,
         revision=run.revision,
@@ -150,12 +157,15 @@ def assemble(run: Run, device: torch.device) -> Session:
         kind_for(item.task.spec.kind, base.config)
         check_max_length(base, item.task.spec.max_length)
     model = Model(base, private=recipe.trains == "base").to(device)
-    experts = _experts(run, base, {name: item.task for name, item in loaded.items()})
+    ingredients = {}
+    if run.mixture is not None and run.mixture.runs:
+        ingredients = read_ingredients(run.mixture.runs, base)
+    experts = _experts(run, base, {name: item.task for name, item in loaded.items()}, ingredients)
     for expert, _ in experts.values():
         if model.is_private and expert.head is not None:
             expert.head.unfreeze(model.trunk)
         model.add(expert.to(device), trainable=True)
-    rows = {name: _encode(run, item, base) for name, item in loaded.items()}
+    rows = {name: encode(run, item, base) for name, item in loaded.items()}
     streams = {
         name: Stream(
             name=name,
@@ -187,84 +197,54 @@ def assemble(run: Run, device: torch.device) -> Session:
         }
     )
     return Session(
-        complete, base, model, _learners(complete, experts, streams, model), device, rows, recipe
+        complete,
+        base,
+        model,
+        list(streams.values()),
+        _learners(complete, experts, streams, model),
+        device,
+        rows,
+        recipe,
+        ingredients,
     )
 
 
-def _task_settings(run: Run) -> list[TaskSettings]:
-    """Every task's settings with its own data folder filled in, absolute."""
-    found = []
-    for task in [run.task] if run.task else run.tasks:
-        assert task is not None
-        data = task.data
-        if data is None and run.data is not None:
-            data = run.data if run.task else str(Path(run.data) / task.label)
-        name = (
-            str(Path(task.name).resolve()) if task.name.endswith((".yaml", ".yml")) else task.name
-        )
-        found.append(
-            task.model_copy(
-                update={
-                    "name": name,
-                    "data": None if data is None else str(Path(data).expanduser().resolve()),
-                }
-            )
-        )
-    return found
-
-
-def _load(run: Run, settings: TaskSettings) -> LoadedTask:
-    wants_validation = run.training.evaluate_on == "validation" or (
-        run.training.select_on == "validation" and _selects(run)
-    )
-    splits: list[Split] = ["train", "validation"] if wants_validation else ["train"]
-    return load_task(settings, splits=splits, seed=run.seed)
-
-
-def _selects(run: Run) -> bool:
-    return run.training.early_stopping is not None or run.training.eval_every is not None
-
-
-def _encode(run: Run, loaded: LoadedTask, base: Base) -> _Rows:
-    def encoded(examples: Sequence[Example]) -> list[Record]:
-        return encode_examples(loaded.task, examples, base.tokenizer, cache=cache_folder())
-
-    train = list(loaded.splits["train"])
-    held: list[Example] | None = None
-    if run.training.evaluate_on == "holdout" or (
-        _selects(run) and run.training.select_on == "holdout"
-    ):
-        train, held = holdout(train, HOLDOUT, seed=run.seed)
-    selection = held if run.training.select_on == "holdout" else loaded.splits.get("validation")
-    final = held if run.training.evaluate_on == "holdout" else loaded.splits["validation"]
-    assert final is not None
-    final_records = encoded(final)
-    if selection is final or selection is None:
-        chosen = (final, final_records) if selection is not None else None
-    else:
-        chosen = (selection, encoded(selection))
-    return _Rows(
-        loaded, encoded(train), chosen if _selects(run) else None, (list(final), final_records)
-    )
-
-
-def _experts(run: Run, base: Base, tasks: Mapping[str, Task]) -> dict[str, tuple[Expert, Recipe]]:
+def _experts(
+    run: Run, base: Base, tasks: Mapping[str, Task], ingredients: Mapping[str, Ingredient]
+) -> dict[str, tuple[Expert, Recipe]]:
     """Every expert of the run with its own recipe objects, by name."""
     found: dict[str, tuple[Expert, Recipe]] = {}
-    own = run.recipe if run.experts != "shared" else RecipeSettings(name="head")
+    together = SHARED if run.mixture is None else MIX
+    if together in tasks and (run.mixture is not None or run.experts != "separate"):
+        raise ValueError(f"a task may not be called {together!r} here; rename its file")
+    own = run.recipe if run.experts != "shared" else RecipeSettings(name=HEAD_ONLY)
     for name, task in tasks.items():
         recipe = resolve(own)
         head = Head(task.spec.kind, base, task.num_labels, seed=run.seed)
         check_head_settings(head, run.training)
         found[name] = (_built(name, base, recipe, head, run.seed), recipe)
-    if run.experts != "separate":
-        if SHARED in tasks:
-            raise ValueError(
-                f"a task may not be called {SHARED!r} beside a shared expert; rename its file"
-            )
+    if run.mixture is not None:
+        _, spec = method_of(run.mixture)
+        mixed = ingredients if starts_from_experts(spec) else {}
+        _take_heads(found, mixed, spec)
+        mix = make_mix(run.mixture, base, mixed, run.seed)
+        found[MIX] = (mix, resolve(RecipeSettings(name=HEAD_ONLY)))
+    elif run.experts != "separate":
         recipe = resolve(run.recipe)
         found[SHARED] = (_built(SHARED, base, recipe, None, run.seed), recipe)
     return found
+
+
+def _take_heads(
+    experts: Mapping[str, tuple[Expert, Recipe]], mixed: Mapping[str, Ingredient], spec: MixtureSpec
+) -> None:
+    """Give each task the head that its own expert has, and freeze it unless heads are to learn."""
+    for name, (expert, _) in experts.items():
+        if name in mixed:
+            expert.head = mixed[name].expert.head
+        learns = spec.train_heads if spec.train_heads is not None else trains_experts(spec)
+        if expert.head is not None and not learns:
+            expert.head.requires_grad_(False)
 
 
 def _built(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) -> Expert:
@@ -276,6 +256,8 @@ def _built(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) 
 
 
 def _members(run: Run, name: str, recipe: Recipe) -> Members:
+    if run.mixture is not None:
+        return (MIX,)
     if recipe.adapter is None:
         return (name,) if recipe.settings.train_also else ()
     return {"separate": (name,), "shared": (SHARED,), "both": (SHARED, name)}[run.experts]
@@ -287,7 +269,9 @@ def _learners(
     streams: Mapping[str, Stream],
     model: Model,
 ) -> list[Learner]:
-    if run.experts != "separate":
+    if run.mixture is not None and not any(expert.trained() for expert, _ in experts.values()):
+        return []
+    if run.experts != "separate" or run.mixture is not None:
         return [Learner(list(streams.values()), list(experts.values()), run.training)]
     trunk = model.trunk if model.is_private else None
     return [

@@ -128,7 +128,8 @@ def collate(
         start = part.stop
     counts = [len(items[at].record["input_ids"]) for at in order]
     route = Route.by_row([items[at].members for at in order], counts)
-    return Batch(inputs, tuple(parts), route)
+    owners = [items[at].head for at, count in zip(order, counts, strict=True) for _ in range(count)]
+    return Batch(inputs, tuple(parts), route.owned(owners))
 
 
 def _part(head: str, rows: list[int], items: Sequence[Item], start: int, labels: bool) -> Part:

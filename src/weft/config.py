@@ -67,6 +67,17 @@ class RecipeSettings(Settings):
     """What `targets` resolved to; written by training, never read."""
 
 
+class MixtureSettings(Settings):
+    """How trained experts are combined at run time; keys beyond these belong to the method and are checked by it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    name: str
+    """A file of `mixtures/` (`weft list mixtures`)."""
+    runs: list[str] = []
+    """Run folders whose experts are mixed, one for each task; none where the mixture trains its own."""
+
+
 class TrainingSettings(Settings):
     """How long, how fast, and on what terms one expert is trained."""
 
@@ -136,6 +147,8 @@ class Run(Settings):
     data: str | None = None
     """Folder of the task's data; with several tasks, the folder that holds one sub-folder for each by name."""
     recipe: Annotated[RecipeSettings, BeforeValidator(_named)] = RecipeSettings()
+    mixture: Annotated[MixtureSettings | None, BeforeValidator(_named)] = None
+    """Mix experts instead of training one: `recipe` has no say then."""
     training: TrainingSettings = TrainingSettings()
     init_from: str | None = None
     """Run folder whose expert the training starts from."""
@@ -144,6 +157,8 @@ class Run(Settings):
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Self:
+        if self.mixture is not None and self.mixture.runs and not (self.task or self.tasks):
+            return self
         if (self.task is None) == (not self.tasks):
             raise ValueError("say what to train on: either `task: NAME` or `tasks: [NAME, ...]`")
         names = [task.label for task in self.tasks]

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weft.adapters.base import Adapter
-from weft.adapters.lora import LoRA
-from weft.adapters.lora import Spec as LoRASpec
 from weft.base import Base
 from weft.config import RecipeSettings, TrainingSettings
 from weft.heads import Head, trained_dtype
 from weft.lowrank.attach import frozen_linear, original
+from weft.lowrank.pool import Factors, Term
 from weft.lowrank.roles import resolve
-from weft.lowrank.start import svd, wide
 from weft.recipes import Recipe
 from weft.registry import unknown
 
@@ -90,11 +88,58 @@ class Expert(nn.Module):
         """Every parameter that training changes, once, by a stable name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
+    def terms(self, trunk: nn.Module, dtype: torch.dtype, *, trainable: bool) -> Mapping[str, Term]:
+        """What is woven into `trunk`, by module name.
+
+        Args:
+            trunk: Has the frozen maps.
+            dtype: Of exact factors.
+            trainable: The adapters' own form; otherwise their exact factors, where they have any.
+        """
+        if trainable or not all(adapter.low_rank for adapter in self.adapters.values()):
+            return self.adapters
+        return {
+            name: Factors(A.to(dtype).contiguous(), B.to(dtype).contiguous())
+            for name, (A, B) in factors_of(self, trunk).items()
+        }
+
+    def woven_into(self, trunk: nn.Module) -> None:
+        """Called when the terms are in their places."""
+
+    def taken_out(self) -> None:
+        """Called when they are gone from them."""
+
+    def after_step(self, done: int, total: int) -> None:
+        """Called after optimizer step `done` (from 1) of `total`."""
+
+    def changing(self) -> dict[str, Tensor]:
+        """Buffers that training changes, by name."""
+        return {}
+
+    @property
+    def untrained(self) -> "Untrained":
+        """What changes during training by no gradient."""
+        return Untrained(self)
+
     def adapter_parameters(self) -> int:
         """Trained numbers in the adapters and what they share; the head is not counted."""
         parts: list[nn.Module] = [self._adapters, *([self.shared] if self.shared else [])]
         found = {id(p): p for part in parts for p in part.parameters() if p.requires_grad}
         return sum(p.numel() for p in found.values())
+
+
+class Untrained:
+    """The state of an expert that its parameters do not hold and training changes; nothing for most."""
+
+    def __init__(self, expert: "Expert") -> None:
+        self.buffers = expert.changing()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.buffers)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, value in self.buffers.items():
+            value.copy_(state[name])
 
 
 def build(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) -> Expert:
@@ -242,51 +287,3 @@ def factors_of(expert: Expert, trunk: nn.Module) -> dict[str, tuple[Tensor, Tens
             name: adapter.factors(frozen_linear(trunk, name).weight)
             for name, adapter in expert.adapters.items()
         }
-
-
-def added(name: str, owners: Sequence[Expert], head: Head | None, trunk: nn.Module) -> Expert:
-    """One expert whose factors are those of several, one under the other: their exact sum."""
-    factors = [factors_of(owner, trunk) for owner in owners]
-    adapters = {}
-    for module in dict.fromkeys(module for item in factors for module in item):
-        A = torch.cat([item[module][0] for item in factors if module in item])
-        B = torch.cat([item[module][1] for item in factors if module in item], dim=1)
-        adapters[module] = _lora(A, B)
-    copies = {module: copy for owner in owners for module, copy in owner.copies.items()}
-    return Expert(name, adapters, head, copies)
-
-
-def approximated(expert: Expert, trunk: nn.Module, rank: int) -> tuple[Expert, float]:
-    """The nearest plain LoRA of a rank, for variants that have no exact one, and how far it is.
-
-    Returns:
-        The expert, with the same head and copies, and the distance of its change of the weights
-        from the true one as a share of the latter (Frobenius, over all maps together): 0 is exact.
-
-    Raises:
-        ValueError: If the rank is larger than a map.
-    """
-    adapters, missed, whole = {}, 0.0, 0.0
-    with torch.no_grad():
-        for module, adapter in expert.adapters.items():
-            weight = frozen_linear(trunk, module).weight
-            check_rank(module, rank, tuple(weight.shape))
-            delta = adapter.delta(wide(weight))
-            U, S, Vh = svd(delta)
-            root = S[:rank].sqrt()
-            adapters[module] = _lora(root[:, None] * Vh[:rank], U[:, :rank] * root)
-            missed += S[rank:].square().sum().item()
-            whole += S.square().sum().item()
-    near = Expert(expert.name, adapters, expert.head, expert.copies)
-    return near, (missed / whole) ** 0.5 if whole else 0.0
-
-
-def _lora(A: Tensor, B: Tensor) -> LoRA:
-    """A plain LoRA with these factors and scale 1."""
-    adapter = LoRA(
-        torch.empty(B.shape[0], A.shape[1], device="meta"),
-        LoRASpec(rank=A.shape[0], alpha=float(A.shape[0])),
-        torch.Generator(),
-    )
-    adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
-    return adapter

@@ -12,7 +12,8 @@ from weft.atomic import atomic_folder, write_text
 from weft.base import Base, checkpoint_tensors, load_base
 from weft.config import RecipeSettings, Run, TaskSettings, to_yaml
 from weft.data import find_kind, find_spec
-from weft.expert import Card, Expert, approximated
+from weft.expert import Card, Expert
+from weft.factoring import approximated
 from weft.heads import Head
 from weft.kinds import KINDS
 from weft.loading import load_run_model

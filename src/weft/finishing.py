@@ -4,6 +4,7 @@ import platform
 import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from weft.atomic import atomic_folder
 from weft.evaluation import Evaluation, predictions, save_evaluation
 from weft.inference import padding_id
 from weft.learning import Stream
+from weft.recognition import RECOGNITION, features, fit_rows, sequences_of
 from weft.runs import RunFolder
-from weft.scoring import RESAMPLES, Score, score
+from weft.scoring import RESAMPLES, Score, score, share
 from weft.storage import save_expert, save_full
+from weft.storage.mixture import save_mixture
 from weft.tasks.base import Example, Prediction, Record
 
 
@@ -62,6 +65,8 @@ def finish(
                 part = RunFolder(draft)
                 part.write_config(session.run_of(stream.name))
                 _write(session, stream, part, result, summary)
+    if session.mix is not None and accelerator.is_main_process:
+        _write_mixture(session, folder)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         checkpointing.remove(folder.checkpoints)
@@ -72,6 +77,9 @@ def _write(
 ) -> None:
     """Everything of one task; `training.json`, which says that the run is complete, comes last."""
     save_evaluation(folder, result, session.run.seed)
+    if session.mix is not None:
+        folder.write_training(summary)
+        return
     values = {name: value.value for name, value in result.scores.items()}
     expert, card = session.result(stream.name, values)
     if session.model.is_private:
@@ -79,6 +87,35 @@ def _write(
     else:
         save_expert(expert, card, session.base, folder.expert)
     folder.write_training(summary)
+
+
+def _write_mixture(session: Session, folder: RunFolder) -> None:
+    """What all tasks of a mixture share; its folder says that the run is complete."""
+    mix, run = session.mix, session.run
+    assert mix is not None
+    assert run.mixture is not None
+    where = {"device": session.device, "precision": run.training.precision}
+    rows = {stream.name: stream.records for stream in session.streams}
+    recogniser = fit_rows(session.model, mix, rows, **where)
+    heads = {}
+    for stream in session.streams:
+        part = RunFolder(folder.path / stream.name)
+        sequences, owners = sequences_of(session.final_rows(stream.name)[1])
+        said = recogniser(features(session.model, mix, sequences, **where), owners)
+        hits = share(sum(one.task == stream.name for one in said), len(said))
+        extra = {"n": len(said), "seed": run.seed, "split": run.training.evaluate_on}
+        metrics = [*part.metrics, {"name": RECOGNITION, **asdict(hits), **extra}]
+        part.write_metrics(metrics)
+        heads[stream.name] = session.result(stream.name, {m["name"]: m["value"] for m in metrics})
+    save_mixture(
+        folder.path / "mixture",
+        mix,
+        session.base,
+        settings=run.mixture,
+        ingredients=session.ingredients,
+        heads=heads,
+        extra=recogniser.tensors(),
+    )
 
 
 def score_rows(
@@ -121,7 +158,7 @@ def _summary(
 ) -> dict[str, Any]:
     """What training cost and counted, for tables."""
     learners = [learner for learner in session.learners if stream in learner.streams]
-    stopper = learners[0].stopper
+    stopper = learners[0].stopper if learners else None
     steps = min(stream.total_steps, total)
     trained = {id(p): p.numel() for learner in learners for p in learner.parameters.values()}
     return {
@@ -131,13 +168,13 @@ def _summary(
         "head": stream.kind,
         "examples": len(stream.records),
         "steps": steps,
-        "best_step": stopper.best_step if stopper.best is not None else None,
+        "best_step": stopper.best_step if stopper and stopper.best is not None else None,
         "seconds": seconds,
         "seconds_per_epoch": seconds / max(1.0, steps / stream.steps_per_epoch),
         "tokens": tokens,
         "tokens_per_second": tokens / max(seconds, 1e-9),
         "peak_memory_mib": peak_memory_mib(session.device),
-        "learning_rate": learners[0].peaks[0],
+        "learning_rate": learners[0].peaks[0] if learners else None,
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
         "device": session.device.type,

@@ -21,7 +21,8 @@ from weft.base import Base
 from weft.config import Settings
 from weft.inference import autocast, evaluating, padding_id
 from weft.kinds import CausalLM
-from weft.lowrank.route import Route, routed
+from weft.lowrank.route import Members, Route, routed
+from weft.mixed import caching
 from weft.model import Model
 from weft.text import encoding_of, extent
 
@@ -69,6 +70,7 @@ def generate(
     settings: Generation,
     *,
     device: torch.device | str,
+    members: Members | None = None,
     precision: str = "fp32",
 ) -> list[Continuation]:
     """A continuation of each prompt by one expert, in order.
@@ -78,6 +80,7 @@ def generate(
         name: The expert; its head is a causal language model.
         prompts: Texts that are not empty.
         settings: How.
+        members: What speaks beside the head, e.g. a mixture; None is the expert itself.
         device: Where the model is.
         precision: fp32, bf16, fp16 or fp64.
 
@@ -100,13 +103,14 @@ def generate(
     with (
         evaluating(model),
         torch.inference_mode(),
-        routed(Route.everywhere(name)),
+        routed(Route.everywhere(*(members or (name,))).owned([name])),
         autocast(device, precision),
         _drawing(settings, device),
     ):
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
-            written = _write(writer, model.base, [ids[at] for at in rows], settings, device)
+            with caching():
+                written = _write(writer, model.base, [ids[at] for at in rows], settings, device)
             for at, row in zip(rows, written, strict=True):
                 found[at] = _continuation(model.base.tokenizer, ids[at], row, settings.stop)
     return [found[at] for at in range(len(ids))]

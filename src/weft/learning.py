@@ -210,6 +210,7 @@ class Learner:
                 recipe.optimizer.transform(expert.adapters, step)
         scaler.step(self.optimizer)
         for expert, recipe in self.experts:
+            expert.after_step(step + 1, self.total)
             if expert.adapters:
                 with torch.no_grad():
                     recipe.controller.after_step(expert.adapters, self.optimizer, step, self.total)
@@ -242,6 +243,7 @@ class Learner:
         for expert, recipe in self.experts:
             found[f"{expert.name}/optimizer"] = recipe.optimizer
             found[f"{expert.name}/controller"] = recipe.controller
+            found[f"{expert.name}/expert"] = expert.untrained
             for number, penalty in enumerate(recipe.penalties):
                 found[f"{expert.name}/penalty{number}"] = penalty
         return found

@@ -15,6 +15,7 @@ from weft.recipes import recipe_file
 from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.storage import load_expert, load_full, read_card
+from weft.storage.mixture import load_mixture
 from weft.tasks.base import Task, TaskSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -34,11 +35,8 @@ class LoadedRun:
     """How routes call the expert."""
     device: torch.device
     precision: str
-
-    @property
-    def members(self) -> Members:
-        """The experts whose adapters speak for its rows."""
-        return (self.name,)
+    members: Members
+    """What speaks for its rows: the expert itself, or the mixture whose head it is."""
 
 
 def load_run_model(
@@ -59,7 +57,7 @@ def load_run_model(
     if run.task is None:
         names = ", ".join(str(part.path) for part in folder.parts())
         raise ValueError(f"{path} trained several tasks; give the run folder of one: {names}")
-    if not folder.expert.is_dir():
+    if run.mixture is None and not folder.expert.is_dir():
         raise ValueError(f"{path} holds no expert yet; train it to its end first")
     if device not in DEVICES:
         raise ValueError(f"device: {unknown('device', device, DEVICES)}")
@@ -68,6 +66,9 @@ def load_run_model(
     if precision not in PRECISIONS:
         raise ValueError(f"precision: {unknown('precision', precision, PRECISIONS)}")
     dtype = torch.float64 if precision == "fp64" else torch.float32
+    if run.mixture is not None:
+        loaded = _mixture_on(folder, where, dtype, precision)
+        return loaded[run.task.label]
     card = read_card(folder.expert)
     if recipe_file(card.recipe["name"]).trains == "base":
         model, expert, card = load_full(folder.expert)
@@ -81,7 +82,35 @@ def load_run_model(
         model = Model(base)
         # Before it is woven in: its factors are made where its weights are.
         model.add(expert.to(where))
-    return LoadedRun(model.eval(), task_of(card), card, run, expert.name, where, precision)
+    members = (expert.name,)
+    return LoadedRun(model.eval(), task_of(card), card, run, expert.name, where, precision, members)
+
+
+def _mixture_on(
+    folder: RunFolder, device: torch.device, dtype: torch.dtype, precision: str
+) -> dict[str, LoadedRun]:
+    """Every task of a mixture, on one model."""
+    run = folder.run
+    if not folder.mixture.is_dir():
+        raise ValueError(f"{folder.path} holds no mixture yet; train it to its end first")
+    half = precision in ("bf16", "fp16")
+    base = load_base(
+        run.base,
+        revision=run.revision,
+        dtype=dtype,
+        device=device,
+        attention=attention_for(device, half=half),
+    )
+    mix, heads, _ = load_mixture(folder.mixture, base)
+    model = Model(base)
+    model.add(mix.to(device))
+    for head, _ in heads.values():
+        model.add(head.to(device))
+    model.eval()
+    return {
+        name: LoadedRun(model, task_of(card), card, run, name, device, precision, (mix.name,))
+        for name, (_, card) in heads.items()
+    }
 
 
 def task_of(card: Card) -> Task:

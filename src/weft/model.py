@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from weft.base import Base
 from weft.batching import Batch
-from weft.expert import Expert, factors_of
+from weft.expert import Expert
 from weft.heads import trained_dtype
 from weft.kinds import KINDS
 from weft.lowrank.attach import attach, detach, frozen_linear, plain_copy, replace
-from weft.lowrank.pool import Factors, Term
 from weft.lowrank.route import Route, routed
 from weft.registry import unknown
 
@@ -64,9 +63,10 @@ class Model(nn.Module):
             raise ValueError(
                 f"an expert named {expert.name!r} is resident; remove it or choose another name"
             )
-        terms = expert.adapters if trainable else self._frozen_terms(expert)
-        attach(self.trunk, expert.name, terms)
+        dtype = self.base.trunk.dtype
+        attach(self.trunk, expert.name, expert.terms(self.trunk, dtype, trainable=trainable))
         replace(self.trunk, expert.name, expert.copies)
+        expert.woven_into(self.trunk)
         if not trainable:
             expert.requires_grad_(False)
         expert.train(self.training)
@@ -75,19 +75,11 @@ class Model(nn.Module):
         self.add_module(key, expert)
         self._names = {**self._names, expert.name: key}
 
-    def _frozen_terms(self, expert: Expert) -> Mapping[str, Term]:
-        if not all(adapter.low_rank for adapter in expert.adapters.values()):
-            return expert.adapters
-        dtype = self.base.trunk.dtype
-        return {
-            name: Factors(A.to(dtype).contiguous(), B.to(dtype).contiguous())
-            for name, (A, B) in factors_of(expert, self.trunk).items()
-        }
-
     def remove(self, name: str) -> Expert:
         """Take an expert out and hand it back."""
         expert = self.expert(name)
         detach(self.trunk, name)
+        expert.taken_out()
         key = self._names[name]
         self._names = {other: at for other, at in self._names.items() if other != name}
         delattr(self, key)

@@ -12,6 +12,7 @@ from weft.data import example_from_user
 from weft.generation import Generation, generate
 from weft.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.loading import LoadedRun, load_run_model
+from weft.lowrank.route import Members
 from weft.model import Model
 from weft.registry import unknown
 from weft.tasks.base import Example, Prediction, Task
@@ -61,6 +62,7 @@ def predict(
         [(run.name, value) for value in inputs],
         generation=generation,
         tokens_per_batch=tokens_per_batch,
+        members={run.name: run.members},
         device=run.device,
         precision=run.precision,
         progress=progress,
@@ -73,6 +75,7 @@ def predict_mixed(
     rows: Sequence[tuple[str, Input]],
     *,
     device: torch.device | str,
+    members: Mapping[str, Members] | None = None,
     generation: Generation | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     precision: str = "fp32",
@@ -87,6 +90,7 @@ def predict_mixed(
         tasks: The task of every expert by name.
         rows: For each row the expert that answers, and its input.
         device: Where the model is.
+        members: What speaks for the rows of an expert, e.g. a mixture; by default the expert itself.
         generation: How causal language models continue; None takes the defaults.
         tokens_per_batch: Padded tokens in one forward call.
         precision: Arithmetic of the forward pass.
@@ -96,6 +100,7 @@ def predict_mixed(
         KeyError: If a row names an expert that has no task here, or is not resident.
         ValueError: If an input is not what the expert's task takes.
     """
+    speaking = {name: (name,) for name, _ in rows} | dict(members or {})
     for name in {name for name, _ in rows}:
         if name not in tasks:
             raise KeyError(unknown("expert", name, tasks))
@@ -111,7 +116,7 @@ def predict_mixed(
             reading.append(at)
     records = {at: tasks[rows[at][0]].encode(examples[at], model.base.tokenizer) for at in reading}
     items = [
-        Item(name, tasks[name].spec.kind, (name,), records[at])
+        Item(name, tasks[name].spec.kind, speaking[name], records[at])
         for at, name in ((at, rows[at][0]) for at in reading)
     ]
     raw = outputs(
@@ -131,6 +136,7 @@ def predict_mixed(
             name,
             [examples[at]["text"] for at in places],
             generation or Generation(),
+            members=speaking[name],
             device=device,
             precision=precision,
         )

@@ -1,7 +1,7 @@
 """What happens to experts and model before the first step: start weights, calibration, dropout, checkpointing."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,11 +15,12 @@ from weft.batching import collate
 from weft.config import Run
 from weft.dropout import Dropout
 from weft.expert import Expert
+from weft.gates.call import Calls, calling, current_calls
 from weft.inference import padding_id
 from weft.kinds import KINDS
 from weft.learning import Stream, rate_factor
 from weft.lowrank.attach import frozen_linear
-from weft.lowrank.route import current_route, routed
+from weft.lowrank.route import Route, current_route, routed
 from weft.model import Model
 from weft.recipes import Recipe
 from weft.storage import load_expert
@@ -122,6 +123,12 @@ def weight_gradients(
     return sums
 
 
+@contextmanager
+def _again(route: Route | None, calls: Calls | None) -> Iterator[None]:
+    with routed(route), calling(calls):
+        yield
+
+
 def prepare_model(model: Model, run: Run) -> None:
     """Set dropout and gradient checkpointing as the run asks; weights stay as they are."""
     rate = run.training.base_dropout
@@ -139,8 +146,8 @@ def prepare_model(model: Model, run: Run) -> None:
     if run.training.gradient_checkpointing:
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            # The second forward runs inside backward, outside the call that set the route.
-            return nullcontext(), routed(current_route())
+            # The second forward runs inside backward, outside the call that set route and gates.
+            return nullcontext(), _again(current_route(), current_calls())
 
         trunk: Any = model.trunk
         trunk.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})

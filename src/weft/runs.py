@@ -14,7 +14,10 @@ CONFIG = "run.yaml"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run on disk: `run.yaml`, `expert/`, `metrics.json`, `training.json`, `log.jsonl`, `checkpoints/`."""
+    """One run on disk.
+
+    `run.yaml`, `expert/` or `mixture/`, `metrics.json`, `training.json`, `log.jsonl`, `checkpoints/`.
+    """
 
     path: Path
 
@@ -66,6 +69,12 @@ class RunFolder:
         return self.path / "expert"
 
     @property
+    def mixture(self) -> Path:
+        """A mixture and all it needs; the run folder of one of its tasks is inside that of the mixture."""
+        own = self.path / "mixture"
+        return own if own.is_dir() or self.run.tasks else self.path.parent / "mixture"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -76,6 +85,8 @@ class RunFolder:
     @property
     def is_complete(self) -> bool:
         """Whether training has ended and left what it was for."""
+        if self.run.mixture is not None:
+            return self.mixture.is_dir() and all(part.training for part in self.parts())
         return all(part.expert.is_dir() and part.training is not None for part in self.parts())
 
     def parts(self) -> "list[RunFolder]":

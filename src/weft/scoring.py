@@ -5,8 +5,10 @@ matrix product (Efron & Tibshirani 1993, An Introduction to the Bootstrap, secti
 two systems uses the same resamples for both (Koehn 2004, aclanthology.org/W04-3250).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -90,6 +92,24 @@ def paired_difference(
         name: _interval(first[name] - second[name], drawn_a[name] - drawn_b[name], level)
         for name in first
     }
+
+
+def share(hits: int, of: int, *, level: float = LEVEL) -> Score:
+    """A proportion with Wilson's interval, which says something at 0 and 1 too.
+
+    Wilson 1927, doi:10.1080/01621459.1927.10502953.
+
+    Raises:
+        ValueError: If `of` is 0.
+    """
+    if not of:
+        raise ValueError("a share of no rows is undefined")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    p = hits / of
+    middle = p + z * z / (2 * of)
+    spread = z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
+    low, high = ((middle + sign * spread) / (1 + z * z / of) for sign in (-1, 1))
+    return Score(p, max(0.0, low), min(1.0, high))
 
 
 def _statistics(

@@ -9,6 +9,7 @@ from torch import Tensor
 from weft.assembly import Session
 from weft.base import max_positions
 from weft.batching import MOST_TOKENS, Batch, Item, collate, pieces
+from weft.gates.trace import GateTrace, traced
 from weft.inference import autocast, padding_id
 from weft.kinds import KINDS
 from weft.learning import Learner
@@ -44,6 +45,7 @@ class Stepper:
             key=lambda item: item.length,
         )
         counts = self._counts(items)
+        tokens = sum(len(ids) for item in items for ids in item.record["input_ids"])
         own = items[self.accelerator.process_index :: self.accelerator.num_processes]
         sums = {
             head: torch.zeros((), dtype=torch.float64, device=self.session.device)
@@ -59,7 +61,7 @@ class Stepper:
             ).to(self.session.device)
             self.tokens += batch.tokens
             first = number == 0 and self.accelerator.is_main_process
-            self._backward(batch, counts, sums, active if first else [])
+            self._backward(batch, counts, sums, active if first else [], batch.tokens / tokens)
         self._reduce(active)
         for learner in active:
             learner.step(step, self.scaler)
@@ -74,8 +76,10 @@ class Stepper:
         counts: Mapping[str, int],
         sums: dict[str, Tensor],
         penalised: Sequence[Learner],
+        share: float,
     ) -> None:
-        with autocast(self.session.device, self.training.precision):
+        trace = GateTrace()
+        with autocast(self.session.device, self.training.precision), traced(trace):
             logits = self.session.model(batch)
         loss = torch.zeros((), device=self.session.device, dtype=torch.float64)
         for part in batch.parts:
@@ -90,8 +94,21 @@ class Stepper:
             for expert, recipe in learner.experts:
                 for penalty in recipe.penalties:
                     loss = loss + penalty.loss(logits.get(expert.name), batch, expert.adapters)
+        for name, (weight, value) in self._gate_losses(trace).items():
+            # Means over tokens: this batch's part of the step's.
+            loss = loss + share * weight * value
+            sums[name] = sums.get(name, 0.0) + share * value.detach()
         if loss.requires_grad:
             self.scaler.scale(loss).backward()
+
+    def _gate_losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
+        """What a mixture adds to the loss, by `mix/<name>`; it sees every batch once."""
+        mix = self.session.mix
+        if mix is None:
+            return {}
+        with torch.no_grad():
+            mix.mixture.observe(trace)
+        return {f"{mix.name}/{name}": own for name, own in mix.mixture.losses(trace).items()}
 
     def _counts(self, items: Sequence[Item]) -> dict[str, int]:
         """Labelled items of the whole step by head; every process knows them, none has to ask."""
@@ -116,6 +133,9 @@ class Stepper:
                 if value.grad is None:
                     value.grad = torch.zeros_like(value)
                 value.grad = summed(self.accelerator, value.grad)
+        if self.session.mix is not None:
+            for tally in self.session.mix.mixture.tallies():
+                tally.copy_(summed(self.accelerator, tally))
 
 
 def summed(accelerator: Accelerator, value: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ class Loop:
         self.accelerator = accelerator
         self.report = report
         self.training = session.run.training
-        self.total = max(learner.total for learner in self.learners)
+        self.total = max((learner.total for learner in self.learners), default=0)
         self.scores: dict[str, float] = {}
         self.stepper = Stepper(session, accelerator)
         self.seconds = 0.0

@@ -40,6 +40,10 @@ class GateTrace:
         flat = value.reshape(-1, *value.shape[2:])
         return flat if self.mask is None else flat[self.mask.reshape(-1).bool()]
 
+    def tokens(self, value: Tensor) -> Tensor:
+        """Real tokens of what a gate said: of (sequences, seq, n), or all of (rows, n) at a map without positions."""
+        return self.counted(value) if value.dim() > 2 else value
+
     def tokens_of_labels(self) -> Tensor:
         """The label of every real token, (tokens,).
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from weft.dropout import dropout
-from weft.lowrank.route import Route
+from weft.lowrank.route import Route, given_rows
 
 DENSE_UP_TO = {"cpu": 8, "cuda": 64, "mps": 64}
 """Sum of ranks up to which the dense path runs, by device type; benchmarks/overhead.py measures the crossover."""
@@ -162,7 +162,9 @@ class Pool:
         for name, term in here.items():
             index = torch.tensor(route.pairs[name], device=x.device)
             chosen = _dropout(x[index], term.dropout if training else 0.0)
-            y = y.index_add(0, index, term(chosen, weight).to(y.dtype))
+            with given_rows(index):
+                change = term(chosen, weight)
+            y = y.index_add(0, index, change.to(y.dtype))
         return y
 
 

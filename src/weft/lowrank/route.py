@@ -7,7 +7,7 @@ model with different routes cannot disturb each other.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -24,10 +24,13 @@ class Route:
     Attributes:
         members: The distinct sets of experts of this call.
         choice: For every sequence its index into `members`; None if one set serves the whole call.
+        owners: For every sequence the expert whose head answers, which gates by task read; a single one owns the
+            whole call, None is unknown.
     """
 
     members: tuple[Members, ...]
     choice: tuple[int, ...] | None = None
+    owners: tuple[str, ...] | None = None
 
     @classmethod
     def everywhere(cls, *experts: str) -> "Route":
@@ -92,7 +95,13 @@ class Route:
         return wide[list(self.choice or (0,))].unsqueeze(1).to(like.device)
 
 
+    def owned(self, owners: Sequence[str]) -> "Route":
+        """The same experts, and who owns the sequences: one name for each, or one for all."""
+        return replace(self, owners=tuple(owners))
+
+
 _current: ContextVar[Route | None] = ContextVar("weft_route", default=None)
+_rows: ContextVar[Tensor | None] = ContextVar("weft_rows", default=None)
 
 
 def current_route() -> Route | None:
@@ -108,3 +117,18 @@ def routed(route: Route | None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def current_rows() -> Tensor | None:
+    """Which of the call's sequences a term is being given, ascending; None means all."""
+    return _rows.get()
+
+
+@contextmanager
+def given_rows(index: Tensor) -> Iterator[None]:
+    """Terms inside the block see the sequences in `index` only."""
+    token = _rows.set(index)
+    try:
+        yield
+    finally:
+        _rows.reset(token)

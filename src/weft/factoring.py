@@ -1,0 +1,61 @@
+"""Experts as exact low-rank factors: several added up, and the nearest plain LoRA of one that has none."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from weft.adapters.lora import LoRA
+from weft.adapters.lora import Spec as LoRASpec
+from weft.expert import Expert, check_rank, factors_of
+from weft.heads import Head
+from weft.lowrank.attach import frozen_linear
+from weft.lowrank.start import svd, wide
+
+
+def added(name: str, owners: Sequence[Expert], head: Head | None, trunk: nn.Module) -> Expert:
+    """One expert whose factors are those of several, one under the other: their exact sum."""
+    factors = [factors_of(owner, trunk) for owner in owners]
+    adapters = {}
+    for module in dict.fromkeys(module for item in factors for module in item):
+        A = torch.cat([item[module][0] for item in factors if module in item])
+        B = torch.cat([item[module][1] for item in factors if module in item], dim=1)
+        adapters[module] = _lora(A, B)
+    copies = {module: copy for owner in owners for module, copy in owner.copies.items()}
+    return Expert(name, adapters, head, copies)
+
+
+def approximated(expert: Expert, trunk: nn.Module, rank: int) -> tuple[Expert, float]:
+    """The nearest plain LoRA of a rank, for variants that have no exact one, and how far it is.
+
+    Returns:
+        The expert, with the same head and copies, and the distance of its change of the weights
+        from the true one as a share of the latter (Frobenius, over all maps together): 0 is exact.
+
+    Raises:
+        ValueError: If the rank is larger than a map.
+    """
+    adapters, missed, whole = {}, 0.0, 0.0
+    with torch.no_grad():
+        for module, adapter in expert.adapters.items():
+            weight = frozen_linear(trunk, module).weight
+            check_rank(module, rank, tuple(weight.shape))
+            delta = adapter.delta(wide(weight))
+            U, S, Vh = svd(delta)
+            root = S[:rank].sqrt()
+            adapters[module] = _lora(root[:, None] * Vh[:rank], U[:, :rank] * root)
+            missed += S[rank:].square().sum().item()
+            whole += S.square().sum().item()
+    near = Expert(expert.name, adapters, expert.head, expert.copies)
+    return near, (missed / whole) ** 0.5 if whole else 0.0
+
+
+def _lora(A: Tensor, B: Tensor) -> LoRA:
+    """A plain LoRA with these factors and scale 1."""
+    adapter = LoRA(
+        torch.empty(B.shape[0], A.shape[1], device="meta"),
+        LoRASpec(rank=A.shape[0], alpha=float(A.shape[0])),
+        torch.Generator(),
+    )
+    adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
+    return adapter

@@ -1,0 +1,52 @@
+"""What the gates of one call may read, and what they said; by the name of their mixture.
+
+A call lasts one forward of the trunk. It travels in a context variable like a route: no module remembers it, so that
+threads, processes and recomputed layers each see their own.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from weft.gates.trace import GateTrace
+
+
+@dataclass
+class Call:
+    """One forward of the trunk as one mixture sees it.
+
+    Attributes:
+        trace: Mask, labels, and what each gate said.
+        hidden: (sequences, seq, hidden), the state that the gate reads; None until it is known.
+        constant: Every gate is this number; what a scaling pass runs with.
+        once: What is computed once for many maps.
+    """
+
+    trace: GateTrace = field(default_factory=GateTrace)
+    hidden: Tensor | None = None
+    constant: float | None = None
+    once: dict[str, Any] = field(default_factory=dict)
+
+
+Calls = Mapping[str, Call]
+
+_current: ContextVar[Calls | None] = ContextVar("weft_gate_calls", default=None)
+
+
+def current_calls() -> Calls | None:
+    """The calls of the forward under way in this thread or task, by mixture; None outside of one."""
+    return _current.get()
+
+
+@contextmanager
+def calling(calls: Calls | None) -> Iterator[None]:
+    """Gates inside the block belong to `calls`."""
+    token = _current.set(calls)
+    try:
+        yield
+    finally:
+        _current.reset(token)

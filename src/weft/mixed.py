@@ -1,0 +1,222 @@
+"""A mixture woven into a trunk: what a route names, and what begins and ends with each forward.
+
+A forward hook on the trunk opens a call for every mixture that the route names, so that training, evaluation and a
+decoder's cached generation all meet the same gates. A scaling pass, where the gate wants one, is a forward of the same
+trunk without gradient from inside that hook; a generation keeps keys and values of both passes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import DynamicCache
+
+from weft.expert import Expert
+from weft.gates.call import Call, calling, current_calls
+from weft.gates.trace import GateTrace, current_trace
+from weft.lowrank.attach import module_at
+from weft.lowrank.route import Route, current_route, routed
+from weft.mixtures.base import Mixture
+
+
+class Term:
+    """A mixture at one map, as a pool's term."""
+
+    low_rank: ClassVar[bool] = False
+    dropout = 0.0
+
+    def __init__(self, name: str, mixture: Mixture, module: str) -> None:
+        self.name = name
+        self.mixture = mixture
+        self.module = module
+        self.rank = mixture.stack(module).A.shape[0]
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        found = current_calls()
+        assert found is not None, "a mixture speaks inside a forward of its trunk only"
+        return self.mixture.weave(self.module, x, found[self.name])
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("a mixture depends on the input and has no factors")
+
+
+class Mix(Expert):
+    """A mixture as an expert without a head: heads are experts of their own, by task.
+
+    Args:
+        name: How routes call it.
+        mixture: The gates and the experts.
+    """
+
+    def __init__(self, name: str, mixture: Mixture) -> None:
+        super().__init__(name, {}, None)
+        self.mixture = mixture
+        self._handles: list[RemovableHandle] = []
+
+    def terms(self, trunk: nn.Module, dtype: torch.dtype, *, trainable: bool) -> Mapping[str, Any]:
+        return {
+            module: Term(self.name, self.mixture, module) for module in self.mixture.modules_woven
+        }
+
+    def woven_into(self, trunk: nn.Module) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = list(_hooks(trunk, self))
+
+    def taken_out(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def after_step(self, done: int, total: int) -> None:
+        with torch.no_grad():
+            self.mixture.after_step(done, total)
+
+    def changing(self) -> dict[str, Tensor]:
+        return dict(self.mixture.named_buffers())
+
+    def adapter_parameters(self) -> int:
+        return sum(value.numel() for value in self.mixture.parameters() if value.requires_grad)
+
+
+_caches: ContextVar[dict[str, DynamicCache] | None] = ContextVar("weft_mix_caches", default=None)
+"""Keys and values of scaling passes by mixture, over one generation."""
+_constant: ContextVar[float | None] = ContextVar("weft_mix_constant", default=None)
+"""The gates of a scaling pass under way."""
+_looking: ContextVar[str | None] = ContextVar("weft_mix_looking", default=None)
+"""The mixture whose reading is all that a forward is for."""
+_open: ContextVar[tuple[AbstractContextManager[None], ...]] = ContextVar(
+    "weft_mix_open", default=()
+)
+"""What the forwards under way must leave again, innermost last."""
+
+
+@contextmanager
+def caching() -> Iterator[None]:
+    """Scaling passes inside the block go on with the keys and values of those before: one generation."""
+    token = _caches.set({})
+    try:
+        yield
+    finally:
+        _caches.reset(token)
+
+
+def layers_of(trunk: nn.Module) -> nn.ModuleList:
+    """The trunk's layers, in order."""
+    wanted = trunk.config.num_hidden_layers  # type: ignore[union-attr]
+    return next(
+        module
+        for module in trunk.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == wanted
+    )
+
+
+def _hooks(trunk: nn.Module, mix: Mix) -> Iterator[RemovableHandle]:
+    # Closures, not methods: a copy of the trunk copies its hooks, and must not copy the mixture.
+    name, mixture = mix.name, mix.mixture
+
+    def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        found = dict(current_calls() or {})
+        manager = calling(found)
+        # Entered in any case, so that `end` always has its own to leave.
+        manager.__enter__()
+        _open.set((*_open.get(), manager))
+        route = current_route()
+        if route is None or name not in route.experts:
+            return
+        call = found[name] = Call(_trace(route, mixture, kwargs), constant=_constant.get())
+        if mixture.reads_pass is not None and call.constant is None:
+            call.hidden = _scaling_pass(module, args, kwargs, name, mixture.reads_pass)
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        *outer, manager = _open.get()
+        _open.set(tuple(outer))
+        manager.__exit__(None, None, None)
+
+    yield trunk.register_forward_pre_hook(begin, with_kwargs=True)
+    yield trunk.register_forward_hook(end, always_call=True)
+    for at in mixture.finishing:
+        yield module_at(trunk, at).register_forward_hook(_finish(name, mixture, at))
+
+    def read(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        state = args[0] if args else kwargs["hidden_states"]
+        call = (current_calls() or {}).get(name)
+        if call is not None and mixture.reads_layer is not None:
+            call.hidden = state
+        if _looking.get() == name:
+            raise _Seen(state)
+
+    yield layers_of(trunk)[mixture.reads_layer or 0].register_forward_pre_hook(
+        read, with_kwargs=True
+    )
+
+
+class _Seen(Exception):  # noqa: N818 - ends a forward that has shown what was wanted
+    def __init__(self, state: Tensor) -> None:
+        super().__init__()
+        self.state = state
+
+
+def state_read(trunk: nn.Module, mix: Mix, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The hidden state that a mixture's gates read, (sequences, seq, hidden), and no more of the forward.
+
+    Where gates read the map's own input, or nothing, it is the input of the first layer.
+    """
+    mixture = mix.mixture
+    extra = {"use_cache": False} if trunk.config.use_cache is not None else {}  # type: ignore[union-attr]
+    if mixture.reads_pass is not None:
+        return _scaling_pass(trunk, (), {**inputs, **extra}, mix.name, mixture.reads_pass)
+    token = _looking.set(mix.name)
+    try:
+        with routed(Route.everywhere(mix.name) if mixture.reads_layer else None):
+            trunk(**inputs, **extra)
+    except _Seen as seen:
+        return seen.state
+    finally:
+        _looking.reset(token)
+    raise RuntimeError("the trunk's layers were never reached")
+
+
+def _finish(name: str, mixture: Mixture, at: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def finish(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        call = (current_calls() or {}).get(name)
+        return output if call is None else mixture.finish(at, output, call)
+
+    return finish
+
+
+def _trace(route: Route, mixture: Mixture, kwargs: Mapping[str, Any]) -> GateTrace:
+    """The record of this call: the caller's, or one that goes with it."""
+    trace = current_trace() or GateTrace()
+    trace.mask = kwargs.get("attention_mask")
+    if route.owners is not None:
+        place = {name: at for at, name in enumerate(mixture.experts)}
+        like = next(mixture.parameters())
+        trace.labels = torch.tensor(
+            [place.get(owner, -1) for owner in route.owners], device=like.device
+        )
+    return trace
+
+
+def _scaling_pass(
+    trunk: nn.Module, args: Any, kwargs: Mapping[str, Any], name: str, value: float
+) -> Tensor:
+    """The last hidden state of a forward with every gate at `value`, without gradient."""
+    own = dict(kwargs)
+    if own.get("past_key_values") is not None:
+        caches = _caches.get()
+        if caches is None:
+            raise ValueError(
+                "keys and values are cached outside of `caching()`: those of the scaling pass would be lost"
+            )
+        own["past_key_values"] = caches.setdefault(name, DynamicCache(config=trunk.config))
+    token = _constant.set(value)
+    try:
+        with torch.no_grad(), routed(Route.everywhere(name) if value else None):
+            return trunk(*args, **own).last_hidden_state
+    finally:
+        _constant.reset(token)

@@ -1,0 +1,120 @@
+"""Single-pass X-LoRA: X-LoRA's gates from what one pass already has.
+
+    S = softmax(head(H)),    y = W0 x + b + sum_e S_le s_e B_e A_e drop(x),    H one of three readers
+
+    embedding   H is the input of the first layer, the same for all maps; one head, before layer 0
+    layer       maps below layer k have a learned constant gate, softmax of scalars; from layer k on
+                a head reads the input of layer k, detached
+    local       every map has a linear gate without bias on its own input
+
+This is ours, after X-LoRA (Buehler and Buehler 2024, arXiv:2402.07148), which runs the model twice. `local` is MeteoRA
+without top-k and without its label loss. On a decoder a token's state depends on earlier tokens alone, so with keys and
+values cached every reader gives the gates it would give without. How good the readers are beside two passes is for the
+tables to say.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from weft.gates.call import Call
+from weft.gates.gate import GateSpec
+from weft.gates.networks import GateHead, Routers
+from weft.gates.stack import Stack
+from weft.lowrank.roles import layer_index
+from weft.mixtures import base
+
+
+class Spec(base.FrozenSpec):
+    """Settings of single-pass X-LoRA."""
+
+    reader: Literal["embedding", "layer", "local"] = "embedding"
+    """What the gate reads."""
+    layer: int = Field(default=1, ge=1)
+    """reader layer: the layer, from 0, whose input is read."""
+    depth: int = Field(default=1, ge=1)
+    """Linear maps in the head; not for local."""
+    width: int = Field(default=128, ge=1)
+    """Size between the head's maps."""
+    head_dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout between the head's maps, while training."""
+    layerwise: bool = True
+    """Gates of its own for every map, or the same for all; local always has its own."""
+    temperature: float = Field(default=1.0, gt=0)
+    """What logits are divided by in the softmax."""
+
+
+class SinglePass(base.Mixture):
+    """One pass: the gates come from its own beginning."""
+
+    settings_type = Spec
+    spec: Spec
+
+    def __init__(
+        self,
+        experts: tuple[str, ...],
+        stacks: dict[str, Stack],
+        frame: base.Frame,
+        spec: Spec,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(experts, stacks, frame, spec, generator)
+        count = len(experts)
+        like = next(iter(stacks.values())).A
+        self._first = 0 if spec.reader == "embedding" else spec.layer
+        if spec.reader == "layer" and spec.layer >= frame.layers:
+            raise ValueError(
+                f"layer {spec.layer}: the base has layers 0 to {frame.layers - 1}; choose one of them"
+            )
+        if spec.reader == "local":
+            shapes = {module: (count, stack.A.shape[1]) for module, stack in stacks.items()}
+            self.routers = Routers(shapes, generator, like)
+            return
+        self.constants = nn.ParameterDict(
+            {
+                _key(module): torch.zeros(count, device=like.device)
+                for module in stacks
+                if self._is_below(module)
+            }
+        )
+        self._read = [module for module in stacks if not self._is_below(module)]
+        self.head = GateHead(
+            frame.hidden,
+            count * (len(self._read) if spec.layerwise else 1),
+            depth=spec.depth,
+            width=spec.width,
+            dropout=spec.head_dropout,
+            generator=generator,
+            like=like,
+        )
+
+    @property
+    def reads_layer(self) -> int | None:
+        return None if self.spec.reader == "local" else self._first
+
+    @property
+    def gate_spec(self) -> GateSpec:
+        return GateSpec(temperature=self.spec.temperature)
+
+    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
+        if self.spec.reader == "local":
+            return self.routers(module, x)
+        if self._is_below(module):
+            return self.constants[_key(module)].expand(*x.shape[:-1], -1)
+        if "logits" not in call.once:
+            assert call.hidden is not None
+            found = self.head(call.hidden.detach())
+            call.once["logits"] = found.unflatten(-1, (-1, len(self.experts)))
+        at = self._read.index(module) if self.spec.layerwise else 0
+        return base.rows(call.once["logits"])[..., at, :]
+
+    def _is_below(self, module: str) -> bool:
+        layer = layer_index(module)
+        return layer is not None and layer < self._first
+
+
+def _key(module: str) -> str:
+    # A parameter's name may hold no dot.
+    return module.replace(".", "/")

@@ -1,0 +1,105 @@
+"""X-LoRA: a head reads the frozen model's own answer and weighs the experts, token by token and map by map.
+
+    H = last hidden state of a separate pass without experts (constant: no gradient)
+    S = softmax(head(H) / temperature),    y = W0 x + b + g sum_e S_le s_e B_e A_e drop(x)
+
+Buehler and Buehler 2024, X-LoRA, arXiv:2402.07148, section 2.1. The settings are those of the authors' code
+(github.com/EricLBuehler/xlora) and of PEFT 0.21.2's `tuners/xlora`: depth, width, layerwise, top-k with or without a
+softmax of its own, global weight g, the scaling pass's value. Both defaults are theirs, `layerwise` included.
+
+Differences. Gates multiply the rank-sized projection, not the input: the same value for `in / rank` times less work.
+With `softmax` and `softmax_top_k` both, PEFT takes a softmax of a softmax, which is nearly uniform; here it is one softmax
+over the selected logits. The authors' own top-k softmax runs over all tokens at once; here it is each token's own, as PEFT
+corrected. Which experts are selected is a mask, never `score != 0`. With `scaling_value` other than 0 the first pass runs
+with every gate at that number; PEFT 0.21.2 takes the setting and runs that pass without experts all the same.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from weft.gates.call import Call
+from weft.gates.gate import Gate, GateSpec, gate
+from weft.gates.networks import GateHead
+from weft.gates.stack import Stack
+from weft.mixtures import base
+
+
+class Spec(base.FrozenSpec):
+    """Settings of X-LoRA."""
+
+    depth: int = Field(default=1, ge=1)
+    """Linear maps in the head."""
+    width: int = Field(default=2048, ge=1)
+    """Size between the head's maps."""
+    head_dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout between the head's maps, while training."""
+    layerwise: bool = False
+    """Gates of its own for every map, or the same for all."""
+    softmax: bool = True
+    """Whether a token's gates sum to 1."""
+    temperature: float = Field(default=1.0, gt=0)
+    """What logits are divided by in the softmax."""
+    top_k: int | None = Field(default=None, ge=1)
+    """How many experts a token keeps; None keeps all."""
+    softmax_top_k: bool = False
+    """Whether the kept gates sum to 1."""
+    global_weight: float = 1.0
+    """What all gates are multiplied by."""
+    scaling_value: float = 0.0
+    """Gates of the first pass; 0 is the bare base."""
+
+
+class XLoRA(base.Mixture):
+    """Two passes: the first says the gates, the second runs with them."""
+
+    settings_type = Spec
+    spec: Spec
+
+    def __init__(
+        self,
+        experts: tuple[str, ...],
+        stacks: dict[str, Stack],
+        frame: base.Frame,
+        spec: Spec,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(experts, stacks, frame, spec, generator)
+        base.check_k(spec.top_k, len(experts))
+        maps = len(stacks) if spec.layerwise else 1
+        self.head = GateHead(
+            frame.hidden,
+            len(experts) * maps,
+            depth=spec.depth,
+            width=spec.width,
+            dropout=spec.head_dropout,
+            generator=generator,
+            like=next(iter(stacks.values())).A,
+        )
+
+    @property
+    def reads_pass(self) -> float | None:
+        return self.spec.scaling_value
+
+    @property
+    def gate_spec(self) -> GateSpec:
+        own = self.spec
+        inner = own.top_k is not None and own.softmax_top_k
+        return GateSpec(
+            score="softmax" if own.softmax and not inner else "raw",
+            temperature=own.temperature,
+            select="dense" if own.top_k is None else "top_k",
+            k=own.top_k,
+            normalise="softmax" if inner else "none",
+        )
+
+    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
+        if "logits" not in call.once:
+            assert call.hidden is not None
+            call.once["logits"] = self.head(call.hidden).unflatten(-1, (-1, len(self.experts)))
+        at = self.place(module) if self.spec.layerwise else 0
+        return base.rows(call.once["logits"])[..., at, :]
+
+    def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
+        found = gate(logits, self.gate_spec)
+        return found._replace(gates=self.spec.global_weight * found.gates)

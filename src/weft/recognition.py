@@ -1,0 +1,194 @@
+"""Which task is this? A linear classifier on what the gates of a mixture read.
+
+    p(task) = softmax(W h + b),    h = mean over the tokens of one encoded sequence
+
+It sees one sequence with its token types at zero: no field's name, no number of choices. The sequences of a row vote by
+the sum of their log probabilities. Fitted once, after the gates, by penalised maximum likelihood.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weft.inference import TOKENS_PER_BATCH, autocast, evaluating, padding_id
+from weft.mixed import Mix, state_read
+from weft.model import Model
+from weft.tasks.base import Record
+
+RECOGNITION = "recognition"
+"""Name of the score: the share of rows whose task was recognised."""
+MOST_ROWS = 2000
+"""Training rows of a task that the classifier is fitted to."""
+PENALTY = 1e-3
+"""Of the squared weights on features of unit variance, beside the mean loss."""
+STEPS = 200
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """The likeliest task of a row."""
+
+    task: str
+    confidence: float
+    """Its probability, 0 to 1."""
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """The fitted classifier.
+
+    Attributes:
+        tasks: Their names, in the order of the weights.
+        weight: (tasks, hidden).
+        bias: (tasks,).
+    """
+
+    tasks: tuple[str, ...]
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor, rows: Sequence[int]) -> list[Recognised]:
+        """The task of each row.
+
+        Args:
+            features: (sequences, hidden).
+            rows: For every sequence the number of its row, from 0 without gaps.
+        """
+        logits = features.to(self.weight) @ self.weight.T + self.bias
+        votes = torch.zeros(max(rows) + 1, len(self.tasks), dtype=logits.dtype)
+        votes.index_add_(0, torch.tensor(rows), logits.log_softmax(-1).cpu())
+        found = []
+        for row in votes.softmax(-1).tolist():
+            at = max(range(len(row)), key=row.__getitem__)
+            found.append(Recognised(self.tasks[at], row[at], dict(zip(self.tasks, row, strict=True))))
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What to save."""
+        return {"recognise.weight": self.weight, "recognise.bias": self.bias}
+
+    @property
+    def parameters(self) -> int:
+        return self.weight.numel() + self.bias.numel()
+
+    @classmethod
+    def of(cls, tasks: Sequence[str], tensors: Mapping[str, Tensor]) -> "Recogniser":
+        """What `tensors()` saved.
+
+        Raises:
+            ValueError: If it is not there.
+        """
+        if not {"recognise.weight", "recognise.bias"} <= set(tensors):
+            raise ValueError(
+                "this mixture recognises no tasks: it lacks recognise.weight and recognise.bias"
+            )
+        return cls(tuple(tasks), tensors["recognise.weight"], tensors["recognise.bias"])
+
+
+def sequences_of(records: Sequence[Record]) -> tuple[list[list[int]], list[int]]:
+    """Every sequence of some rows, and for each the number of its row."""
+    pairs = [(ids, at) for at, record in enumerate(records) for ids in record["input_ids"]]
+    return [ids for ids, _ in pairs], [at for _, at in pairs]
+
+
+def features(
+    model: Model,
+    mix: Mix,
+    sequences: Sequence[Sequence[int]],
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+) -> Tensor:
+    """What the gates read of each sequence, averaged over its tokens: (sequences, hidden), single precision.
+
+    Args:
+        model: Has the mixture resident.
+        mix: The mixture.
+        sequences: Token ids.
+        device: Where the model is.
+        precision: Arithmetic of the forward pass.
+    """
+    order = sorted(range(len(sequences)), key=lambda at: -len(sequences[at]))
+    typed = "token_type_ids" in model.base.tokenizer.model_input_names
+    found = torch.zeros(len(sequences), model.base.config.hidden_size)
+    with evaluating(model), torch.inference_mode(), autocast(device, precision):
+        while order:
+            width = len(sequences[order[0]])
+            count = max(1, TOKENS_PER_BATCH // width)
+            chosen, order = order[:count], order[count:]
+            ids = torch.full((len(chosen), width), padding_id(model.base))
+            mask = torch.zeros_like(ids)
+            for row, at in enumerate(chosen):
+                own = sequences[at]
+                ids[row, : len(own)] = torch.tensor(own)
+                mask[row, : len(own)] = 1
+            inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+            if typed:
+                inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+            state = state_read(model.trunk, mix, inputs).float()
+            real = inputs["attention_mask"].unsqueeze(-1)
+            found[chosen] = ((state * real).sum(1) / real.sum(1)).cpu()
+    return found
+
+
+def fit(tasks: Sequence[str], found: Tensor, labels: Tensor, weights: Tensor) -> Recogniser:
+    """The classifier of largest penalised likelihood; no draw is involved.
+
+    Args:
+        tasks: Names of the classes.
+        found: (sequences, hidden).
+        labels: (sequences,) class of each.
+        weights: (sequences,) how much each counts.
+    """
+    x = found.double()
+    mean, scale = x.mean(0), x.std(0, unbiased=False).clamp_min(1e-6)
+    x = (x - mean) / scale
+    share = weights.double() / weights.sum()
+    weight = torch.zeros(len(tasks), x.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(tasks), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe", tolerance_grad=1e-7
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        losses = torch.nn.functional.cross_entropy(x @ weight.T + bias, labels, reduction="none")
+        loss = (share * losses).sum() + PENALTY * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        own = weight / scale
+        return Recogniser(tuple(tasks), own.float(), (bias - own @ mean).float())
+
+
+def fit_rows(
+    model: Model,
+    mix: Mix,
+    records: Mapping[str, Sequence[Record]],
+    *,
+    device: torch.device,
+    precision: str,
+) -> Recogniser:
+    """A classifier of the rows of several tasks; every row counts the same, however many sequences it has.
+
+    Args:
+        model: Has the mixture resident.
+        mix: The mixture.
+        records: Training rows by task; the first `MOST_ROWS` of each are used.
+        device: Where the model is.
+        precision: Arithmetic of the forward pass.
+    """
+    parts, labels, weights = [], [], []
+    for label, rows in enumerate(records.values()):
+        chosen = rows[:MOST_ROWS]
+        sequences, owners = sequences_of(chosen)
+        parts.append(features(model, mix, sequences, device=device, precision=precision))
+        counts = torch.bincount(torch.tensor(owners), minlength=len(chosen))
+        labels += [label] * len(sequences)
+        weights.append(1 / counts[owners] / len(chosen))
+    return fit(list(records), torch.cat(parts), torch.tensor(labels), torch.cat(weights))
