@@ -30,6 +30,7 @@ LEVELS = (
     ("weft.kinds", "weft.heads", "weft.recipes", "weft.schema", "weft.encoding", "weft.scoring"),
     (
         "weft.expert",
+        "weft.recogniser",
         "weft.factoring",
         "weft.mixed",
         "weft.mixing",
@@ -40,6 +41,7 @@ LEVELS = (
         "weft.loading",
         "weft.exporting",
         "weft.pruning",
+        "weft.counting",
         "weft.catalogue",
     ),
     (
@@ -58,6 +60,7 @@ LEVELS = (
         "weft.evaluation",
         "weft.generation",
         "weft.prediction",
+        "weft.answering",
         "weft.streaming",
     ),
     (

@@ -227,7 +227,7 @@ def _experts(
         _, spec = method_of(run.mixture)
         mixed = ingredients if starts_from_experts(spec) else {}
         _take_heads(found, mixed, spec)
-        mix = make_mix(run.mixture, base, mixed, run.seed)
+        mix = make_mix(run.mixture, base, mixed, list(tasks), run.seed)
         found[MIX] = (mix, resolve(RecipeSettings(name=HEAD_ONLY)))
     elif run.experts != "separate":
         recipe = resolve(run.recipe)

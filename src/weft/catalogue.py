@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from textwrap import dedent
 from typing import Any
 
-import torch
 from pydantic import BaseModel
 
 from weft.adapters import adapters
@@ -15,15 +14,17 @@ from weft.adapters.base import Adapter
 from weft.base import config_of, max_positions, skeleton
 from weft.config import RecipeSettings, validate
 from weft.controllers import controllers
+from weft.counting import mixture_parameters, parameters
 from weft.data import find_kind, find_spec
-from weft.expert import Expert, make_adapters, plan_ranks
 from weft.kinds import KINDS
 from weft.locate import ALIASES, Alias
 from weft.lowrank.roles import roles_of
+from weft.mixtures import mixtures
+from weft.mixtures.base import Mixture
 from weft.optimizers import optimizers
 from weft.penalties import penalties
 from weft.plans import plans
-from weft.recipes import PARTS, Recipe, recipe_file, recipes, resolve, settings_types
+from weft.recipes import PARTS, recipe_file, recipes, resolve, settings_types
 from weft.registry import Registry, unknown
 from weft.tasks import kinds, sets
 
@@ -45,13 +46,22 @@ def listed(what: str) -> list[Entry]:
     return LISTS[what]()
 
 
-def described(what: str, name: str, *, base: str | None = None) -> Page:
-    """All about one recipe, task, base or adapter, as JSON values.
+def described(
+    what: str,
+    name: str,
+    *,
+    base: str | None = None,
+    experts: int | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Page:
+    """All about one recipe, task, base, adapter or mixture, as JSON values.
 
     Args:
         what: A name of `PAGES`.
         name: Its name.
-        base: recipe, adapter: count parameters on this base, from its config alone.
+        base: recipe, adapter, mixture: count parameters on this base, from its config alone.
+        experts: mixture: how many experts are mixed in that count; None is 3.
+        values: mixture: its settings in that count.
 
     Raises:
         KeyError: If there is no such name; the message names the nearest.
@@ -59,24 +69,14 @@ def described(what: str, name: str, *, base: str | None = None) -> Page:
     """
     if what not in PAGES:
         raise ValueError(unknown("page", what, PAGES))
-    if base is not None and what not in ("recipe", "adapter"):
+    if base is not None and what not in ("recipe", "adapter", "mixture"):
         raise ValueError(f"--base {base}: a {what} has no parameters on a base; leave it away")
-    return PAGES[what](name, base)
-
-
-def parameters(recipe: Recipe, base: str) -> dict[str, Any]:
-    """What a recipe trains in `base`, from its config alone; the head is not counted."""
-    trunk = skeleton(base)
-    total = sum(value.numel() for value in trunk.parameters())
-    maps = 0
-    count = total if recipe.trains == "base" else 0
-    if recipe.adapter is not None and recipe.spec is not None:
-        ranks = plan_ranks(trunk, recipe)
-        weights = {module: trunk.get_submodule(module).get_parameter("weight") for module in ranks}
-        maps = len(ranks)
-        made, shared = make_adapters(recipe, weights, ranks, torch.Generator(), torch.float32)
-        count += Expert("", made, None, shared=shared).adapter_parameters()
-    return {"base": base, "trained": count, "of": total, "adapted_maps": maps}
+    if (experts is not None or values) and what != "mixture":
+        raise ValueError(f"--experts and --set count a mixture's parameters, not a {what}'s")
+    page = PAGES[what](name, base)
+    if what == "mixture" and base is not None:
+        page["parameters"] = mixture_parameters(name, base, experts or 3, values or {})
+    return page
 
 
 def settings(spec: type[BaseModel], defaults: Mapping[str, Any]) -> list[Entry]:
@@ -206,6 +206,20 @@ def _adapter_page(name: str, base: str | None) -> Page:
     return page | {"file": str(adapters.file(name))}
 
 
+def _mixture_page(name: str, base: str | None) -> Page:
+    kind: type[Mixture] = mixtures.load(name)
+    text = _page_of(kind)
+    return {
+        "mixture": name,
+        "summary": _first_line(text),
+        "equation": equation(text),
+        "page": text,
+        "settings": settings(kind.settings_type, {}),
+        "learning_rate": kind.learning_rate,
+        "file": str(mixtures.file(name)),
+    }
+
+
 def _task_page(name: str, base: str | None) -> Page:
     spec = find_spec(name)
     kind = find_kind(spec)
@@ -247,10 +261,12 @@ LISTS: dict[str, Callable[[], list[Entry]]] = {
     "controllers": _methods(controllers),
     "plans": _methods(plans),
     "heads": _heads,
+    "mixtures": _methods(mixtures),
 }
 PAGES: dict[str, Callable[[str, str | None], Page]] = {
     "recipe": _recipe_page,
     "task": _task_page,
     "base": _base_page,
     "adapter": _adapter_page,
+    "mixture": _mixture_page,
 }

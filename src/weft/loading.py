@@ -5,13 +5,15 @@ from pathlib import Path
 
 import torch
 
-from weft.base import attention_for, load_base
+from weft.base import Base, attention_for, load_base
 from weft.config import Run, validate
 from weft.data import find_kind
 from weft.expert import Card
 from weft.lowrank.route import Members
+from weft.mixed import Mix
 from weft.model import Model
 from weft.recipes import recipe_file
+from weft.recogniser import Recogniser
 from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.storage import load_expert, load_full, read_card
@@ -39,45 +41,50 @@ class LoadedRun:
     """What speaks for its rows: the expert itself, or the mixture whose head it is."""
 
 
+@dataclass(frozen=True)
+class LoadedMixture:
+    """A mixture on its base with the heads of all its tasks."""
+
+    runs: dict[str, LoadedRun]
+    """By task; all share one model."""
+    mix: Mix
+    recogniser: Recogniser
+
+
 def load_run_model(
-    path: str | Path, *, device: str = "auto", precision: str | None = None
+    path: str | Path,
+    *,
+    task: str | None = None,
+    device: str = "auto",
+    precision: str | None = None,
 ) -> LoadedRun:
-    """The expert of a run folder on its base.
+    """The expert of a run folder on its base, or a mixture with the head of one task.
 
     Args:
-        path: The run folder of one task.
+        path: The run folder.
+        task: Which task, of a run that trained or mixed several.
         device: auto, cpu, cuda or mps.
         precision: fp32, bf16, fp16 or fp64; None takes the run's.
 
     Raises:
         ValueError: If it is no run folder, holds no expert, or the expert does not fit its base.
     """
-    folder = RunFolder.open(path)
+    folder = _part(RunFolder.open(path), task)
     run = folder.run
-    if run.task is None:
-        names = ", ".join(str(part.path) for part in folder.parts())
-        raise ValueError(f"{path} trained several tasks; give the run folder of one: {names}")
-    if run.mixture is None and not folder.expert.is_dir():
-        raise ValueError(f"{path} holds no expert yet; train it to its end first")
-    if device not in DEVICES:
-        raise ValueError(f"device: {unknown('device', device, DEVICES)}")
-    where = torch.device(available_device() if device == "auto" else device)
-    precision = precision or run.training.precision
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: {unknown('precision', precision, PRECISIONS)}")
-    dtype = torch.float64 if precision == "fp64" else torch.float32
+    assert run.task is not None  # a part has one
     if run.mixture is not None:
-        loaded = _mixture_on(folder, where, dtype, precision)
-        return loaded[run.task.label]
+        return load_mixture_model(folder.path, device=device, precision=precision).runs[
+            run.task.label
+        ]
+    if not folder.expert.is_dir():
+        raise ValueError(f"{path} holds no expert yet; train it to its end first")
+    where, precision, dtype = _settled(run, device, precision)
     card = read_card(folder.expert)
     if recipe_file(card.recipe["name"]).trains == "base":
         model, expert, card = load_full(folder.expert)
         model.to(device=where, dtype=dtype)
     else:
-        attention = attention_for(where, half=precision in ("bf16", "fp16"))
-        base = load_base(
-            run.base, revision=run.revision, dtype=dtype, device=where, attention=attention
-        )
+        base = _base_of(run, where, precision, dtype)
         expert, card = load_expert(folder.expert, base)
         model = Model(base)
         # Before it is woven in: its factors are made where its weights are.
@@ -86,31 +93,77 @@ def load_run_model(
     return LoadedRun(model.eval(), task_of(card), card, run, expert.name, where, precision, members)
 
 
-def _mixture_on(
-    folder: RunFolder, device: torch.device, dtype: torch.dtype, precision: str
-) -> dict[str, LoadedRun]:
-    """Every task of a mixture, on one model."""
+def load_mixture_model(
+    path: str | Path, *, device: str = "auto", precision: str | None = None
+) -> LoadedMixture:
+    """The mixture of a run folder with all its tasks, on one model.
+
+    Args:
+        path: The mixture's run folder, or that of one of its tasks.
+        device: auto, cpu, cuda or mps.
+        precision: fp32, bf16, fp16 or fp64; None takes the run's.
+
+    Raises:
+        ValueError: If it holds no mixture, or one that is damaged or does not fit its base.
+    """
+    folder = RunFolder.open(path)
     run = folder.run
+    if run.mixture is None:
+        raise ValueError(f"{path} holds an expert and no mixture; mix some with weft mix")
     if not folder.mixture.is_dir():
-        raise ValueError(f"{folder.path} holds no mixture yet; train it to its end first")
-    half = precision in ("bf16", "fp16")
-    base = load_base(
+        raise ValueError(f"{path} holds no mixture yet; train it to its end first")
+    where, precision, dtype = _settled(run, device, precision)
+    base = _base_of(run, where, precision, dtype)
+    mix, heads, extra = load_mixture(folder.mixture, base)
+    model = Model(base)
+    model.add(mix.to(where))
+    for head, _ in heads.values():
+        model.add(head.to(where))
+    model.eval()
+    settings = {part.run.task.label: part.run for part in folder.parts() if part.run.task}
+    runs = {
+        name: LoadedRun(
+            model, task_of(card), card, settings.get(name, run), name, where, precision, (mix.name,)
+        )
+        for name, (_, card) in heads.items()
+    }
+    return LoadedMixture(runs, mix, Recogniser.of(list(heads), extra).to(where))
+
+
+def _part(folder: RunFolder, task: str | None) -> RunFolder:
+    """The run folder of one task."""
+    parts = {part.run.task.label: part for part in folder.parts() if part.run.task is not None}
+    if task is not None:
+        if task not in parts:
+            raise ValueError(f"{folder.path}: {unknown('task', task, parts)}")
+        return parts[task]
+    if len(parts) > 1 or folder.run.task is None:
+        names = ", ".join(str(part.path) for part in parts.values())
+        raise ValueError(
+            f"{folder.path} trained several tasks; name one, or give the run folder of one: {names}"
+        )
+    return folder
+
+
+def _settled(run: Run, device: str, precision: str | None) -> tuple[torch.device, str, torch.dtype]:
+    """Where to compute, in which arithmetic, and the base's type."""
+    if device not in DEVICES:
+        raise ValueError(f"device: {unknown('device', device, DEVICES)}")
+    where = torch.device(available_device() if device == "auto" else device)
+    precision = precision or run.training.precision
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: {unknown('precision', precision, PRECISIONS)}")
+    return where, precision, torch.float64 if precision == "fp64" else torch.float32
+
+
+def _base_of(run: Run, device: torch.device, precision: str, dtype: torch.dtype) -> Base:
+    return load_base(
         run.base,
         revision=run.revision,
         dtype=dtype,
         device=device,
-        attention=attention_for(device, half=half),
+        attention=attention_for(device, half=precision in ("bf16", "fp16")),
     )
-    mix, heads, _ = load_mixture(folder.mixture, base)
-    model = Model(base)
-    model.add(mix.to(device))
-    for head, _ in heads.values():
-        model.add(head.to(device))
-    model.eval()
-    return {
-        name: LoadedRun(model, task_of(card), card, run, name, device, precision, (mix.name,))
-        for name, (_, card) in heads.items()
-    }
 
 
 def task_of(card: Card) -> Task:

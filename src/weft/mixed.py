@@ -5,7 +5,7 @@ decoder's cached generation all meet the same gates. A scaling pass, where the g
 trunk without gradient from inside that hook; a generation keeps keys and values of both passes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar
@@ -50,11 +50,13 @@ class Mix(Expert):
     Args:
         name: How routes call it.
         mixture: The gates and the experts.
+        tasks: Whose rows are labelled with their number, where the experts are not the tasks' own.
     """
 
-    def __init__(self, name: str, mixture: Mixture) -> None:
+    def __init__(self, name: str, mixture: Mixture, tasks: Sequence[str] = ()) -> None:
         super().__init__(name, {}, None)
         self.mixture = mixture
+        self.labels = {owner: at for at, owner in enumerate(tasks or mixture.experts)}
         self._handles: list[RemovableHandle] = []
 
     def terms(self, trunk: nn.Module, dtype: torch.dtype, *, trainable: bool) -> Mapping[str, Any]:
@@ -128,7 +130,7 @@ def _hooks(trunk: nn.Module, mix: Mix) -> Iterator[RemovableHandle]:
         route = current_route()
         if route is None or name not in route.experts:
             return
-        call = found[name] = Call(_trace(route, mixture, kwargs), constant=_constant.get())
+        call = found[name] = Call(_trace(route, mix.labels, kwargs), constant=_constant.get())
         if mixture.reads_pass is not None and call.constant is None:
             call.hidden = _scaling_pass(module, args, kwargs, name, mixture.reads_pass)
 
@@ -183,22 +185,22 @@ def state_read(trunk: nn.Module, mix: Mix, inputs: Mapping[str, Tensor]) -> Tens
 
 def _finish(name: str, mixture: Mixture, at: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def finish(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        call = (current_calls() or {}).get(name)
-        return output if call is None else mixture.finish(at, output, call)
+        call, route = (current_calls() or {}).get(name), current_route()
+        # Another mixture's scaling pass runs inside this one's call, and its outputs are plain.
+        if call is None or route is None or name not in route.experts:
+            return output
+        return mixture.finish(at, output, call)
 
     return finish
 
 
-def _trace(route: Route, mixture: Mixture, kwargs: Mapping[str, Any]) -> GateTrace:
+def _trace(route: Route, labels: Mapping[str, int], kwargs: Mapping[str, Any]) -> GateTrace:
     """The record of this call: the caller's, or one that goes with it."""
     trace = current_trace() or GateTrace()
-    trace.mask = kwargs.get("attention_mask")
+    mask = trace.mask = kwargs.get("attention_mask")
     if route.owners is not None:
-        place = {name: at for at, name in enumerate(mixture.experts)}
-        like = next(mixture.parameters())
-        trace.labels = torch.tensor(
-            [place.get(owner, -1) for owner in route.owners], device=like.device
-        )
+        device = None if mask is None else mask.device
+        trace.labels = torch.tensor([labels.get(own, -1) for own in route.owners], device=device)
     return trace
 
 

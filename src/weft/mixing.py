@@ -137,7 +137,11 @@ def frame_of(config: PreTrainedConfig) -> Frame:
 
 
 def make_mix(
-    settings: MixtureSettings, base: Base, ingredients: Mapping[str, Ingredient], seed: int
+    settings: MixtureSettings,
+    base: Base,
+    ingredients: Mapping[str, Ingredient],
+    tasks: Sequence[str],
+    seed: int,
 ) -> Mix:
     """A mixture as its training starts it.
 
@@ -145,6 +149,7 @@ def make_mix(
         settings: The method and its settings.
         base: The frozen base.
         ingredients: The experts by name; none where the method starts from nothing.
+        tasks: Whose rows are answered.
         seed: Decides every random start value.
 
     Raises:
@@ -164,7 +169,8 @@ def make_mix(
             assert isinstance(spec, TrainedSpec)
             experts = [f"expert{at}" for at in range(spec.num_experts)]
             stacks = _new(kind, spec, base, frame, generator)
-        return Mix(MIX, kind(experts, stacks, frame, spec, generator))
+        mixture = kind(experts, stacks, frame, spec, generator)
+        return Mix(MIX, mixture, () if starts_from_experts(spec) else tasks)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

@@ -25,6 +25,7 @@ def predict(
     run: str | Path | LoadedRun,
     inputs: Sequence[Input],
     *,
+    task: str | None = None,
     generation: Generation | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     device: str = "auto",
@@ -40,6 +41,7 @@ def predict(
     Args:
         run: A run folder of one task, or what `load_run_model` made of it.
         inputs: Texts, or mappings of the task's columns.
+        task: Which task, of a run folder that holds several; `weft.answering` recognises it.
         generation: How a causal language model continues; refused for other kinds.
         tokens_per_batch: Padded tokens in one forward call.
         device: Where to compute; a loaded run is where it is.
@@ -50,7 +52,7 @@ def predict(
         ValueError: If an input is not what the task takes; says which fields are needed.
     """
     if not isinstance(run, LoadedRun):
-        run = load_run_model(run, device=device, precision=precision)
+        run = load_run_model(run, task=task, device=device, precision=precision)
     if generation is not None and run.task.spec.kind != "causal_lm":
         raise ValueError(
             "generation settings are for causal language models; this expert's kind is "

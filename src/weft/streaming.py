@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from weft.answering import predict_auto, refuse_unfit
 from weft.config import validate
 from weft.generation import Generation
-from weft.loading import LoadedRun
+from weft.loading import LoadedMixture, LoadedRun
 from weft.prediction import Input, checked_input, predict, read_jsonl_lines
 from weft.tasks.base import Prediction
 
@@ -15,7 +16,7 @@ CHUNK = 64
 
 
 def answers_to_lines(
-    run: LoadedRun,
+    run: LoadedRun | LoadedMixture,
     lines: Iterable[str],
     *,
     generation: Generation | None = None,
@@ -24,7 +25,7 @@ def answers_to_lines(
     """The answer to each line, in order; inputs without an `id` are numbered from 0.
 
     Args:
-        run: The expert.
+        run: The expert, or a mixture that recognises each line's task.
         lines: A JSON object or string each; empty lines are passed over.
         generation: How a causal language model continues.
         chunk: Lines that are read and answered together.
@@ -41,7 +42,10 @@ def answers_to_lines(
         ]
         here = places[first : first + len(rows)]
         try:
-            found = predict(run, rows, generation=generation)
+            if isinstance(run, LoadedMixture):
+                found = predict_auto(run, rows, generation=generation)
+            else:
+                found = predict(run, rows, generation=generation)
         except ValueError as error:
             raise ValueError(f"lines {here[0]} to {here[-1]}: {error}") from error
         yield from found
@@ -66,10 +70,15 @@ def _counted(lines: Iterable[str], places: list[int]) -> Iterator[str]:
         yield line
 
 
-def _numbered(run: LoadedRun, value: Input, number: int, line: int) -> Mapping[str, Any]:
+def _numbered(
+    run: LoadedRun | LoadedMixture, value: Input, number: int, line: int
+) -> Mapping[str, Any]:
     """A line's input with its number as id if it has none, refused by its line if it is wrong."""
     try:
-        checked_input(run.task, value, number)
+        if isinstance(run, LoadedMixture):
+            refuse_unfit(run, value, number)
+        else:
+            checked_input(run.task, value, number)
     except ValueError as error:
         said = str(error).removeprefix(f"input {number}: ")
         raise ValueError(f"line {line}: {said}") from None

@@ -78,7 +78,7 @@ def make() -> Callable[..., Mixture]:
 
 @pytest.fixture
 def make_new() -> Callable[..., Mixture]:
-    """`make_new(name, shapes, hidden=8, layers=2, seed=0, **settings)`: a mixture of new experts, by map `(out, in)`."""
+    """`make_new(name, shapes, hidden=8, layers=2, seed=0, **settings)`: new experts, by map `(out, in)`."""
 
     def build(
         name: str,

@@ -9,11 +9,15 @@ import typer
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run folder of one task.")],
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="Without: JSON lines on stdin.")
     ] = None,
     *,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Of several tasks, this one; auto: what a mixture takes each input for."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a text.")] = False,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest continuation.")] = None,
     sample: Annotated[bool | None, typer.Option("--sample", help="Draw by probability.")] = None,
@@ -27,16 +31,15 @@ def command(
     """Answer texts, or JSON lines on stdin (objects of the task's columns)."""
     settings = {"max_new_tokens": max_new_tokens, "sample": sample, "temperature": temperature}
     settings |= {"top_k": top_k, "top_p": top_p, "seed": seed}
-    from weft.loading import load_run_model
-    from weft.prediction import predict
+    from weft.loading import load_mixture_model, load_run_model
     from weft.streaming import answers_to_lines, generation_of
     from weft.tables import readable
 
-    generation, loaded = generation_of(settings), load_run_model(run)
-    if texts and not as_json:
-        for answer in predict(loaded, texts, generation=generation):
-            typer.echo(readable(answer))
-        return
-    answers = predict(loaded, texts, generation=generation) if texts else None
-    for answer in answers or answers_to_lines(loaded, sys.stdin, generation=generation):
-        typer.echo(json.dumps(answer, ensure_ascii=False))
+    generation = generation_of(settings)
+    loaded = load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)
+    lines = map(json.dumps, texts) if texts else sys.stdin
+    for answer in answers_to_lines(loaded, lines, generation=generation):
+        shown = (
+            readable(answer) if texts and not as_json else json.dumps(answer, ensure_ascii=False)
+        )
+        typer.echo(shown)

@@ -1,4 +1,4 @@
-"""`weft show`: all about one recipe, task, base or adapter."""
+"""`weft show`: all about one recipe, task, base, adapter or mixture."""
 
 import json
 from typing import Annotated, Literal
@@ -7,19 +7,30 @@ import typer
 
 
 def command(
-    what: Annotated[Literal["recipe", "task", "base", "adapter"], typer.Argument(help="Which.")],
+    what: Annotated[
+        Literal["recipe", "task", "base", "adapter", "mixture"], typer.Argument(help="Which.")
+    ],
     name: Annotated[str, typer.Argument(help="Its name; a task's or base's may be a path.")],
     *,
     base: Annotated[
         str | None, typer.Option(help="Count parameters on this base; needs no weights.")
     ] = None,
+    experts: Annotated[
+        int | None, typer.Option(min=1, help="mixture: count it for so many; default: 3.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="mixture: count it with a setting."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show equation, settings, sizes and source of one of them."""
     from weft.catalogue import described
+    from weft.config import with_overrides
     from weft.tables import show_page
 
-    page = described(what, name, base=base)
+    values = with_overrides({}, set_ or [])
+    page = described(what, name, base=base, experts=experts, values=values)
     if as_json:
         typer.echo(json.dumps(page, ensure_ascii=False, indent=1))
     else:

@@ -30,7 +30,7 @@ class GateSpec(Settings):
     p: float | None = Field(default=None, gt=0, le=1)
     """Share of the scores that `top_p` selects at least."""
     normalise: Literal["none", "renormalise", "softmax", "sum_to_k"] = "none"
-    """What selected scores become: themselves, a sum of 1, a softmax of their own logits, a sum of k."""
+    """What selected scores become: themselves, a sum of 1, a softmax of their logits (`abs`: of |l|), a sum of k."""
     bias_counts: bool = True
     """Whether a selection bias, where there is one, enters the gates too."""
 
@@ -90,7 +90,8 @@ def gate(
         value = torch.ones_like(scores)
     elif spec.select == "threshold" and threshold is not None:
         value = value - threshold
-    return Gate(scores, _normalised(value, wide, selected, spec), selected)
+    own = scores if spec.score == "abs" else wide
+    return Gate(scores, _normalised(value, own, selected, spec), selected)
 
 
 def _scores(logits: Tensor, spec: GateSpec) -> Tensor:

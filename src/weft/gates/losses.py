@@ -64,7 +64,7 @@ def label_ce(logits: Tensor, labels: Tensor) -> Tensor:
 def entropy(p: Tensor) -> Tensor:
     """Mean entropy of the scores in nats; 0 log 0 is 0, and so is its gradient's share."""
     # The derivative of p log p is infinite at 0, where a softmax over far logits arrives in single precision.
-    return torch.special.entr(p.clamp_min(torch.finfo(p.dtype).tiny)).sum(-1).mean()
+    return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(-1).mean()
 
 
 def preserve_l2(values: Iterable[Tensor], start: Iterable[Tensor]) -> Tensor:

@@ -107,11 +107,14 @@ class LoRAMixer(base.Mixture):
         if self._is_hard():
             return {}
         own = self.spec
-        scores = [_counted(trace, said.scores) for said in trace.gates.values()]
+        scores = [trace.tokens(said.scores) for said in trace.gates.values()]
         a = 0.01 * len(self.experts) if own.balance_weight is None else own.balance_weight
         found = {
             "balance": (a, losses.over(self._balance(p) for p in scores)),
-            "entropy": (own.entropy_sign * own.entropy_weight, losses.over(map(_entropy, scores))),
+            "entropy": (
+                own.entropy_sign * own.entropy_weight,
+                losses.over(map(losses.entropy, scores)),
+            ),
         }
         if self._held:
             starts = [self.get_buffer(f"start{at}") for at in range(2 * len(self.stacks))]
@@ -138,13 +141,3 @@ class LoRAMixer(base.Mixture):
     def _factors(self) -> list[Tensor]:
         stacks = [self.stack(module) for module in self.modules_woven]
         return [value for stack in stacks for value in (stack.A, stack.B)]
-
-
-def _counted(trace: GateTrace, scores: Tensor) -> Tensor:
-    # A map whose input has no positions says one score a row.
-    return trace.counted(scores) if scores.dim() > 2 else scores
-
-
-def _entropy(p: Tensor) -> Tensor:
-    # The slope of p log p has no bound at 0, where a sure gate's scores end up in single precision.
-    return losses.entropy(p.clamp_min(torch.finfo(p.dtype).tiny))

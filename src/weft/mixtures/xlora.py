@@ -8,10 +8,10 @@ Buehler and Buehler 2024, X-LoRA, arXiv:2402.07148, section 2.1. The settings ar
 softmax of its own, global weight g, the scaling pass's value. Both defaults are theirs, `layerwise` included.
 
 Differences. Gates multiply the rank-sized projection, not the input: the same value for `in / rank` times less work.
-With `softmax` and `softmax_top_k` both, PEFT takes a softmax of a softmax, which is nearly uniform; here it is one softmax
-over the selected logits. The authors' own top-k softmax runs over all tokens at once; here it is each token's own, as PEFT
-corrected. Which experts are selected is a mask, never `score != 0`. With `scaling_value` other than 0 the first pass runs
-with every gate at that number; PEFT 0.21.2 takes the setting and runs that pass without experts all the same.
+With `softmax` and `softmax_top_k` both, PEFT takes a softmax of a softmax, which is nearly uniform; here it is one
+softmax over the selected logits. The authors' own top-k softmax runs over all tokens at once; here it is each token's
+own, as PEFT corrected. Which experts are selected is a mask, never `score != 0`. With `scaling_value` other than 0 the
+first pass runs with every gate at that number; PEFT 0.21.2 takes the setting and runs that pass without experts.
 """
 
 import torch

@@ -25,7 +25,14 @@ from weft.gates.stack import Stack
 from weft.heads import trained_dtype
 from weft.lowrank.peft_tensors import read_tensors
 from weft.mixed import Mix
-from weft.mixing import MIX, Ingredient, frame_of, make_mix, method_of
+from weft.mixing import (
+    MIX,
+    Ingredient,
+    frame_of,
+    make_mix,
+    method_of,
+    starts_from_experts,
+)
 from weft.mixtures.base import trains_experts
 from weft.storage import load_expert, save_expert
 
@@ -150,7 +157,7 @@ def _skeleton(said: Description, folder: Path, base: Base, own: Mapping[str, Ten
     kind, spec = method_of(said.mixture)
     if not trains_experts(spec):
         mixed = {name: _ingredient(name, said, folder, base) for name in said.experts}
-        return make_mix(said.mixture, base, mixed, seed=0)
+        return make_mix(said.mixture, base, mixed, said.tasks, seed=0)
     device, dtype = base.trunk.device, trained_dtype(base)
     stacks = {}
     for at, (module, ranks) in enumerate(said.maps.items()):
@@ -165,7 +172,7 @@ def _skeleton(said: Description, folder: Path, base: Base, own: Mapping[str, Ten
             raise ValueError(f"{folder / GATE} lacks {names}; the mixture is incomplete")
         stacks[module] = Stack(ranks=ranks, trained=True, **kept)
     mixture = kind(said.experts, stacks, frame_of(base.config), spec, torch.Generator())
-    return Mix(MIX, mixture)
+    return Mix(MIX, mixture, () if starts_from_experts(spec) else said.tasks)
 
 
 def _ingredient(name: str, said: Description, folder: Path, base: Base) -> Ingredient:

@@ -1,0 +1,100 @@
+"""Answers to inputs whose task nobody named: recognised by the mixture itself."""
+
+from collections.abc import Sequence
+
+from weft.generation import Generation
+from weft.inference import TOKENS_PER_BATCH, Progress
+from weft.loading import LoadedMixture, LoadedRun
+from weft.prediction import Input, checked_input, fields, predict_mixed
+from weft.recogniser import Recognised
+from weft.recognition import features, sequences_of
+from weft.tasks.base import Prediction, Record
+
+
+def predict_auto(
+    mixture: LoadedMixture,
+    inputs: Sequence[Input],
+    *,
+    generation: Generation | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """What the mixture says of each input, by the head of the task it takes it for.
+
+    An input is answered by the likeliest of the tasks that its fields fit; which that is stands beside the answer as
+    `task`, and its probability among all tasks as `confidence`.
+
+    Args:
+        mixture: The mixture and the heads of its tasks.
+        inputs: Texts, or mappings of some task's columns.
+        generation: How causal language models continue.
+        tokens_per_batch: Padded tokens in one forward call.
+        progress: Told how far it is.
+
+    Raises:
+        ValueError: If an input fits none of the tasks.
+    """
+    runs = mixture.runs
+    any_run = next(iter(runs.values()))
+    fitting = [_fitting(mixture, value, at) for at, value in enumerate(inputs)]
+    sequences, owners = sequences_of([record for _, record in fitting])
+    said = mixture.recogniser(
+        features(
+            any_run.model,
+            mixture.mix,
+            sequences,
+            device=any_run.device,
+            precision=any_run.precision,
+        ),
+        owners,
+    )
+    chosen = [
+        max(names, key=lambda name, one=one: one.probabilities[name])
+        for (names, _), one in zip(fitting, said, strict=True)
+    ]
+    answers = predict_mixed(
+        any_run.model,
+        {name: run.task for name, run in runs.items()},
+        list(zip(chosen, inputs, strict=True)),
+        members={name: run.members for name, run in runs.items()},
+        generation=generation,
+        tokens_per_batch=tokens_per_batch,
+        device=any_run.device,
+        precision=any_run.precision,
+        progress=progress,
+    )
+    return [
+        {**answer, "task": name, "confidence": _share(one, name)}
+        for answer, name, one in zip(answers, chosen, said, strict=True)
+    ]
+
+
+def refuse_unfit(mixture: LoadedMixture, value: Input, at: int) -> None:
+    """Refuse an input that fits none of the tasks.
+
+    Raises:
+        ValueError: Says what each task takes.
+    """
+    _fitting(mixture, value, at)
+
+
+def _share(said: Recognised, name: str) -> float:
+    return round(said.probabilities[name], 6)
+
+
+def _fitting(mixture: LoadedMixture, value: Input, at: int) -> tuple[list[str], Record]:
+    """The tasks that an input's fields fit, and the input encoded by the first of them."""
+    found: dict[str, LoadedRun] = {}
+    record: Record | None = None
+    for name, run in mixture.runs.items():
+        try:
+            example = checked_input(run.task, value, at)
+        except ValueError:
+            continue
+        found[name] = run
+        if record is None:
+            record = run.task.encode(example, run.model.base.tokenizer)
+    if record is None:
+        known = "; ".join(f"{name}: {fields(run.task)}" for name, run in mixture.runs.items())
+        raise ValueError(f"input {at}: fits none of the tasks; give one of {known}")
+    return list(found), record
