@@ -53,6 +53,7 @@ LEVELS = (
         "weft.assembly",
         "weft.interruption",
         "weft.stepping",
+        "weft.beside",
         "weft.finishing",
         "weft.tracking",
         "weft.checkpointing",

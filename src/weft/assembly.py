@@ -1,5 +1,6 @@
 """From a run's settings to everything its training needs: rows, base, experts, learners. All checks happen here."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -241,7 +242,8 @@ def _take_heads(
     """Give each task the head that its own expert has, and freeze it unless heads are to learn."""
     for name, (expert, _) in experts.items():
         if name in mixed:
-            expert.head = mixed[name].expert.head
+            # A copy: what learns here must not change the expert that was trained before.
+            expert.head = copy.deepcopy(mixed[name].expert.head)
         learns = spec.train_heads if spec.train_heads is not None else trains_experts(spec)
         if expert.head is not None and not learns:
             expert.head.requires_grad_(False)

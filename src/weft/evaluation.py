@@ -132,9 +132,8 @@ def _evaluate(
         tokens_per_batch=tokens_per_batch,
         progress=progress,
     )
-    return Evaluation(
-        rows.task.spec.name, split, len(found), score(rows.task, found, examples), found
-    )
+    scores = score(rows.task, found, examples, seed=loaded.run.seed)
+    return Evaluation(rows.task.spec.name, split, len(found), scores, found)
 
 
 def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:

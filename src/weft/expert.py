@@ -112,6 +112,9 @@ class Expert(nn.Module):
     def after_step(self, done: int, total: int) -> None:
         """Called after optimizer step `done` (from 1) of `total`."""
 
+    def refuse_merging(self) -> None:
+        """Raise a ValueError where no weights stand for this expert, with the reason."""
+
     def changing(self) -> dict[str, Tensor]:
         """Buffers that training changes, by name."""
         return {}

@@ -1,12 +1,12 @@
-"""Experts to and from other tools: PEFT folders, and whole transformers checkpoints."""
+"""Experts and mixtures to and from other tools: PEFT folders, and whole transformers checkpoints."""
 
 import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, zeros
 
 from weft.atomic import atomic_folder, write_text
 from weft.base import Base, checkpoint_tensors, load_base
@@ -19,11 +19,17 @@ from weft.kinds import KINDS
 from weft.loading import load_run_model
 from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
 from weft.lowrank.checkpoint import PeftFolder, read_peft
+from weft.mixing import HEAD_ONLY, MIX
 from weft.recipes import recipe_file, resolve
+from weft.recogniser import Recogniser
 from weft.runs import CONFIG, RunFolder
 from weft.storage import check_kind, read_card, save_expert, versions
 from weft.storage.dense import write_checkpoint
+from weft.storage.foreign import recipe_of
+from weft.storage.mixture import save_mixture
 from weft.storage.tensors import linear_shapes, plain_adapters, take_copies, take_head
+from weft.storage.xlora import export_xlora, import_xlora
+from weft.storage.xlora_format import xlora_folder
 from weft.tasks.base import TaskSpec
 
 
@@ -36,10 +42,11 @@ def export(
     """Write a run's expert for other tools.
 
     Args:
-        run_folder: The run folder of one task.
+        run_folder: The run folder of one task, or of a mixture.
         folder: Where to write; must not exist.
-        to: `peft` is the expert's own folder, which PEFT opens; `merged` is a transformers
-            checkpoint of the task's class whose weights are the base's plus the expert's.
+        to: `peft` is the expert's own folder, which PEFT opens, or the X-LoRA folder of a mixture
+            (`storage/xlora.py`); `merged` is a transformers checkpoint of the task's class whose
+            weights are the base's plus the expert's.
         rank: For `peft`: write the nearest plain LoRA of this rank instead, for variants that have
             no exact one (DoRA) or a larger one; `weft.json` says under `metrics` how far it is
             (`approximation_error`, the share of the change that is lost).
@@ -55,6 +62,13 @@ def export(
         raise ValueError(f"{folder} exists; choose another folder, or remove it")
     if to not in ("peft", "merged"):
         raise ValueError(f"export to {to!r}: expected peft or merged")
+    if run.run.mixture is not None:
+        if to != "peft" or rank is not None:
+            raise ValueError(
+                f"{run.path} holds a mixture, which changes with its input: it has no merged form and no LoRA near it; "
+                "export it to peft without a rank"
+            )
+        return export_xlora(run.path, folder)
     whole = recipe_file(read_card(run.expert).recipe["name"]).trains == "base"
     if to == "peft" and not (run.expert / PEFT_CONFIG).is_file():
         trained = "every weight" if whole else "a head alone"
@@ -114,7 +128,7 @@ def import_expert(
     task: str,
     data: str | Path | None = None,
 ) -> Path:
-    """Bring a PEFT folder in as a run folder.
+    """Bring a PEFT folder in as a run folder: of an expert, or of a mixture where it holds an X-LoRA.
 
     Args:
         folder: What PEFT, or a tool that writes its format, saved.
@@ -122,7 +136,7 @@ def import_expert(
         base: The base it was trained on; PEFT folders do not identify it, so this is believed as
             far as names and shapes fit.
         task: A registered set, or a YAML file that says the user's own, with `labels` in the
-            head's class order where the kind has classes.
+            head's class order where the kind has classes. Of an X-LoRA it is a causal_lm task.
         data: Folder of the task's data, for evaluation later.
 
     Returns:
@@ -136,28 +150,6 @@ def import_expert(
     spec = find_spec(task)
     labels = _labels(spec)
     loaded = load_base(base)
-    peft = read_peft(folder, linear_shapes(loaded.trunk))
-    head = Head(spec.kind, loaded, find_kind(spec)(spec, labels).num_labels, seed=0)
-    check_kind(peft, spec.kind, head.prefix, folder)
-    recipe = _recipe(peft, _copied(peft, head))
-    adapters = plain_adapters(peft, peft.factors, loaded, resolve(recipe), folder)
-    extra = dict(peft.extra)
-    copies = take_copies(extra, tuple(recipe.train_also), loaded, peft.prefix, folder)
-    take_head(extra | _from_base(extra, head, loaded), head, folder)
-    expert = Expert(spec.name, adapters, head, copies)
-    card = Card(
-        task=spec.model_dump(mode="json"),
-        labels=tuple(labels),
-        head=spec.kind,
-        recipe=recipe.model_dump(mode="json"),
-        targets=tuple(expert.adapters),
-        base=loaded.name,
-        source=loaded.source,
-        revision=loaded.revision,
-        digest=loaded.digest,
-        train_also=tuple(expert.copies),
-        versions=versions(),
-    )
     run = Run(
         base=loaded.source if Path(base).expanduser().is_dir() else base,
         revision=loaded.revision,
@@ -167,11 +159,68 @@ def import_expert(
                 "data": None if data is None else str(Path(data).expanduser().resolve()),
             }
         ),
-        recipe=recipe,
+        recipe=resolve(RecipeSettings(name=HEAD_ONLY)).describe(),
+    )
+    card = Card(
+        task=spec.model_dump(mode="json"),
+        labels=tuple(labels),
+        head=spec.kind,
+        recipe=run.recipe.model_dump(mode="json"),
+        targets=(),
+        base=loaded.name,
+        source=loaded.source,
+        revision=loaded.revision,
+        digest=loaded.digest,
+        versions=versions(),
+    )
+    head = Head(spec.kind, loaded, find_kind(spec)(spec, labels).num_labels, seed=0)
+    if xlora_folder(folder) is not None:
+        return _import_mixture(folder, run_folder, loaded, run, (head, card))
+    peft = read_peft(folder, linear_shapes(loaded.trunk))
+    check_kind(peft, spec.kind, head.prefix, folder)
+    recipe = recipe_of(peft, _copied(peft, head))
+    adapters = plain_adapters(peft, peft.factors, loaded, resolve(recipe), folder)
+    extra = dict(peft.extra)
+    copies = take_copies(extra, tuple(recipe.train_also), loaded, peft.prefix, folder)
+    take_head(extra | _from_base(extra, head, loaded), head, folder)
+    expert = Expert(spec.name, adapters, head, copies)
+    card = replace(
+        card,
+        recipe=recipe.model_dump(mode="json"),
+        targets=tuple(expert.adapters),
+        train_also=tuple(expert.copies),
     )
     with atomic_folder(run_folder.path) as draft:
-        write_text(draft / CONFIG, to_yaml(run))
+        write_text(draft / CONFIG, to_yaml(run.model_copy(update={"recipe": recipe})))
         save_expert(expert, card, loaded, RunFolder(draft).expert)
+    return run_folder.path
+
+
+def _import_mixture(
+    folder: Path, run_folder: RunFolder, base: Base, run: Run, answers: tuple[Head, Card]
+) -> Path:
+    """An X-LoRA folder as the run folder of a mixture of one task, whose head is the base's."""
+    assert run.task is not None
+    head, card = answers
+    name = run.task.label
+    if name == MIX:
+        raise ValueError(f"a task may not be called {name!r} here; rename its file")
+    take_head(_from_base({}, head, base), head, folder)
+    own = (Expert(name, {}, head), card)
+    width = base.config.hidden_size
+    with atomic_folder(run_folder.path) as draft, TemporaryDirectory() as experts:
+        found = import_xlora(folder, base, own, Path(experts))
+        write_text(draft / CONFIG, to_yaml(run.model_copy(update={"mixture": found.settings})))
+        save_mixture(
+            draft / "mixture",
+            found.mix,
+            base,
+            settings=found.settings,
+            ingredients=found.ingredients,
+            heads={name: own},
+            # Of one task there is nothing to tell apart.
+            extra=Recogniser((name,), zeros(1, width), zeros(1)).tensors(),
+        )
     return run_folder.path
 
 
@@ -193,22 +242,6 @@ def _copied(peft: PeftFolder, head: Head) -> list[str]:
     below = f"{peft.prefix}." if peft.prefix else ""
     inside = [name for name in peft.extra if name not in own and name.startswith(below)]
     return sorted({name.removeprefix(below).rpartition(".")[0] for name in inside})
-
-
-def _recipe(peft: PeftFolder, copied: list[str]) -> RecipeSettings:
-    """LoRA or DoRA with the folder's ranks; scales that differ by module are kept by the adapters."""
-    ranks = {module: A.shape[0] for module, (A, _) in peft.factors.items()}
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    alpha = Counter(peft.alphas.values()).most_common(1)[0][0]
-    settings = RecipeSettings(
-        name="dora" if peft.magnitudes else "lora",
-        targets=list(peft.factors),
-        ranks={module: own for module, own in ranks.items() if own != rank} or None,
-        train_also=copied,
-        modules=list(peft.factors),
-        **{"rank": rank, "alpha": float(alpha)},
-    )
-    return resolve(settings).describe()
 
 
 def _from_base(extra: dict[str, Tensor], head: Head, base: Base) -> dict[str, Tensor]:

@@ -11,18 +11,32 @@ from weft.expert import Expert, check_rank, factors_of
 from weft.heads import Head
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.start import svd, wide
+from weft.merges.base import Merge
+from weft.merges.cat import Cat
+
+
+def merged(
+    name: str, owners: Sequence[Expert], trunk: nn.Module, merge: Merge, weights: Sequence[float]
+) -> tuple[Expert, float]:
+    """One expert without a head made of several, and how far it is from their exact weighted sum.
+
+    Args:
+        name: How routes call it.
+        owners: The experts; none with private copies of base modules.
+        trunk: Has the frozen maps.
+        merge: The method.
+        weights: One an expert.
+    """
+    found = merge.merge([factors_of(owner, trunk) for owner in owners], weights)
+    adapters = {module: _lora(A, B) for module, (A, B) in found.factors.items()}
+    return Expert(name, adapters, None), found.error
 
 
 def added(name: str, owners: Sequence[Expert], head: Head | None, trunk: nn.Module) -> Expert:
     """One expert whose factors are those of several, one under the other: their exact sum."""
-    factors = [factors_of(owner, trunk) for owner in owners]
-    adapters = {}
-    for module in dict.fromkeys(module for item in factors for module in item):
-        A = torch.cat([item[module][0] for item in factors if module in item])
-        B = torch.cat([item[module][1] for item in factors if module in item], dim=1)
-        adapters[module] = _lora(A, B)
+    together, _ = merged(name, owners, trunk, Cat(), [1.0] * len(owners))
     copies = {module: copy for owner in owners for module, copy in owner.copies.items()}
-    return Expert(name, adapters, head, copies)
+    return Expert(name, together.adapters, head, copies)
 
 
 def approximated(expert: Expert, trunk: nn.Module, rank: int) -> tuple[Expert, float]:

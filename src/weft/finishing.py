@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from weft import checkpointing
 from weft.assembly import Session
 from weft.atomic import atomic_folder
+from weft.beside import forward_cost, standings, write_standings
 from weft.evaluation import Evaluation, predictions, save_evaluation
 from weft.inference import padding_id
 from weft.learning import Stream
@@ -47,6 +48,7 @@ def finish(
     """
     if accelerator.num_processes > 1:
         tokens = sum(gather_object([tokens]))
+    results: dict[str, Evaluation] = {}
     for stream in session.streams:
         found, scores = score_rows(
             session, stream, *session.final_rows(stream.name), accelerator, resamples=RESAMPLES
@@ -55,6 +57,7 @@ def finish(
             continue
         task = stream.task.spec.name
         result = Evaluation(task, session.run.training.evaluate_on, len(found), scores, found)
+        results[stream.name] = result
         summary = _summary(
             session, stream, accelerator, total=total, seconds=seconds, tokens=tokens
         )
@@ -66,6 +69,7 @@ def finish(
                 part.write_config(session.run_of(stream.name))
                 _write(session, stream, part, result, summary)
     if session.mix is not None and accelerator.is_main_process:
+        write_standings(folder.path, standings(session, results), forward_cost(session))
         _write_mixture(session, folder)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

@@ -229,13 +229,25 @@ class Learner:
 
     def keep_best(self) -> None:
         """Remember the weights as they are."""
-        self.best = {name: value.detach().cpu().clone() for name, value in self.parameters.items()}
+        self.best = {
+            name: value.detach().cpu().clone()
+            for name, value in (*self.parameters.items(), *self._changing().items())
+        }
 
     def restore_best(self) -> None:
         """Return to the remembered weights, if there are any."""
+        held = {**self.parameters, **self._changing()}
         with torch.no_grad():
             for name, value in self.best.items():
-                self.parameters[name].copy_(value)
+                held[name].copy_(value)
+
+    def _changing(self) -> dict[str, Tensor]:
+        """What changes by no gradient, under names that no parameter has."""
+        return {
+            f"{expert.name}//{name}": value
+            for expert, _ in self.experts
+            for name, value in expert.changing().items()
+        }
 
     def hooks(self) -> dict[str, Any]:
         """Everything with a state besides weights and optimizer, by a stable name."""

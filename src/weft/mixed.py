@@ -78,6 +78,11 @@ class Mix(Expert):
         with torch.no_grad():
             self.mixture.after_step(done, total)
 
+    def refuse_merging(self) -> None:
+        raise ValueError(
+            f"{self.name} is a mixture, whose gates depend on the input, so no weights stand for it; merge its experts"
+        )
+
     def changing(self) -> dict[str, Tensor]:
         return dict(self.mixture.named_buffers())
 
@@ -133,6 +138,7 @@ def _hooks(trunk: nn.Module, mix: Mix) -> Iterator[RemovableHandle]:
         call = found[name] = Call(_trace(route, mix.labels, kwargs), constant=_constant.get())
         if mixture.reads_pass is not None and call.constant is None:
             call.hidden = _scaling_pass(module, args, kwargs, name, mixture.reads_pass)
+            mixture.begin(call)
 
     def end(module: nn.Module, args: Any, output: Any) -> None:
         *outer, manager = _open.get()
@@ -147,10 +153,11 @@ def _hooks(trunk: nn.Module, mix: Mix) -> Iterator[RemovableHandle]:
     def read(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         state = args[0] if args else kwargs["hidden_states"]
         call = (current_calls() or {}).get(name)
-        if call is not None and mixture.reads_layer is not None:
-            call.hidden = state
         if _looking.get() == name:
             raise _Seen(state)
+        if call is not None and mixture.reads_layer is not None:
+            call.hidden = state
+            mixture.begin(call)
 
     yield layers_of(trunk)[mixture.reads_layer or 0].register_forward_pre_hook(
         read, with_kwargs=True
@@ -169,7 +176,7 @@ def state_read(trunk: nn.Module, mix: Mix, inputs: Mapping[str, Tensor]) -> Tens
     Where gates read the map's own input, or nothing, it is the input of the first layer.
     """
     mixture = mix.mixture
-    extra = {"use_cache": False} if trunk.config.use_cache is not None else {}  # type: ignore[union-attr]
+    extra = {} if getattr(trunk.config, "use_cache", None) is None else {"use_cache": False}
     if mixture.reads_pass is not None:
         return _scaling_pass(trunk, (), {**inputs, **extra}, mix.name, mixture.reads_pass)
     token = _looking.set(mix.name)

@@ -19,6 +19,7 @@ from weft.lowrank.roles import resolve
 from weft.mixed import Mix
 from weft.mixtures import mixtures
 from weft.mixtures.base import Frame, Mixture, Spec, TrainedSpec
+from weft.recipes import recipe_file
 from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.storage import load_expert
@@ -58,8 +59,12 @@ def starts_from_experts(spec: Spec) -> bool:
 
 def described(settings: MixtureSettings, spec: Spec) -> MixtureSettings:
     """The settings with every default of the method written out, and where the runs are."""
-    runs = [str(Path(run).expanduser().resolve()) for run in settings.runs]
-    return MixtureSettings(name=settings.name, runs=runs, **spec.model_dump(mode="json"))
+    runs, beside = (
+        [str(Path(run).expanduser().resolve()) for run in own]
+        for own in (settings.runs, settings.beside)
+    )
+    own = spec.model_dump(mode="json")
+    return MixtureSettings(name=settings.name, runs=runs, beside=beside, **own)
 
 
 def parts_of(runs: Sequence[str]) -> list[RunFolder]:
@@ -116,12 +121,12 @@ def read_ingredients(runs: Sequence[str], base: Base) -> dict[str, Ingredient]:
     for part in parts_of(runs):
         task = part.run.task
         assert task is not None  # checked by parts_of
-        expert, card = load_expert(part.expert, base, name=task.label)
-        if not expert.adapters:
+        if recipe_file(part.run.recipe.name).trains != "adapters":
             raise ValueError(
-                f"{part.path}: recipe {card.recipe['name']} trains no adapters, so there is nothing to mix; "
+                f"{part.path}: recipe {part.run.recipe.name} trains no adapters, so there is nothing to mix; "
                 "train an expert, e.g. with recipe lora"
             )
+        expert, card = load_expert(part.expert, base, name=task.label)
         if expert.copies:
             raise ValueError(
                 f"{part.path} owns copies of {', '.join(list(expert.copies)[:3])}, which no gate can weigh; "
@@ -169,7 +174,7 @@ def make_mix(
             assert isinstance(spec, TrainedSpec)
             experts = [f"expert{at}" for at in range(spec.num_experts)]
             stacks = _new(kind, spec, base, frame, generator)
-        mixture = kind(experts, stacks, frame, spec, generator)
+        mixture = kind(experts, stacks, frame, spec, generator).to(trained_dtype(base))
         return Mix(MIX, mixture, () if starts_from_experts(spec) else tasks)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
@@ -246,12 +251,14 @@ def mix_config(runs: Sequence[str | Path], mixture: str, overrides: Sequence[str
         names = ", ".join(sorted(base for base, _ in bases))
         raise ValueError(f"experts of different bases cannot be mixed: {names}; mix those of one")
     precisions = {run.training.precision for run in trained}
+    seeds = {run.seed for run in trained}
     base, revision = bases.pop()
     values: dict[str, Any] = {
         "base": base,
         "revision": revision,
         "mixture": {"name": mixture, "runs": [str(run) for run in runs]},
         "training": {"precision": precisions.pop()} if len(precisions) == 1 else {},
+        **({"seed": seeds.pop()} if len(seeds) == 1 else {}),
     }
     return load_run(values, list(overrides))
 
@@ -260,7 +267,7 @@ def with_mixture(run: Run) -> Run:
     """A mixture's run with its tasks, its method's settings and its rate written out; others as they are."""
     if run.mixture is None:
         return run
-    if run.recipe not in (RecipeSettings(), RecipeSettings(name=HEAD_ONLY)):
+    if run.recipe != RecipeSettings() and run.recipe.name != HEAD_ONLY:
         raise ValueError(
             f"recipe {run.recipe.name}: a mixture's experts are trained as `mixture` says; remove the recipe"
         )

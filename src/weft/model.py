@@ -118,6 +118,7 @@ class Model(nn.Module):
             weight: How much of it to add.
         """
         expert = self.expert(name)
+        expert.refuse_merging()
         plain = plain_copy(self.trunk)
         dtype = trained_dtype(self.base)
         with torch.no_grad():

@@ -10,6 +10,8 @@ from weft.atomic import atomic_folder, write_text
 from weft.config import Run, load_run, to_yaml
 
 CONFIG = "run.yaml"
+STANDINGS = "beside.json"
+"""What stands beside a mixture: its experts, uniform gates, their sum, other runs."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ class RunFolder:
         return _read_json(self.path / "metrics.json") or []
 
     def write_metrics(self, metrics: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the scores of the splits in `metrics`, keep those of other splits."""
-        splits = {row["split"] for row in metrics}
-        kept = [row for row in self.metrics if row["split"] not in splits]
+        """Replace the scores that `metrics` has, by split and name; keep the others."""
+        written = {(row["split"], row["name"]) for row in metrics}
+        kept = [row for row in self.metrics if (row["split"], row["name"]) not in written]
         write_text(self.path / "metrics.json", json.dumps([*kept, *metrics], indent=1) + "\n")
 
     @property

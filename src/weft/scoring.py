@@ -109,7 +109,8 @@ def share(hits: int, of: int, *, level: float = LEVEL) -> Score:
     middle = p + z * z / (2 * of)
     spread = z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
     low, high = ((middle + sign * spread) / (1 + z * z / of) for sign in (-1, 1))
-    return Score(p, max(0.0, low), min(1.0, high))
+    # Rounding may put an end past 0, past 1 or past the share itself.
+    return Score(p, min(p, max(0.0, low)), max(p, min(1.0, high)))
 
 
 def _statistics(

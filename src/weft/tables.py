@@ -1,5 +1,6 @@
 """Results as tables for people: scores in percent with their intervals, lists, pages."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from weft.runs import RunFolder
+from weft.runs import STANDINGS, RunFolder
 
 if TYPE_CHECKING:
     from weft.demonstration import Result
@@ -73,6 +74,9 @@ def show_runs(folder: RunFolder) -> None:
         scores = {row["name"]: row for row in metrics}
         rows.append((summary["task"], metrics[0]["split"], metrics[0]["n"], scores))
     _scores(rows)
+    beside = folder.path / STANDINGS
+    if beside.is_file():
+        _standings(json.loads(beside.read_text(encoding="utf-8")))
     for summary in summaries:
         cost = summary["training"]
         said = (
@@ -80,6 +84,20 @@ def show_runs(folder: RunFolder) -> None:
             f"{cost['steps']} steps, {cost['seconds']:.1f} s"
         )
         _stdout().print(said, markup=False, soft_wrap=True)
+
+
+def _standings(found: Mapping[str, Any]) -> None:
+    """What stands beside a mixture, and where it loses."""
+    table = Table("task", "rows", "what", "score", "% (95 % interval)", "mixture - this")
+    for row in found["rows"]:
+        metric, difference = row["metric"], row["difference"]
+        apart = "" if difference is None else interval(metric, difference)
+        value = interval(metric, row["score"])
+        table.add_row(row["task"], f"{row['n']:,}", escape(row["what"]), metric, value, apart)
+    console = _stdout()
+    console.print(table)
+    for line in found["remarks"]:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _scores(rows: Sequence[tuple[Any, str, int, Mapping[str, Mapping[str, Any]]]]) -> None:

@@ -22,6 +22,7 @@ from weft.config import Run, load_run
 from weft.finishing import finish, score_rows
 from weft.interruption import Interrupted, interrupts
 from weft.learning import Learner, Stream
+from weft.mixing import with_mixture
 from weft.runs import RunFolder
 from weft.stepping import Stepper, summed
 from weft.tracking import Log, accelerator_for
@@ -82,7 +83,7 @@ def train(
         run = folder.run
     else:
         assert config is not None
-        run = load_run(config, list(overrides))
+        run = with_mixture(load_run(config, list(overrides)))
         folder = RunFolder(Path(out) if out else default_folder(run))
         folder.refuse_existing()
     accelerator = accelerator_for(run, folder.path)
@@ -102,7 +103,8 @@ def default_folder(run: Run) -> Path:
     """Where a run goes that names no folder."""
     tasks = [run.task] if run.task else run.tasks
     names = "+".join(task.label for task in tasks if task)
-    return Path("runs") / f"{names}-{run.recipe.name}-seed{run.seed}"
+    method = run.recipe.name if run.mixture is None else run.mixture.name
+    return Path("runs") / f"{names}-{method}-seed{run.seed}"
 
 
 class Loop:

@@ -1,4 +1,4 @@
-"""`weft export`: a run's expert for other programs."""
+"""`weft export`: a run's expert, or its mixture, for other programs."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,12 +7,12 @@ import typer
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run folder of one task.")],
+    run: Annotated[Path, typer.Argument(help="The run folder of one task, or of a mixture.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
     to: Annotated[
         Literal["peft", "merged"],
         typer.Option(
-            help="peft: adapter files that PEFT opens. merged: a transformers checkpoint."
+            help="peft: files that PEFT opens (LoRA, X-LoRA). merged: a transformers checkpoint."
         ),
     ] = "peft",
     rank: Annotated[
@@ -20,7 +20,7 @@ def command(
         typer.Option(help="peft: the nearest plain LoRA of this rank, and how far it is."),
     ] = None,
 ) -> None:
-    """Write a run's expert for PEFT or transformers."""
+    """Write a run's expert, or its X-LoRA mixture, for PEFT or transformers."""
     from weft.exporting import export
     from weft.storage import read_card
 

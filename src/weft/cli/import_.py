@@ -16,7 +16,7 @@ def command(
     task: Annotated[str, typer.Option(help="Its task: a registered name or a YAML file.")],
     data: Annotated[str | None, typer.Option(help="Folder with the task's data.")] = None,
 ) -> None:
-    """Make a run folder of an expert that was trained with PEFT."""
+    """Make a run folder of an expert, or an X-LoRA, that was trained with PEFT."""
     from weft.exporting import import_expert
 
     import_expert(folder, run, base=base, task=task, data=data)

@@ -79,9 +79,9 @@ def gate(
     Raises:
         ValueError: If k is more than there are experts, or what a selection needs is not given.
     """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / (
-        spec.temperature if spec.score == "softmax" or spec.normalise == "softmax" else 1.0
-    )
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if spec.temperature != 1 and "softmax" in (spec.score, spec.normalise):
+        wide = wide / spec.temperature
     scores = _scores(wide, spec)
     key = scores if bias is None else scores + bias
     selected = _selected(key, spec, threshold, labels)
@@ -113,7 +113,7 @@ def _selected(
             raise ValueError("select threshold: every token needs a threshold")
         return key >= threshold
     if spec.select == "dense":
-        return torch.ones_like(key, dtype=torch.bool)
+        return key.new_ones((), dtype=torch.bool).expand(key.shape)
     order = key.detach().argsort(dim=-1, descending=True, stable=True)
     if spec.select == "top_k":
         assert spec.k is not None
@@ -133,7 +133,7 @@ def _selected(
 def _normalised(value: Tensor, logits: Tensor, selected: Tensor, spec: GateSpec) -> Tensor:
     if spec.normalise == "softmax":
         return logits.masked_fill(~selected, -torch.inf).softmax(-1)
-    kept = value * selected
+    kept = value if spec.select == "dense" else value * selected
     if spec.normalise == "none":
         return kept
     total = kept.sum(-1, keepdim=True)

@@ -24,7 +24,12 @@ def diag(z: Tensor, gates: Tensor, ranks: Sequence[int]) -> Tensor:
     Raises:
         ValueError: If there are neither as many gates as experts nor as ranks.
     """
-    return z * by_rank(gates, ranks).to(z.dtype)
+    gates = gates.to(z.dtype)
+    if gates.shape[-1] == len(ranks) and len(set(ranks)) == 1:
+        # No gate is copied where ranks are equal.
+        each = z.unflatten(-1, (len(ranks), ranks[0])) * gates.unsqueeze(-1)
+        return each.flatten(-2)
+    return z * by_rank(gates, ranks)
 
 
 def by_rank(gates: Tensor, ranks: Sequence[int]) -> Tensor:

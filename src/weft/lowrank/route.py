@@ -94,7 +94,6 @@ class Route:
         wide = rows.repeat_interleave(torch.tensor(list(ranks.values())), dim=1)
         return wide[list(self.choice or (0,))].unsqueeze(1).to(like.device)
 
-
     def owned(self, owners: Sequence[str]) -> "Route":
         """The same experts, and who owns the sequences: one name for each, or one for all."""
         return replace(self, owners=tuple(owners))

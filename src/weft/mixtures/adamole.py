@@ -83,7 +83,7 @@ class AdaMoLE(base.Mixture):
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
         tau = self.threshold(module, x)
-        found = gate(logits, self.gate_spec, threshold=tau)
+        found = gate(logits, self.gating, threshold=tau)
         return found._replace(scores=found.scores - tau)
 
     def threshold(self, module: str, x: Tensor) -> Tensor:

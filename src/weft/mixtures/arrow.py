@@ -98,7 +98,7 @@ class Arrow(base.Mixture):
             return (x.to(v.dtype) @ v.T).abs()
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        return gate(logits, self.gate_spec, bias=self.closed if self.spec.general else None)
+        return gate(logits, self.gating, bias=self.closed if self.spec.general else None)
 
 
 def _places(experts: tuple[str, ...], general: list[str]) -> set[int]:

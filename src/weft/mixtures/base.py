@@ -34,6 +34,8 @@ class Spec(Settings):
     """Fraction of a map's input dropped before the experts see it, while training."""
     train_heads: bool | None = None
     """Whether the tasks' heads go on learning; None: where the experts do."""
+    baselines: bool = True
+    """Whether uniform gates and the sum of the runs' experts are scored beside the mixture."""
 
 
 class FrozenSpec(Spec):
@@ -101,6 +103,9 @@ class Mixture(nn.Module, ABC):
         self.path: str | None = None
         """dense or grouped to force a path; None takes the cheaper one."""
         self._place = {module: at for at, module in enumerate(stacks)}
+        # Asked for at every map of every call, where a ModuleList and a fresh settings object take as long as the rest.
+        self._stacks = dict(stacks)
+        self._gating: dict[bool, GateSpec] = {}
 
     @classmethod
     def from_experts(
@@ -141,7 +146,7 @@ class Mixture(nn.Module, ABC):
 
     def stack(self, module: str) -> Stack:
         """The factors at one map."""
-        return self.stacks[self._place[module]]  # type: ignore[return-value]
+        return self._stacks[module]
 
     def place(self, module: str) -> int:
         """Number of the map `module` among those that are woven, from 0."""
@@ -162,6 +167,16 @@ class Mixture(nn.Module, ABC):
         """How logits become gates; may differ between training and inference (`self.training`)."""
         return GateSpec()
 
+    @property
+    def gating(self) -> GateSpec:
+        """`gate_spec`, made once for training and once for inference."""
+        if self.training not in self._gating:
+            self._gating[self.training] = self.gate_spec
+        return self._gating[self.training]
+
+    def begin(self, call: Call) -> None:
+        """Compute what many maps share, as soon as `call.hidden` is known: a recomputed layer finds it there."""
+
     @abstractmethod
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
         """What the gate's network says at one map, (sequences, seq, experts).
@@ -175,7 +190,7 @@ class Mixture(nn.Module, ABC):
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
         """Gates from logits."""
-        return gate(logits, self.gate_spec)
+        return gate(logits, self.gating)
 
     def mid(self, module: str, z: Tensor, gates: Tensor) -> Tensor:
         """The middle map, (..., ranks in) to (..., ranks out)."""
@@ -203,11 +218,14 @@ class Mixture(nn.Module, ABC):
         return len(self.stack(module).ranks)
 
     def _is_grouped(self, module: str) -> bool:
+        k = self.gating.k
+        if self.path is None and k is None:
+            return False
         if type(self).mid is not Mixture.mid or self.gates_wide(module) != len(
             self.stack(module).ranks
         ):
             return False
-        return (self.path or apply.cheaper(self.stack(module).ranks, self.gate_spec.k)) == "grouped"
+        return (self.path or apply.cheaper(self.stack(module).ranks, k)) == "grouped"
 
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         """What training adds to the loss, by name: a weight and an unweighted value of this batch."""

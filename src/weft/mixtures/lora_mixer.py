@@ -100,7 +100,7 @@ class LoRAMixer(base.Mixture):
         if "hard" not in call.once:
             call.once["hard"] = self._is_hard()
         if not call.once["hard"]:
-            return gate(logits, self.gate_spec)
+            return gate(logits, self.gating)
         return gate(logits, GateSpec(select="hard"), labels=base.labels_of(call, logits))
 
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:

@@ -129,7 +129,7 @@ class MixLoRA(base.Mixture):
             logits = self.logits(module, x, z, call)
             found = self.gate(module, logits, x, call)
             call.trace.record(module, logits, found)
-            k = self.gate_spec.k or int(found.selected.sum(-1).max())
+            k = self.gating.k or int(found.selected.sum(-1).max())
             order = found.scores.detach().argsort(dim=-1, descending=True, stable=True)[..., :k]
             chosen = torch.nn.functional.one_hot(order, len(self.experts)).movedim(-2, 0)
             call.once[first] = chosen, found.gates.gather(-1, order).movedim(-1, 0)

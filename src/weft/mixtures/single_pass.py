@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.gates.call import Call
-from weft.gates.gate import GateSpec
+from weft.gates.gate import Gate, GateSpec, gate
 from weft.gates.networks import GateHead, Routers
 from weft.gates.stack import Stack
 from weft.lowrank.roles import layer_index
@@ -64,6 +64,8 @@ class SinglePass(base.Mixture):
         count = len(experts)
         like = next(iter(stacks.values())).A
         self._first = 0 if spec.reader == "embedding" else spec.layer
+        layers = {module: layer_index(module) for module in stacks}
+        self._below = {m for m, at in layers.items() if at is not None and at < self._first}
         if spec.reader == "layer" and spec.layer >= frame.layers:
             raise ValueError(
                 f"layer {spec.layer}: the base has layers 0 to {frame.layers - 1}; choose one of them"
@@ -76,10 +78,11 @@ class SinglePass(base.Mixture):
             {
                 _key(module): torch.zeros(count, device=like.device)
                 for module in stacks
-                if self._is_below(module)
+                if module in self._below
             }
         )
-        self._read = [module for module in stacks if not self._is_below(module)]
+        read = [module for module in stacks if module not in self._below]
+        self._read = {module: at for at, module in enumerate(read)}
         self.head = GateHead(
             frame.hidden,
             count * (len(self._read) if spec.layerwise else 1),
@@ -98,21 +101,31 @@ class SinglePass(base.Mixture):
     def gate_spec(self) -> GateSpec:
         return GateSpec(temperature=self.spec.temperature)
 
+    def begin(self, call: Call) -> None:
+        if self.spec.reader == "local":
+            return
+        assert call.hidden is not None
+        said = self.head(call.hidden.detach()).unflatten(-1, (-1, len(self.experts)))
+        # All maps at once; what is left for a map is to look up its own.
+        call.once |= {"logits": said, "gate": gate(said, self.gating)}
+
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
         if self.spec.reader == "local":
             return self.routers(module, x)
-        if self._is_below(module):
+        if module in self._below:
             return self.constants[_key(module)].expand(*x.shape[:-1], -1)
         if "logits" not in call.once:
-            assert call.hidden is not None
-            found = self.head(call.hidden.detach())
-            call.once["logits"] = found.unflatten(-1, (-1, len(self.experts)))
-        at = self._read.index(module) if self.spec.layerwise else 0
-        return base.rows(call.once["logits"])[..., at, :]
+            self.begin(call)
+        return base.rows(call.once["logits"])[..., self._at(module), :]
 
-    def _is_below(self, module: str) -> bool:
-        layer = layer_index(module)
-        return layer is not None and layer < self._first
+    def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
+        if self.spec.reader == "local" or module in self._below:
+            return super().gate(module, logits, x, call)
+        at = self._at(module)
+        return Gate(*(base.rows(value)[..., at, :] for value in call.once["gate"]))
+
+    def _at(self, module: str) -> int:
+        return self._read[module] if self.spec.layerwise else 0
 
 
 def _key(module: str) -> str:

@@ -108,7 +108,7 @@ class SMoRA(base.Mixture):
         return self.routers(module, x).repeat_interleave(self.spec.rank_partition, dim=-1)
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        found = gate(logits, self.gate_spec, bias=self.bias(module))
+        found = gate(logits, self.gating, bias=self.bias(module))
         kept = found.gates.clamp_min(SMALLEST) * found.selected
         return found._replace(gates=self.spec.top_k * kept / kept.sum(-1, keepdim=True))
 

@@ -28,4 +28,4 @@ class Switch(base.Mixture):
         return z.new_zeros(*z.shape[:-1], len(self.experts))
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        return gate(logits, self.gate_spec, labels=base.labels_of(call, logits))
+        return gate(logits, self.gating, labels=base.labels_of(call, logits))

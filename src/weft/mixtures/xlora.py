@@ -11,7 +11,7 @@ Differences. Gates multiply the rank-sized projection, not the input: the same v
 With `softmax` and `softmax_top_k` both, PEFT takes a softmax of a softmax, which is nearly uniform; here it is one
 softmax over the selected logits. The authors' own top-k softmax runs over all tokens at once; here it is each token's
 own, as PEFT corrected. Which experts are selected is a mask, never `score != 0`. With `scaling_value` other than 0 the
-first pass runs with every gate at that number; PEFT 0.21.2 takes the setting and runs that pass without experts.
+first pass runs with every gate at that number; PEFT 0.21.2 also multiplies it by the global weight and selects there.
 """
 
 import torch
@@ -93,13 +93,23 @@ class XLoRA(base.Mixture):
             normalise="softmax" if inner else "none",
         )
 
+    def begin(self, call: Call) -> None:
+        assert call.hidden is not None
+        said = self.head(call.hidden).unflatten(-1, (-1, len(self.experts)))
+        # All maps at once; what is left for a map is to look up its own.
+        found = gate(said, self.gating)
+        if self.spec.global_weight != 1:
+            found = found._replace(gates=self.spec.global_weight * found.gates)
+        call.once |= {"logits": said, "gate": found}
+
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
         if "logits" not in call.once:
-            assert call.hidden is not None
-            call.once["logits"] = self.head(call.hidden).unflatten(-1, (-1, len(self.experts)))
-        at = self.place(module) if self.spec.layerwise else 0
-        return base.rows(call.once["logits"])[..., at, :]
+            self.begin(call)
+        return base.rows(call.once["logits"])[..., self._at(module), :]
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        found = gate(logits, self.gate_spec)
-        return found._replace(gates=self.spec.global_weight * found.gates)
+        at = self._at(module)
+        return Gate(*(base.rows(value)[..., at, :] for value in call.once["gate"]))
+
+    def _at(self, module: str) -> int:
+        return self.place(module) if self.spec.layerwise else 0

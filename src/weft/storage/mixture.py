@@ -123,9 +123,12 @@ def load_mixture(
     """
     folder = Path(folder)
     path = folder / DESCRIPTION
-    said = validate(Description, read_yaml(path), str(path))
-    if said.format != FORMAT:
-        raise ValueError(f"{path}: format {said.format}, this weft reads {FORMAT}; update weft")
+    values = read_yaml(path)
+    if values.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{path}: format {values['format']}, this weft reads {FORMAT}; update weft"
+        )
+    said = validate(Description, values, str(path))
     if said.digest != base.digest:
         raise ValueError(
             f"{folder}: mixture for another base: it was trained on {said.base} (digest {said.digest}), this base "
@@ -171,7 +174,8 @@ def _skeleton(said: Description, folder: Path, base: Base, own: Mapping[str, Ten
             names = ", ".join(f"stacks.{at}.{key}" for key in sorted(missing))
             raise ValueError(f"{folder / GATE} lacks {names}; the mixture is incomplete")
         stacks[module] = Stack(ranks=ranks, trained=True, **kept)
-    mixture = kind(said.experts, stacks, frame_of(base.config), spec, torch.Generator())
+    frame = frame_of(base.config)
+    mixture = kind(said.experts, stacks, frame, spec, torch.Generator()).to(device, dtype)
     return Mix(MIX, mixture, () if starts_from_experts(spec) else said.tasks)
 
 

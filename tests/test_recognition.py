@@ -1,0 +1,163 @@
+"""The task of a row: a linear classifier on what the gates read, and how sure its score is."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from tests.training.mixed import exact, ingredients, mixed, model_of, rows
+from weft.lowrank.route import Route, routed
+from weft.mixed import Mix
+from weft.mixing import MIX
+from weft.model import Model
+from weft.recogniser import Recogniser
+from weft.recognition import PENALTY, features, fit, fit_rows, sequences_of
+from weft.scoring import share
+
+CPU = torch.device("cpu")
+TASKS = ("one", "two", "three")
+READERS = [
+    ("xlora", {}),
+    ("single_pass", {"reader": "embedding"}),
+    ("single_pass", {"reader": "layer"}),
+    ("single_pass", {"reader": "local"}),
+    ("switch", {}),
+]
+
+
+def clouds(count: int = 40, spread: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Points around three corners, and whose they are."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 3
+    corners = torch.randn(3, 6, generator=draw)
+    return corners[labels] + spread * torch.randn(count, 6, generator=draw), labels
+
+
+def test_what_is_separable_is_told_apart_exactly() -> None:
+    found, labels = clouds()
+    one = fit(TASKS, found, labels, torch.ones(40))
+    said = one(found, range(40))
+    assert [own.task for own in said] == [TASKS[at] for at in labels]
+    assert all(own.confidence == max(own.probabilities.values()) > 0.9 for own in said)
+    assert all(sum(own.probabilities.values()) == pytest.approx(1) for own in said)
+
+
+def test_the_fit_is_the_maximum_of_the_penalised_likelihood() -> None:
+    found, labels = clouds(spread=3.0)
+    weights = torch.rand(40, generator=torch.Generator().manual_seed(1)) + 0.1
+    one = fit(TASKS, found, labels, weights)
+    x = found.double()
+    scale = x.std(0, unbiased=False)
+    errors = (x @ one.weight.double().T + one.bias.double()).softmax(-1)
+    errors[torch.arange(40), labels] -= 1
+    errors *= (weights.double() / weights.double().sum()).unsqueeze(1)
+    slope = errors.T @ ((x - x.mean(0)) / scale) + 2 * PENALTY * one.weight.double() * scale
+    assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-5)
+    assert_close(errors.sum(0), torch.zeros_like(errors.sum(0)), rtol=0, atol=1e-5)
+
+
+def test_the_sequences_of_a_row_vote_by_their_log_probabilities() -> None:
+    found, labels = clouds(spread=2.0)
+    one = fit(TASKS, found, labels, torch.ones(40))
+    owners = [0, 1, 0, 2, 2, 2]
+    said = one(found[:6], owners)
+    each = (found[:6] @ one.weight.T + one.bias).softmax(-1)
+    for row, own in enumerate(said):
+        product = each[[at for at, owner in enumerate(owners) if owner == row]].prod(0)
+        wanted = (product / product.sum()).tolist()
+        assert list(own.probabilities.values()) == pytest.approx(wanted, rel=1e-4)
+        assert own.task == TASKS[max(range(3), key=wanted.__getitem__)]
+
+
+def test_saved_and_read_again_it_says_the_same() -> None:
+    found, labels = clouds()
+    one = fit(TASKS, found, labels, torch.ones(40))
+    again = Recogniser.of(TASKS, one.tensors())
+    assert again(found, range(40)) == one(found, range(40))
+    assert one.parameters == 3 * 6 + 3
+    with pytest.raises(ValueError, match="recognises no tasks"):
+        Recogniser.of(TASKS, {"recognise.weight": one.weight})
+
+
+@pytest.fixture(params=READERS, ids=lambda own: "-".join([own[0], *own[1].values()]))
+def reading(
+    request: pytest.FixtureRequest, tiny_folder: Callable[[str], Path]
+) -> tuple[Model, Mix, str, Mapping[str, Any]]:
+    """A mixture on a tiny BERT, its name and settings."""
+    name, settings = request.param
+    base = exact(tiny_folder("bert"))
+    owners = ingredients(base)
+    mix = mixed(base, owners, name, **settings)
+    return model_of(base, owners, mix), mix, name, settings
+
+
+def state(model: Model, name: str, settings: Mapping[str, Any], ids: list[int]) -> Tensor:
+    """What the gates read of one sequence, by transformers' own record of its hidden states."""
+    inputs = {"input_ids": torch.tensor([ids]), "token_type_ids": torch.zeros(1, len(ids)).long()}
+    below = settings.get("reader") == "layer"
+    with torch.inference_mode(), routed(Route.everywhere(MIX) if below else None):
+        states = model.trunk(**inputs, output_hidden_states=True).hidden_states
+    return states[-1 if name == "xlora" else int(below)][0]
+
+
+def test_features_are_means_of_what_the_gates_read_whatever_lies_beside(reading: Any) -> None:
+    model, mix, name, settings = reading
+    sequences, _ = sequences_of([item.record for item in rows("endings", 4)])
+    found = features(model, mix, sequences, device=CPU, precision="fp64")
+    wanted = [state(model, name, settings, ids).mean(0) for ids in sequences]
+    assert_close(found, torch.stack(wanted).float(), rtol=1e-5, atol=1e-6)
+    order = list(reversed(range(len(sequences))))
+    turned = features(model, mix, [sequences[at] for at in order], device=CPU, precision="fp64")
+    assert_close(turned, found[order], rtol=1e-6, atol=1e-6)
+
+
+def test_neither_token_types_nor_order_matter_and_every_row_counts_the_same(reading: Any) -> None:
+    model, mix, *_ = reading
+    records = {name: [own.record for own in rows(name, 6)] for name in ("topic", "tags")}
+    where = {"device": CPU, "precision": "fp64"}
+    one = fit_rows(model, mix, records, **where)
+    typed = {
+        name: [
+            {**own, "token_type_ids": [[1] * len(ids) for ids in own["input_ids"]]} for own in kept
+        ]
+        for name, kept in records.items()
+    }
+    same = fit_rows(model, mix, typed, **where)
+    assert torch.equal(same.weight, one.weight)
+    # A row of two equal sequences says what one of them does.
+    doubled = {
+        name: [{**own, "input_ids": own["input_ids"] * (1 + at % 2)} for at, own in enumerate(kept)]
+        for name, kept in records.items()
+    }
+    sequences, owners = sequences_of(records["topic"] + records["tags"])
+    read = features(model, mix, sequences, **where)
+    turned = {name: kept[::-1] for name, kept in records.items()}
+    # What a unit of a feature is, which the penalty looks at, is of sequences.
+    for changed, near in ((turned, 1e-4), (doubled, 2e-2)):
+        other = fit_rows(model, mix, changed, **where)
+        for said, was in zip(other(read, owners), one(read, owners), strict=True):
+            assert said.probabilities == pytest.approx(was.probabilities, abs=near)
+    assert one.tasks == ("topic", "tags")
+
+
+@pytest.mark.parametrize(
+    ("hits", "of", "low", "high"), [(8, 10, 0.4902, 0.9433), (0, 10, 0, 0.2775), (9, 9, 0.7009, 1)]
+)
+def test_a_share_has_wilson_s_interval(hits: int, of: int, low: float, high: float) -> None:
+    found = share(hits, of)
+    assert found.value == hits / of
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    z = NormalDist().inv_cdf(0.975)
+    for end in (found.low, found.high):
+        if 1e-12 < end < 1 - 1e-12:
+            # The ends are where a test of that share would just not reject it.
+            assert abs(found.value - end) / math.sqrt(end * (1 - end) / of) == pytest.approx(z)
+    assert share(hits, of, level=0.5).high < found.high or found.high == 1
+    with pytest.raises(ValueError, match="no rows"):
+        share(0, 0)
