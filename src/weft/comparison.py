@@ -118,6 +118,7 @@ def compare(
     *,
     recipes: Sequence[str] | None = None,
     told: Told | None = None,
+    extend: bool = False,
 ) -> list[Row]:
     """Run what is missing of `grid` under `out` and return the table.
 
@@ -126,13 +127,14 @@ def compare(
         out: Folder of the run folders; `grid.yaml` is written there.
         recipes: Names of the grid's recipes to run and return now; None is all.
         told: Announces runs.
+        extend: Take `out` even if it holds another grid; runs that both have are not repeated.
 
     Raises:
         ValueError: If a setting is wrong, or `out` holds another grid.
     """
     grid = grid if isinstance(grid, Grid) else validate(Grid, grid, "grid")
     folder = Path(out)
-    _check_same(grid, folder)
+    _check_same(grid, folder, extend=extend)
     chosen = list(grid.recipes if recipes is None else recipes)
     for name in chosen:
         if name not in grid.recipes:
@@ -154,12 +156,12 @@ def compare(
     return rows
 
 
-def _check_same(grid: Grid, folder: Path) -> None:
+def _check_same(grid: Grid, folder: Path, *, extend: bool) -> None:
     path = folder / "grid.yaml"
     text = to_yaml(grid)
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    if not extend and path.is_file() and path.read_text(encoding="utf-8") != text:
         raise ValueError(
-            f"{folder} holds another grid; choose another folder, or remove {path} to extend that one"
+            f"{folder} holds another grid; choose another folder, or pass extend=True to extend that one"
         )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -219,7 +219,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         # The C parser, where the package has it, is ten times as fast; both are the safe one.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - safe
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
