@@ -126,7 +126,7 @@ def _measured(part: RunFolder) -> tuple[str, dict[str, Any]]:
 
 def _hidden_words(
     part: RunFolder, train: Sequence[Example], examples: Sequence[Example]
-) -> tuple[Task, list[Prediction], list[Example], list[Example]]:
+) -> tuple[Task, list[Prediction], Sequence[Example], Sequence[Example]]:
     """One hidden word of each validation row as a classification: task, answers, train, rows."""
     rng = random.Random(SEED)
     inputs, rows = [], []

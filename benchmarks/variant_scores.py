@@ -4,9 +4,10 @@
     python benchmarks/variant_scores.py squad --recipes lora pissa dora slora kasa
 
 2,000 training rows a set (CODAH has 1,876). Four rates a recipe, spread by factors of three, are searched on a held-out
-tenth of train with one seed, and a fifth where the best of them is the largest; the best is trained with three seeds and
-scored once on validation. Rank 8 on query + value wherever the rank is free. Differences from plain LoRA are paired by row and seed (`weft.differences`), with Holm's correction.
-Interrupt it as you like: the same call goes on. The result is results/variants-<set>.json.
+tenth of train with one seed, and a fifth where the best of them is the largest; the best is trained with three seeds
+and scored once on validation. Rank 8 on query + value wherever the rank is free. Differences from plain LoRA are paired
+by row and seed (`weft.differences`), with Holm's correction. Interrupt it as you like: the same call goes on. The
+result is results/variants-<set>.json.
 """
 
 import argparse

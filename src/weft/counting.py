@@ -64,7 +64,7 @@ def mixture_parameters(
     with torch.device("meta"):
         for module in targeted(trunk, targets):
             weight = trunk.get_submodule(module).get_parameter("weight")
-            if starts_from_experts(spec):
+            if not isinstance(spec, TrainedSpec) or spec.start == "experts":
                 A = torch.empty(RANK, weight.shape[1])
                 part = Part(A, torch.empty(weight.shape[0], RANK), 2.0)
                 stacks[module] = kind.from_experts(module, [part] * experts, frame, spec)

@@ -8,12 +8,12 @@ trunk without gradient from inside that hook; a generation keeps keys and values
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from weft.expert import Expert
 from weft.gates.call import Call, calling, current_calls
@@ -114,7 +114,7 @@ def caching() -> Iterator[None]:
 
 def layers_of(trunk: nn.Module) -> nn.ModuleList:
     """The trunk's layers, in order."""
-    wanted = trunk.config.num_hidden_layers  # type: ignore[union-attr]
+    wanted = cast(PreTrainedModel, trunk).config.num_hidden_layers
     return next(
         module
         for module in trunk.modules()
@@ -222,7 +222,8 @@ def _scaling_pass(
             raise ValueError(
                 "keys and values are cached outside of `caching()`: those of the scaling pass would be lost"
             )
-        own["past_key_values"] = caches.setdefault(name, DynamicCache(config=trunk.config))
+        config = cast(PreTrainedModel, trunk).config
+        own["past_key_values"] = caches.setdefault(name, DynamicCache(config=config))
     token = _constant.set(value)
     try:
         with torch.no_grad(), routed(Route.everywhere(name) if value else None):
