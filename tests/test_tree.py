@@ -47,9 +47,11 @@ LEVELS = (
     (
         "weft.inference",
         "weft.recognition",
+        "weft.gate_maps",
         "weft.learning",
         "weft.preparation",
         "weft.rows",
+        "weft.sampling",
         "weft.assembly",
         "weft.interruption",
         "weft.stepping",

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -31,6 +32,7 @@ from weft.model import Model
 from weft.preparation import prepare, prepare_model, start_from
 from weft.recipes import Recipe, resolve
 from weft.rows import Rows, encode, load, task_settings
+from weft.sampling import Sampled
 from weft.storage import versions
 from weft.tasks.base import Example, Record, Task
 
@@ -141,6 +143,13 @@ def assemble(run: Run, device: torch.device) -> Session:
         )
     if run.experts != "separate" and (len(tasks) < 2 or recipe.adapter is None):
         raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
+    if run.training.sampling is not None and (
+        len(tasks) < 2 or (run.experts == "separate" and run.mixture is None)
+    ):
+        raise ValueError(
+            "sampling draws a step's rows from several tasks for what they train together; use it with experts: "
+            "shared or both, or with a mixture"
+        )
     if run.experts == "both" and recipe.adapter is not None and not recipe.adapter.low_rank:
         raise ValueError(
             f"experts: both adds two experts up to one LoRA, and recipe {recipe.name} has no exact "
@@ -167,20 +176,7 @@ def assemble(run: Run, device: torch.device) -> Session:
             expert.head.unfreeze(model.trunk)
         model.add(expert.to(device), trainable=True)
     rows = {name: encode(run, item, base) for name, item in loaded.items()}
-    streams = {
-        name: Stream(
-            name=name,
-            task=own.loaded.task,
-            kind=own.loaded.task.spec.kind,
-            head=name,
-            members=_members(run, name, recipe),
-            records=own.train,
-            held=own.held,
-            training=run.training,
-            seed=run.seed,
-        )
-        for name, own in rows.items()
-    }
+    streams = {name: _stream(run, name, rows, recipe) for name in rows}
     if run.init_from:
         start_from(run.init_from, base, experts)
     prepare(model, experts, streams, run)
@@ -255,6 +251,25 @@ def _built(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) 
     for module in set(expert.adapters) & set(expert.copies):
         raise ValueError(f"train_also: {module} is a target as well; choose one of the two")
     return expert
+
+
+def _stream(run: Run, name: str, rows: Mapping[str, Rows], recipe: Recipe) -> Stream:
+    own, sampling = rows[name], run.training.sampling
+    values: dict[str, Any] = {
+        "name": name,
+        "task": own.loaded.task,
+        "kind": own.loaded.task.spec.kind,
+        "head": name,
+        "members": _members(run, name, recipe),
+        "records": own.train,
+        "held": own.held,
+        "training": run.training,
+        "seed": run.seed,
+    }
+    if sampling is None:
+        return Stream(**values)
+    sizes = [len(other.train) for other in rows.values()]
+    return Sampled(**values, sizes=sizes, place=list(rows).index(name), temperature=sampling)
 
 
 def _members(run: Run, name: str, recipe: Recipe) -> Members:

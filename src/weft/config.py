@@ -111,6 +111,9 @@ class TrainingSettings(Settings):
     """Dropout inside base and heads while training; None keeps what the base's own config says."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    sampling: float | None = Field(default=None, ge=0, le=1)
+    """Several tasks: each step's rows are drawn from all of them in proportion to their sizes to this power (1: the
+    concatenated data, 0: equal shares); None gives every task a batch of its own in each step."""
     bucketing: bool = True
     """Batches of rows of similar length: less padding, same rows per epoch."""
     early_stopping: int | None = Field(default=None, ge=1)

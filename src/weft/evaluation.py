@@ -15,14 +15,17 @@ import torch
 from weft.atomic import write_text
 from weft.batching import Item
 from weft.config import Split
-from weft.data import load_task
+from weft.data import LoadedTask, load_task
 from weft.encoding import cache_folder, encode_examples
+from weft.gate_maps import gate_maps
 from weft.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.loading import LoadedRun, load_run_model
 from weft.lowrank.route import Members
+from weft.mixed import Mix
 from weft.model import Model
+from weft.recognition import RECOGNITION, features, sequences_of
 from weft.runs import RunFolder
-from weft.scoring import Score, score
+from weft.scoring import Score, score, share
 from weft.tasks.base import Example, Prediction, Record, Task
 
 MASK_SEED = 0
@@ -56,6 +59,7 @@ def evaluate(
     device: str = "auto",
     precision: str | None = None,
     save: bool = True,
+    gates: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation | list[Evaluation]:
     """The scores of a run folder's expert; a list of one for each task if the run trained several.
@@ -70,6 +74,7 @@ def evaluate(
         device: Where to compute.
         precision: Arithmetic of the forward pass; None takes the run's.
         save: Write predictions and scores into the folder (`save_evaluation`).
+        gates: Write what a mixture's gates said as well: `gates-<split>.json`, by task.
         progress: Told how far it is, task by task.
 
     Raises:
@@ -91,6 +96,8 @@ def evaluate(
         )
         if save:
             save_evaluation(part, result, loaded.run.seed)
+        if gates:
+            _save_gates(part, loaded, own, split, max_examples)
         found.append(result)
     return found if several else found[0]
 
@@ -104,20 +111,8 @@ def _evaluate(
     tokens_per_batch: int,
     progress: Progress | None,
 ) -> Evaluation:
-    settings = loaded.run.task
-    assert settings is not None  # load_run_model refuses a folder of several tasks
-    changed: dict[str, Any] = {"data": data or settings.data or loaded.run.data}
-    if max_examples is not None:
-        changed["max_examples"] = max_examples
-    rows = load_task(
-        settings.model_copy(update=changed),
-        splits=[split],
-        seed=loaded.run.seed,
-        labels=loaded.card.labels,
-    )
+    rows, records = _rows(loaded, data, split, max_examples)
     examples = rows.splits[split]
-    tokenizer = loaded.model.base.tokenizer
-    records = encode_examples(rows.task, examples, tokenizer, cache=cache_folder())
     found = predictions(
         loaded.model,
         rows.task,
@@ -133,7 +128,47 @@ def _evaluate(
         progress=progress,
     )
     scores = score(rows.task, found, examples, seed=loaded.run.seed)
+    if loaded.recogniser is not None:
+        scores[RECOGNITION] = recognition(loaded, records)
     return Evaluation(rows.task.spec.name, split, len(found), scores, found)
+
+
+def _rows(
+    loaded: LoadedRun, data: str | None, split: Split, max_examples: int | None
+) -> tuple[LoadedTask, list[Record]]:
+    """A split of the run's task, read and encoded."""
+    settings = loaded.run.task
+    assert settings is not None  # load_run_model refuses a folder of several tasks
+    changed: dict[str, Any] = {"data": data or settings.data or loaded.run.data}
+    if max_examples is not None:
+        changed["max_examples"] = max_examples
+    rows = load_task(
+        settings.model_copy(update=changed),
+        splits=[split],
+        seed=loaded.run.seed,
+        labels=loaded.card.labels,
+    )
+    tokenizer = loaded.model.base.tokenizer
+    return rows, encode_examples(rows.task, rows.splits[split], tokenizer, cache=cache_folder())
+
+
+def _save_gates(
+    folder: RunFolder, loaded: LoadedRun, data: str | None, split: Split, max_examples: int | None
+) -> None:
+    _, records = _rows(loaded, data, split, max_examples)
+    text = json.dumps(gate_maps(loaded, records), indent=1)
+    write_text(folder.path / f"gates-{split}.json", text + "\n")
+
+
+def recognition(loaded: LoadedRun, records: Sequence[Record]) -> Score:
+    """The share of a task's rows that its mixture takes for that task's."""
+    mix = loaded.model.expert(loaded.members[0])
+    assert isinstance(mix, Mix)
+    assert loaded.recogniser is not None
+    sequences, owners = sequences_of(records)
+    where = {"device": loaded.device, "precision": loaded.precision}
+    said = loaded.recogniser(features(loaded.model, mix, sequences, **where), owners)
+    return share(sum(one.task == loaded.name for one in said), len(said))
 
 
 def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:

@@ -69,6 +69,10 @@ class Stream:
             self._epoch = (epoch, batches)
         return [self.item(row, step) for row in self._epoch[1][place]]
 
+    def weight(self, step: int) -> float:
+        """What this task's mean loss counts in step `step`."""
+        return 1.0
+
     def item(self, row: int, step: int) -> Item:
         """One row as step `step` sees it: what is drawn anew each time (masks) is drawn."""
         draw = np.random.default_rng([self.seed, step, row])

@@ -39,6 +39,8 @@ class LoadedRun:
     precision: str
     members: Members
     """What speaks for its rows: the expert itself, or the mixture whose head it is."""
+    recogniser: Recogniser | None = None
+    """Which of a mixture's tasks a row belongs to."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,22 @@ def load_mixture_model(
         model.add(head.to(where))
     model.eval()
     settings = {part.run.task.label: part.run for part in folder.parts() if part.run.task}
+    recogniser = Recogniser.of(list(heads), extra).to(where)
     runs = {
         name: LoadedRun(
-            model, task_of(card), card, settings.get(name, run), name, where, precision, (mix.name,)
+            model=model,
+            task=task_of(card),
+            card=card,
+            run=settings.get(name, run),
+            name=name,
+            device=where,
+            precision=precision,
+            members=(mix.name,),
+            recogniser=recogniser,
         )
         for name, (_, card) in heads.items()
     }
-    return LoadedMixture(runs, mix, Recogniser.of(list(heads), extra).to(where))
+    return LoadedMixture(runs, mix, recogniser)
 
 
 def _part(folder: RunFolder, task: str | None) -> RunFolder:

@@ -45,6 +45,7 @@ class Stepper:
             key=lambda item: item.length,
         )
         counts = self._counts(items)
+        weights = {stream.head: stream.weight(step) for stream in streams}
         tokens = sum(len(ids) for item in items for ids in item.record["input_ids"])
         own = items[self.accelerator.process_index :: self.accelerator.num_processes]
         sums = {
@@ -61,7 +62,9 @@ class Stepper:
             ).to(self.session.device)
             self.tokens += batch.tokens
             first = number == 0 and self.accelerator.is_main_process
-            self._backward(batch, counts, sums, active if first else [], batch.tokens / tokens)
+            penalised = active if first else []
+            share = batch.tokens / tokens
+            self._backward(batch, counts, sums, penalised, weights=weights, share=share)
         self._reduce(active)
         for learner in active:
             learner.step(step, self.scaler)
@@ -76,6 +79,8 @@ class Stepper:
         counts: Mapping[str, int],
         sums: dict[str, Tensor],
         penalised: Sequence[Learner],
+        *,
+        weights: Mapping[str, float],
         share: float,
     ) -> None:
         trace = GateTrace()
@@ -89,7 +94,7 @@ class Stepper:
                 1, counts[part.head]
             )
             sums[part.head] += mean.detach()
-            loss = loss + mean
+            loss = loss + weights[part.head] * mean
         for learner in penalised:
             for expert, recipe in learner.experts:
                 for penalty in recipe.penalties:

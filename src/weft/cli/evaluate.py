@@ -26,6 +26,9 @@ def command(
         Literal["fp32", "bf16", "fp16", "fp64"] | None,
         typer.Option(help="Arithmetic; default: the run's."),
     ] = None,
+    gates: Annotated[
+        bool, typer.Option("--gates", help="Write what a mixture's gates said: gates-SPLIT.json.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a run's expert; each score with its 95 % interval."""
@@ -35,7 +38,9 @@ def command(
     with rows_shown("evaluate") as progress:
         from weft.evaluation import evaluate
 
-        found = evaluate(run, split=split, max_examples=max_examples, progress=progress, **where)
+        found = evaluate(
+            run, split=split, max_examples=max_examples, gates=gates, progress=progress, **where
+        )
     from weft.tables import as_json_value, show_scores
 
     if as_json:
