@@ -6,7 +6,7 @@
 One run a recipe: an expert for each of the five kinds that an encoder serves, all in the same batches. A causal
 language model does not fit a BERT base; every recipe trains one on a tiny GPT-2 in `make test`. Rows are made from a
 seed: `choices`, `spans` and `entities` are the demo's sets; `order` (which of giver and receiver is named first) and
-`fill` (masked words) hold the sentences of `entities`. Rates are the recipe's own times `FACTOR`; heads share one.
+`fill` (masked words) hold the sentences of `entities`. Rates are the recipe's own; heads share one.
 
 The guess says the commonest answer of train: class, choice, tag (entity F1 0), word behind a mask, or for spans as many
 first words as answers mostly have. Score, guess and their paired difference (bootstrap over rows, 95 %) go to
@@ -48,8 +48,6 @@ RECIPES = [
 ]
 BASE = "minilm"
 SEED = 0
-FACTOR = 2
-"""Of a recipe's own rate: so short a run wants larger steps."""
 SIZES = {"choices": (640, 200), "spans": (960, 200), "entities": (960, 200)}
 """Rows in train and validation: 80 steps for choices, whose rows are four sequences each, and 120 for the others."""
 TRAINING: dict[str, Any] = {
@@ -63,7 +61,6 @@ SETTINGS: dict[str, Any] = {
     "base": BASE,
     "seed": SEED,
     "rows": {name: list(sizes) for name, sizes in SIZES.items()},
-    "rate_factor": FACTOR,
     "training": TRAINING,
 }
 """What a kept result must agree with."""
@@ -96,7 +93,7 @@ def _first_named(tags: Sequence[str]) -> str:
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """Train one recipe on all kinds in an empty folder; by kind its score, the guess's, and how much higher it is."""
-    rate = FACTOR * float(recipe_file(name).training["learning_rate"])
+    rate = float(recipe_file(name).training["learning_rate"])
     run = {
         "base": BASE,
         "tasks": write_tasks(folder),
