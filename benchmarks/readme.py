@@ -56,8 +56,8 @@ def variants() -> list[str]:
     if not lines:
         return []
     return [
-        "Variants on 2,000 training rows, rank 8 on query and value where the rank is free, each at its own searched rate, "
-        "three seeds; difference from plain LoRA paired by row and seed, p after Holm's correction "
+        "Variants on 2,000 training rows, rank 8 on query and value where the rank is free, each at its own searched "
+        "rate, three seeds; difference from plain LoRA paired by row and seed, p after Holm's correction "
         "(`benchmarks/variant_scores.py`).",
         "",
         "<details><summary>The table</summary>",

@@ -428,7 +428,9 @@ def test_a_run_of_several_tasks_is_evaluated_task_by_task(run_folder: Path, tmp_
     assert [one.task for one in found] == ["first", "second"]
     assert [one.scores for one in found] == [alone.scores] * 2
     assert [len(part.metrics) for part in whole.parts()] == [len(alone.scores)] * 2
-    with pytest.raises(ValueError, match="trained several tasks; name one, or give the run folder of one: "):
+    with pytest.raises(
+        ValueError, match="trained several tasks; name one, or give the run folder of one: "
+    ):
         load_run_model(whole.path)
 
 

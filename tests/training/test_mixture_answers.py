@@ -171,3 +171,18 @@ def test_other_runs_can_stand_beside(runs: Runs, tmp_path: Path) -> None:
     for name in names:
         whats = [row["what"] for row in found["rows"] if row["task"] == name]
         assert "lora (together)" in whats
+
+
+def test_a_mixture_of_new_experts_needs_tasks_and_no_runs(runs: Runs, tmp_path: Path) -> None:
+    run = runs.settings("bert", "tags", "where") | {
+        "mixture": {"name": "hydralora", "num_experts": 2, "rank": 2}
+    }
+    del run["recipe"]
+    made = train(run, out=tmp_path / "new")
+    assert {row["what"] for row in beside(made)["rows"]} == {MIXTURE}
+    found = evaluate(made.path, save=False)
+    for part, one in zip(made.parts(), found, strict=True):  # type: ignore[arg-type]
+        for row in part.metrics:
+            assert one.scores[row["name"]].value == row["value"]
+    with pytest.raises(ValueError, match="no expert to mix"):
+        train(run | {"mixture": "uniform"}, out=tmp_path / "none")
