@@ -27,8 +27,8 @@ def diag(z: Tensor, gates: Tensor, ranks: Sequence[int]) -> Tensor:
     gates = gates.to(z.dtype)
     if gates.shape[-1] == len(ranks) and len(set(ranks)) == 1:
         # No gate is copied where ranks are equal.
-        each = z.unflatten(-1, (len(ranks), ranks[0])) * gates.unsqueeze(-1)
-        return each.flatten(-2)
+        each = z.reshape(*z.shape[:-1], len(ranks), ranks[0]) * gates.unsqueeze(-1)
+        return each.reshape(z.shape)
     return z * by_rank(gates, ranks)
 
 

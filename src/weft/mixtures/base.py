@@ -251,6 +251,28 @@ class Mixture(nn.Module, ABC):
         return y
 
 
+class AtOnce:
+    """The gates of all maps, made by one network in one go; a map looks up its own.
+
+    Args:
+        logits: (sequences, seq, maps, experts).
+        found: What they became, in the same shape.
+    """
+
+    def __init__(self, logits: Tensor, found: Gate) -> None:
+        self.logits = logits.unbind(-2)
+        self.gates = [Gate(*own) for own in zip(*(v.unbind(-2) for v in found), strict=True)]
+
+    def logits_of(self, at: int) -> Tensor:
+        """(sequences at hand, seq, experts)."""
+        return rows(self.logits[at])
+
+    def gate_of(self, at: int) -> Gate:
+        """What the gate said of the sequences at hand."""
+        found = self.gates[at]
+        return found if current_rows() is None else Gate(*map(rows, found))
+
+
 def rows(value: Tensor) -> Tensor:
     """The part of a whole call's tensor, (sequences, ...), that belongs to the sequences at hand."""
     index = current_rows()

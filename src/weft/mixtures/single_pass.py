@@ -107,22 +107,21 @@ class SinglePass(base.Mixture):
         assert call.hidden is not None
         said = self.head(call.hidden.detach()).unflatten(-1, (-1, len(self.experts)))
         # All maps at once; what is left for a map is to look up its own.
-        call.once |= {"logits": said, "gate": gate(said, self.gating)}
+        call.once["gates"] = base.AtOnce(said, gate(said, self.gating))
 
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
         if self.spec.reader == "local":
             return self.routers(module, x)
         if module in self._below:
             return self.constants[_key(module)].expand(*x.shape[:-1], -1)
-        if "logits" not in call.once:
+        if "gates" not in call.once:
             self.begin(call)
-        return base.rows(call.once["logits"])[..., self._at(module), :]
+        return call.once["gates"].logits_of(self._at(module))
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
         if self.spec.reader == "local" or module in self._below:
             return super().gate(module, logits, x, call)
-        at = self._at(module)
-        return Gate(*(base.rows(value)[..., at, :] for value in call.once["gate"]))
+        return call.once["gates"].gate_of(self._at(module))
 
     def _at(self, module: str) -> int:
         return self._read[module] if self.spec.layerwise else 0

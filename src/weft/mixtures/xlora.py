@@ -100,16 +100,15 @@ class XLoRA(base.Mixture):
         found = gate(said, self.gating)
         if self.spec.global_weight != 1:
             found = found._replace(gates=self.spec.global_weight * found.gates)
-        call.once |= {"logits": said, "gate": found}
+        call.once["gates"] = base.AtOnce(said, found)
 
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        if "logits" not in call.once:
+        if "gates" not in call.once:
             self.begin(call)
-        return base.rows(call.once["logits"])[..., self._at(module), :]
+        return call.once["gates"].logits_of(self._at(module))
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        at = self._at(module)
-        return Gate(*(base.rows(value)[..., at, :] for value in call.once["gate"]))
+        return call.once["gates"].gate_of(self._at(module))
 
     def _at(self, module: str) -> int:
         return self.place(module) if self.spec.layerwise else 0
