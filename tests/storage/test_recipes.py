@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from weft.expert import approximated
+from weft.factoring import approximated
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.route import Route
 from weft.model import Model
@@ -90,3 +91,30 @@ def test_the_nearest_lora_of_a_rank_says_how_far_it_is(name: str, lab: Any) -> N
             whole += true.square().sum().item()
         assert error == pytest.approx((missed / whole) ** 0.5, abs=1e-12)
         assert (error < 1e-12) == (rank == 32)
+
+
+class Decompositions(TorchDispatchMode):
+    """Counts the decompositions that run on real numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if ("svd" in name or "qr" in name or "eigh" in name) and args[0].device.type != "meta":
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["pissa", "olora", "lora_xs", "tinylora", "kasa"])
+def test_what_decomposed_a_weight_to_start_is_loaded_without(
+    name: str, lab: Any, tmp_path: Path
+) -> None:
+    with Decompositions() as starting:
+        made = made_by(lab, name, "bert")
+    assert starting.count > 0
+    save_expert(made.expert, made.card, made.base, tmp_path / "e")
+    with Decompositions() as loading:
+        load_expert(tmp_path / "e", made.base)
+    assert loading.count == 0

@@ -190,8 +190,11 @@ def native_adapters(
         )
     dtype = trained_dtype(base)
     weights = {module: frozen_linear(base.trunk, module).weight for module in factors}
-    generator = torch.Generator().manual_seed(0)
-    adapters, shared = make_adapters(recipe, weights, ranks, generator, dtype)
+    # Names and shapes only: what decomposes W0 to start is not decomposed again to be overwritten.
+    shapes = {module: torch.empty_like(value, device="meta") for module, value in weights.items()}
+    adapters, shared = make_adapters(recipe, shapes, ranks, torch.Generator(), dtype)
+    for part in (*adapters.values(), *([] if shared is None else [shared])):
+        part.to_empty(device=base.trunk.device)
     own = native_state(Expert("", adapters, None, shared=shared))
     _check_names(set(tensors), own, path)
     with torch.no_grad():
