@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from weft.gates.call import Call
-from weft.gates.stack import Part
+from weft.gates.stack import Part, Stack
 from weft.mixtures import hydralora
-from weft.mixtures.base import Frame, Mixture, new_experts
+from weft.mixtures.base import Frame, Mixture
 
 MAP = "layer.0.attention.self.query"
 Make = Callable[..., Mixture]
@@ -75,7 +75,7 @@ def test_one_expert_is_lora(make_new: Make, woven: Woven) -> None:
     weight, frame = torch.empty(4, 6), Frame("bert", 6, 2)
     one, lora = (torch.Generator().manual_seed(5) for _ in range(2))
     made = hydralora.HydraLoRA.from_nothing(MAP, weight, frame, spec, one)
-    plain = new_experts(weight, 1, spec, lora)
+    plain = Stack.new(weight, 1, spec.rank, spec.alpha, lora)
     assert torch.equal(made.A, plain.A)
     assert torch.equal(made.B, plain.B)
     assert torch.equal(made.scale, plain.scale)

@@ -28,7 +28,7 @@ def diag(z: Tensor, gates: Tensor, ranks: Sequence[int]) -> Tensor:
     if gates.shape[-1] == len(ranks) and len(set(ranks)) == 1:
         # No gate is copied where ranks are equal.
         each = z.reshape(*z.shape[:-1], len(ranks), ranks[0]) * gates.unsqueeze(-1)
-        return each.reshape(z.shape)
+        return each.flatten(-2)
     return z * by_rank(gates, ranks)
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from weft.lowrank.start import kaiming
+
 
 class Part(NamedTuple):
     """One expert at one map: `dW = scale B A`."""
@@ -73,6 +75,28 @@ class Stack(nn.Module):
             [0 if part is None else part.A.shape[0] for part in parts],
             torch.cat(scales),
             trained=trained,
+        )
+
+    @classmethod
+    def new(
+        cls, weight: Tensor, count: int, rank: int, alpha: float, generator: torch.Generator
+    ) -> "Stack":
+        """`count` experts as LoRA starts: A uniform in ±1/sqrt(in), B zero, scaled by alpha / rank.
+
+        Args:
+            weight: The frozen W0, (out, in); read only.
+            count: How many experts.
+            rank: Of each.
+            alpha: Their strength.
+            generator: Source of every random value; CPU.
+        """
+        out, inner = weight.shape
+        return cls(
+            kaiming((count * rank, inner), generator, weight),
+            torch.zeros(out, count * rank, device=weight.device),
+            [rank] * count,
+            alpha / rank,
+            trained=True,
         )
 
     def up(self, h: Tensor) -> Tensor:

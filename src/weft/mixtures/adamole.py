@@ -22,8 +22,6 @@ Known defects: with tau_max above 1/E a token may select nobody and gets the bar
 are uniform and tau is at its bound: every excess is 0, and 0 of 0 is taken as 0, as in the authors' code.
 """
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -31,8 +29,7 @@ from torch import Tensor, nn
 from weft.gates import losses
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.networks import GateHead, Routers
-from weft.gates.stack import Stack
+from weft.gates.networks import GateHead
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
@@ -50,36 +47,23 @@ class Spec(base.TrainedSpec):
     """What the balance adds to the loss; 0 leaves it out."""
 
 
-class AdaMoLE(base.Mixture):
+class AdaMoLE(base.Routed):
     """Experts whose score reaches the token's own threshold, by their excess."""
 
     settings_type = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        experts: Sequence[str],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        like = next(iter(stacks.values())).A
-        sizes = {module: stack.A.shape[1] for module, stack in stacks.items()}
-        shapes = {module: (len(experts), inner) for module, inner in sizes.items()}
-        self.routers = Routers(shapes, generator, like)
+    def build(self, generator: torch.Generator) -> None:
+        super().build(generator)
+        sizes = [self.stack(module).A.shape[1] for module in self.modules_woven]
         self.thresholds = nn.ModuleList(
-            GateHead(inner, 1, depth=1, width=1, dropout=0.0, generator=generator, like=like)
-            for inner in sizes.values()
+            GateHead(size, 1, depth=1, width=1, dropout=0.0, generator=generator, like=self.like)
+            for size in sizes
         )
 
     @property
     def gate_spec(self) -> GateSpec:
         return GateSpec(select="threshold", normalise="renormalise")
-
-    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        return self.routers(module, x)
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
         tau = self.threshold(module, x)

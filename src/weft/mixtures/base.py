@@ -21,10 +21,10 @@ from weft.gates import apply
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
 from weft.gates.mid import diag
+from weft.gates.networks import Routers
 from weft.gates.stack import Part, Stack
 from weft.gates.trace import GateTrace
 from weft.lowrank.route import current_rows
-from weft.lowrank.start import kaiming
 
 
 class Spec(Settings):
@@ -106,6 +106,22 @@ class Mixture(nn.Module, ABC):
         # Asked for at every map of every call, where a ModuleList and a fresh settings object take as long as the rest.
         self._stacks = dict(stacks)
         self._gating: dict[bool, GateSpec] = {}
+        self.build(generator)
+
+    def build(self, generator: torch.Generator) -> None:
+        """Make the gate's own parameters and buffers; settings, experts and stacks are there.
+
+        Args:
+            generator: Source of every random start value; CPU.
+
+        Raises:
+            ValueError: If these experts cannot be mixed this way.
+        """
+
+    @property
+    def like(self) -> Tensor:
+        """Says on which device parameters are made."""
+        return next(iter(self._stacks.values())).A
 
     @classmethod
     def from_experts(
@@ -142,7 +158,7 @@ class Mixture(nn.Module, ABC):
             spec: The method's settings.
             generator: Source of every random value; CPU.
         """
-        return new_experts(weight, spec.num_experts, spec, generator)
+        return Stack.new(weight, spec.num_experts, spec.rank, spec.alpha, generator)
 
     def stack(self, module: str) -> Stack:
         """The factors at one map."""
@@ -251,32 +267,18 @@ class Mixture(nn.Module, ABC):
         return y
 
 
-class AtOnce:
-    """The gates of all maps, made by one network in one go; a map looks up its own.
+class Routed(Mixture):
+    """A linear gate without bias at each map, on the map's own input."""
 
-    Args:
-        logits: (sequences, seq, maps, experts).
-        found: What they became, in the same shape.
-    """
+    def build(self, generator: torch.Generator) -> None:
+        shapes = {
+            module: (self.gates_wide(module), stack.A.shape[1])
+            for module, stack in self._stacks.items()
+        }
+        self.routers = Routers(shapes, generator, self.like)
 
-    def __init__(self, logits: Tensor, found: Gate) -> None:
-        self.logits = logits.unbind(-2)
-        self.gates = [Gate(*own) for own in zip(*(v.unbind(-2) for v in found), strict=True)]
-
-    def logits_of(self, at: int) -> Tensor:
-        """(sequences at hand, seq, experts)."""
-        return rows(self.logits[at])
-
-    def gate_of(self, at: int) -> Gate:
-        """What the gate said of the sequences at hand."""
-        found = self.gates[at]
-        return found if current_rows() is None else Gate(*map(rows, found))
-
-
-def rows(value: Tensor) -> Tensor:
-    """The part of a whole call's tensor, (sequences, ...), that belongs to the sequences at hand."""
-    index = current_rows()
-    return value if index is None else value[index]
+    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
+        return self.routers(module, x)
 
 
 def check_k(k: int | None, experts: int) -> None:
@@ -289,34 +291,6 @@ def check_k(k: int | None, experts: int) -> None:
         raise ValueError(f"top_k {k} is more than the {experts} experts; choose at most {experts}")
 
 
-def labels_of(call: Call, like: Tensor) -> Tensor:
-    """The expert that each token's row belongs to, in the leading shape of `like` (sequences, seq, ...).
-
-    Raises:
-        ValueError: If the call does not say, or a row belongs to none of the experts.
-    """
-    labels = call.trace.labels
-    if labels is None:
-        raise ValueError("this mixture reads the task of every row, and the call names none")
-    own = labels if len(labels) == 1 else rows(labels)
-    if bool((own < 0).any()):
-        raise ValueError("a row belongs to none of the mixture's experts")
-    return own.view(-1, *[1] * (like.dim() - 2)).expand(like.shape[:-1])
-
-
 def trains_experts(spec: Spec) -> bool:
     """Whether the experts learn with the gate."""
     return isinstance(spec, TrainedSpec) or (isinstance(spec, FrozenSpec) and spec.train_experts)
-
-
-def new_experts(weight: Tensor, count: int, spec: TrainedSpec, generator: torch.Generator) -> Stack:
-    """`count` experts as LoRA starts: A uniform in ±1/sqrt(in), B zero, scaled by alpha / rank."""
-    out, inner = weight.shape
-    total = count * spec.rank
-    return Stack(
-        kaiming((total, inner), generator, weight),
-        torch.zeros(out, total, device=weight.device),
-        [spec.rank] * count,
-        spec.alpha / spec.rank,
-        trained=True,
-    )

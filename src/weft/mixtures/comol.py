@@ -64,18 +64,13 @@ class CoMoL(base.Mixture):
     settings_type = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        experts: tuple[str, ...],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        side = 0 if spec.router == "core" else 1
-        shapes = {module: (len(experts), stack.A.shape[side]) for module, stack in stacks.items()}
-        self.routers = Routers(shapes, generator, next(iter(stacks.values())).A)
+    def build(self, generator: torch.Generator) -> None:
+        side = 0 if self.spec.router == "core" else 1
+        shapes = {
+            module: (self.gates_wide(module), self.stack(module).A.shape[side])
+            for module in self.modules_woven
+        }
+        self.routers = Routers(shapes, generator, self.like)
 
     @classmethod
     def from_nothing(

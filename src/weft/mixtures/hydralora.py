@@ -23,9 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.gates.call import Call
 from weft.gates.mid import tile
-from weft.gates.networks import Routers
 from weft.gates.stack import Part, Stack
 from weft.lowrank.start import kaiming
 from weft.mixtures import base
@@ -38,22 +36,10 @@ class Spec(base.TrainedSpec):
     """Fraction of a map's input dropped before the experts see it, while training."""
 
 
-class HydraLoRA(base.Mixture):
+class HydraLoRA(base.Routed):
     """What A makes of the input goes to every expert's B, by its gate."""
 
     settings_type = Spec
-
-    def __init__(
-        self,
-        experts: Sequence[str],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        shapes = {module: (len(experts), stack.A.shape[1]) for module, stack in stacks.items()}
-        self.routers = Routers(shapes, generator, next(iter(stacks.values())).A)
 
     @classmethod
     def from_experts(
@@ -90,9 +76,6 @@ class HydraLoRA(base.Mixture):
             spec.alpha / spec.rank,
             trained=True,
         )
-
-    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        return self.routers(module, x)
 
     def mid(self, module: str, z: Tensor, gates: Tensor) -> Tensor:
         ranks = self.stack(module).ranks

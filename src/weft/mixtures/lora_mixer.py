@@ -29,8 +29,7 @@ from torch import Tensor
 from weft.gates import losses
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.networks import Routers
-from weft.gates.stack import Stack
+from weft.gates.lookup import labels_of
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
@@ -60,28 +59,19 @@ class Spec(base.FrozenSpec):
         return self
 
 
-class LoRAMixer(base.Mixture):
+class LoRAMixer(base.Routed):
     """Soft gates with a balance and an entropy of their own."""
 
     settings_type = Spec
     spec: Spec
     hard: Tensor  # whether the hard phase goes on; a buffer, so that a checkpoint knows
 
-    def __init__(
-        self,
-        experts: tuple[str, ...],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        base.check_k(spec.top_k, len(experts))
-        self.k = spec.top_k or min(3, len(experts))
-        like = next(iter(stacks.values())).A
-        shapes = {module: (len(experts), stack.A.shape[1]) for module, stack in stacks.items()}
-        self.routers = Routers(shapes, generator, like)
-        self.register_buffer("hard", torch.full((), spec.hard_share > 0, device=like.device))
+    def build(self, generator: torch.Generator) -> None:
+        super().build(generator)
+        spec, count = self.spec, len(self.experts)
+        base.check_k(spec.top_k, count)
+        self.k = spec.top_k or min(3, count)
+        self.register_buffer("hard", torch.full((), spec.hard_share > 0, device=self.like.device))
         self._held = spec.train_experts and spec.preserve_weight > 0
         for at, value in enumerate(self._factors() if self._held else []):
             self.register_buffer(f"start{at}", value.detach().clone())
@@ -92,16 +82,13 @@ class LoRAMixer(base.Mixture):
             return GateSpec()
         return GateSpec(select="top_k", k=self.k, normalise="renormalise")
 
-    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        return self.routers(module, x)
-
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
         # Once a call: to look at a buffer waits for the device.
         if "hard" not in call.once:
             call.once["hard"] = self._is_hard()
         if not call.once["hard"]:
             return gate(logits, self.gating)
-        return gate(logits, GateSpec(select="hard"), labels=base.labels_of(call, logits))
+        return gate(logits, GateSpec(select="hard"), labels=labels_of(call, logits))
 
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         if self._is_hard():

@@ -24,16 +24,11 @@ Known defects, kept as published: the loss is least at Q proportional to 1 / I, 
 less, not more; and Q grows with a sequence's length, so that unequal lengths alone cost something.
 """
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from weft.gates import losses
-from weft.gates.call import Call
-from weft.gates.networks import Routers
-from weft.gates.stack import Stack
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
@@ -55,31 +50,20 @@ class Spec(base.TrainedSpec):
     """Numbers of the tasks of type 1, from 0 in the order of the experts."""
 
 
-class LoRAMoE(base.Mixture):
+class LoRAMoE(base.Routed):
     """Dense gates at each map, balanced within types."""
 
     settings_type = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        experts: Sequence[str],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        least, count = min(spec.knowledge, default=0), len(experts)
-        if least < 0 or (spec.start == "experts" and max(spec.knowledge, default=0) >= count):
+    def build(self, generator: torch.Generator) -> None:
+        super().build(generator)
+        spec, count = self.spec, len(self.experts)
+        least, most = min(spec.knowledge, default=0), max(spec.knowledge, default=0)
+        if least < 0 or (spec.start == "experts" and most >= count):
             raise ValueError(
                 f"knowledge {spec.knowledge}: expected numbers of tasks, 0 to {count - 1} for {count} experts"
             )
-        shapes = {module: (count, stack.A.shape[1]) for module, stack in stacks.items()}
-        self.routers = Routers(shapes, generator, next(iter(stacks.values())).A)
-
-    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        return self.routers(module, x)
 
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         if not self.spec.balance_weight or not trace.gates:

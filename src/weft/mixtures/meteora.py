@@ -24,10 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.gates import losses
-from weft.gates.call import Call
 from weft.gates.gate import GateSpec
-from weft.gates.networks import Routers
-from weft.gates.stack import Stack
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
@@ -48,26 +45,18 @@ class Spec(base.FrozenSpec):
     """beta: weight of the gates' cross-entropy against the row's own task; 0 trains by the task's loss alone."""
 
 
-class MeteoRA(base.Mixture):
+class MeteoRA(base.Routed):
     """A top-k gate at each map, told in training which task each row belongs to."""
 
     settings_type = Spec
     learning_rate = 5e-4
     spec: Spec
 
-    def __init__(
-        self,
-        experts: tuple[str, ...],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        base.check_k(spec.top_k, len(experts))
-        self.k = spec.top_k or min(2, len(experts))
-        shapes = {module: (len(experts), stack.A.shape[1]) for module, stack in stacks.items()}
-        self.routers = Routers(shapes, generator, next(iter(stacks.values())).A)
+    def build(self, generator: torch.Generator) -> None:
+        super().build(generator)
+        count = len(self.experts)
+        base.check_k(self.spec.top_k, count)
+        self.k = self.spec.top_k or min(2, count)
 
     @property
     def gate_spec(self) -> GateSpec:
@@ -78,9 +67,6 @@ class MeteoRA(base.Mixture):
             k=self.k,
             normalise="softmax",
         )
-
-    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        return self.routers(module, x)
 
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         if not self.spec.label_weight:

@@ -62,27 +62,25 @@ class MixLoRA(base.Mixture):
     spec: Spec
     BLOCK = ("ffn_in", "ffn_out")
 
-    def __init__(
-        self,
-        experts: tuple[str, ...],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        base.check_k(spec.top_k, len(experts))
-        inside = [name for name in stacks if role_of(frame.model_type, name) in self.BLOCK]
+    def build(self, generator: Generator) -> None:
+        base.check_k(self.spec.top_k, len(self.experts))
+        inside = [
+            name
+            for name in self.modules_woven
+            if role_of(self.frame.model_type, name) in self.BLOCK
+        ]
         self._blocks = [list(names) for _, names in groupby(inside, layer_index)]
-        whole = len(roles_of(frame.model_type).get("ffn_in", ())) + 1
+        whole = len(roles_of(self.frame.model_type).get("ffn_in", ())) + 1
         if not inside or any(len(names) != whole for names in self._blocks):
             raise ValueError(
                 f"MixLoRA's experts are whole feed-forward blocks, got {inside}; use targets: [ffn_in, ffn_out]"
             )
         self._first = {name: names[0] for names in self._blocks for name in names}
-        shapes = {names[0]: (len(experts), stacks[names[0]].A.shape[1]) for names in self._blocks}
-        std = 1.0 if spec.routing == "switch" else 0.02
-        self.routers = Routers(shapes, generator, stacks[inside[0]].A, std)
+        shapes = {
+            names[0]: (len(self.experts), self.stack(names[0]).A.shape[1]) for names in self._blocks
+        }
+        std = 1.0 if self.spec.routing == "switch" else 0.02
+        self.routers = Routers(shapes, generator, self.like, std)
 
     @classmethod
     def from_experts(
@@ -95,7 +93,8 @@ class MixLoRA(base.Mixture):
         cls, module: str, weight: Tensor, frame: base.Frame, spec: Spec, generator: Generator
     ) -> Stack:
         inside = role_of(frame.model_type, module) in cls.BLOCK
-        return base.new_experts(weight, spec.num_experts if inside else 1, spec, generator)
+        count = spec.num_experts if inside else 1
+        return Stack.new(weight, count, spec.rank, spec.alpha, generator)
 
     @property
     def gate_spec(self) -> GateSpec:

@@ -26,9 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from weft.gates import losses
-from weft.gates.call import Call
 from weft.gates.gate import GateSpec
-from weft.gates.networks import Routers
 from weft.gates.stack import Part, Stack
 from weft.gates.trace import GateTrace
 from weft.lowrank.roles import layer_index
@@ -62,25 +60,15 @@ class Spec(base.TrainedSpec):
         return self
 
 
-class MoLA(base.Mixture):
+class MoLA(base.Routed):
     """Top-k gates at each map, over as many experts as its layer has."""
 
     settings_type = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        experts: Sequence[str],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        counts = {module: len(stack.ranks) for module, stack in stacks.items()}
-        base.check_k(spec.top_k, min(counts.values()))
-        shapes = {module: (counts[module], stack.A.shape[1]) for module, stack in stacks.items()}
-        self.routers = Routers(shapes, generator, next(iter(stacks.values())).A)
+    def build(self, generator: torch.Generator) -> None:
+        super().build(generator)
+        base.check_k(self.spec.top_k, min(map(self.gates_wide, self.modules_woven)))
 
     @classmethod
     def from_experts(
@@ -104,14 +92,11 @@ class MoLA(base.Mixture):
         generator: torch.Generator,
     ) -> Stack:
         assert isinstance(spec, Spec)
-        return base.new_experts(weight, _count(module, frame, spec), spec, generator)
+        return Stack.new(weight, _count(module, frame, spec), spec.rank, spec.alpha, generator)
 
     @property
     def gate_spec(self) -> GateSpec:
         return GateSpec(select="top_k", k=self.spec.top_k, normalise="renormalise")
-
-    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        return self.routers(module, x)
 
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         if not self.spec.balance_weight or not trace.gates:

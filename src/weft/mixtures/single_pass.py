@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.networks import GateHead, Routers
-from weft.gates.stack import Stack
+from weft.gates.lookup import AtOnce
+from weft.gates.networks import GateHead
 from weft.lowrank.roles import layer_index
 from weft.mixtures import base
 
@@ -46,51 +46,41 @@ class Spec(base.FrozenSpec):
     """What logits are divided by in the softmax."""
 
 
-class SinglePass(base.Mixture):
+class SinglePass(base.Routed):
     """One pass: the gates come from its own beginning."""
 
     settings_type = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        experts: tuple[str, ...],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        count = len(experts)
-        like = next(iter(stacks.values())).A
-        self._first = 0 if spec.reader == "embedding" else spec.layer
-        layers = {module: layer_index(module) for module in stacks}
+    def build(self, generator: torch.Generator) -> None:
+        own, count = self.spec, len(self.experts)
+        self._first = 0 if own.reader == "embedding" else own.layer
+        layers = {module: layer_index(module) for module in self.modules_woven}
         self._below = {m for m, at in layers.items() if at is not None and at < self._first}
-        if spec.reader == "layer" and spec.layer >= frame.layers:
+        if own.reader == "layer" and own.layer >= self.frame.layers:
             raise ValueError(
-                f"layer {spec.layer}: the base has layers 0 to {frame.layers - 1}; choose one of them"
+                f"layer {own.layer}: the base has layers 0 to {self.frame.layers - 1}; choose one of them"
             )
-        if spec.reader == "local":
-            shapes = {module: (count, stack.A.shape[1]) for module, stack in stacks.items()}
-            self.routers = Routers(shapes, generator, like)
+        if own.reader == "local":
+            super().build(generator)
             return
         self.constants = nn.ParameterDict(
             {
-                _key(module): torch.zeros(count, device=like.device)
-                for module in stacks
+                _key(module): torch.zeros(count, device=self.like.device)
+                for module in self.modules_woven
                 if module in self._below
             }
         )
-        read = [module for module in stacks if module not in self._below]
+        read = [module for module in self.modules_woven if module not in self._below]
         self._read = {module: at for at, module in enumerate(read)}
         self.head = GateHead(
-            frame.hidden,
-            count * (len(self._read) if spec.layerwise else 1),
-            depth=spec.depth,
-            width=spec.width,
-            dropout=spec.head_dropout,
+            self.frame.hidden,
+            count * (len(read) if own.layerwise else 1),
+            depth=own.depth,
+            width=own.width,
+            dropout=own.head_dropout,
             generator=generator,
-            like=like,
+            like=self.like,
         )
 
     @property
@@ -107,11 +97,11 @@ class SinglePass(base.Mixture):
         assert call.hidden is not None
         said = self.head(call.hidden.detach()).unflatten(-1, (-1, len(self.experts)))
         # All maps at once; what is left for a map is to look up its own.
-        call.once["gates"] = base.AtOnce(said, gate(said, self.gating))
+        call.once["gates"] = AtOnce(said, gate(said, self.gating))
 
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
         if self.spec.reader == "local":
-            return self.routers(module, x)
+            return super().logits(module, x, z, call)
         if module in self._below:
             return self.constants[_key(module)].expand(*x.shape[:-1], -1)
         if "gates" not in call.once:

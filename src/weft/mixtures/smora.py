@@ -61,21 +61,13 @@ class SMoRA(base.Mixture):
     settings_type = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        experts: tuple[str, ...],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
+    def build(self, generator: torch.Generator) -> None:
         shapes = {}
-        for at, (module, stack) in enumerate(stacks.items()):
-            ranks, inner = stack.A.shape
-            shapes[module] = (_blocks(module, ranks, spec), inner)
-            self.register_buffer(f"bias{at}", torch.zeros(ranks, device=stack.A.device))
-        self.routers = Routers(shapes, generator, next(iter(stacks.values())).A)
+        for at, module in enumerate(self.modules_woven):
+            ranks, inner = self.stack(module).A.shape
+            shapes[module] = (_blocks(module, ranks, self.spec), inner)
+            self.register_buffer(f"bias{at}", torch.zeros(ranks, device=self.like.device))
+        self.routers = Routers(shapes, generator, self.like)
         self._counts: list[Tensor] = []
 
     @classmethod

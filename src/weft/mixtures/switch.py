@@ -11,6 +11,7 @@ from torch import Tensor
 
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
+from weft.gates.lookup import labels_of
 from weft.mixtures import base
 
 
@@ -28,4 +29,4 @@ class Switch(base.Mixture):
         return z.new_zeros(*z.shape[:-1], len(self.experts))
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        return gate(logits, self.gating, labels=base.labels_of(call, logits))
+        return gate(logits, self.gating, labels=labels_of(call, logits))

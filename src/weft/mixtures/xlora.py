@@ -20,8 +20,8 @@ from torch import Tensor
 
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
+from weft.gates.lookup import AtOnce
 from weft.gates.networks import GateHead
-from weft.gates.stack import Stack
 from weft.mixtures import base
 
 
@@ -56,25 +56,17 @@ class XLoRA(base.Mixture):
     settings_type = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        experts: tuple[str, ...],
-        stacks: dict[str, Stack],
-        frame: base.Frame,
-        spec: Spec,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(experts, stacks, frame, spec, generator)
-        base.check_k(spec.top_k, len(experts))
-        maps = len(stacks) if spec.layerwise else 1
+    def build(self, generator: torch.Generator) -> None:
+        own, count = self.spec, len(self.experts)
+        base.check_k(own.top_k, count)
         self.head = GateHead(
-            frame.hidden,
-            len(experts) * maps,
-            depth=spec.depth,
-            width=spec.width,
-            dropout=spec.head_dropout,
+            self.frame.hidden,
+            count * (len(self.modules_woven) if own.layerwise else 1),
+            depth=own.depth,
+            width=own.width,
+            dropout=own.head_dropout,
             generator=generator,
-            like=next(iter(stacks.values())).A,
+            like=self.like,
         )
 
     @property
@@ -100,7 +92,7 @@ class XLoRA(base.Mixture):
         found = gate(said, self.gating)
         if self.spec.global_weight != 1:
             found = found._replace(gates=self.spec.global_weight * found.gates)
-        call.once["gates"] = base.AtOnce(said, found)
+        call.once["gates"] = AtOnce(said, found)
 
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
         if "gates" not in call.once:
