@@ -185,9 +185,7 @@ def native_adapters(
     with safe_open(path, "pt") as file:
         ranks = json.loads((file.metadata() or {}).get("ranks", "{}"))
     if set(ranks) != set(factors):
-        raise ValueError(
-            f"{path} is of another expert than the adapter_model.safetensors beside it"
-        )
+        raise ValueError(f"{path} is of another expert than adapter_model.safetensors beside it")
     dtype = trained_dtype(base)
     weights = {module: frozen_linear(base.trunk, module).weight for module in factors}
     # Names and shapes only: what decomposes W0 to start is not decomposed again to be overwritten.
