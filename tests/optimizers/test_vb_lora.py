@@ -11,7 +11,7 @@ from weft.base import Base, load_base
 from weft.config import RecipeSettings, load_run
 from weft.expert import Expert, build
 from weft.optimizers.vb_lora import VectorBankRates
-from weft.recipes import Recipe, resolve
+from weft.recipes import Recipe, recipe_file, resolve
 
 
 @pytest.fixture
@@ -91,8 +91,9 @@ def test_training_has_three_rates_and_every_number_in_one_group(bert: Base, tmp_
             assert names[id(value)] not in rates
             rates[names[id(value)]] = peak
     assert rates.keys() == learner.parameters.keys()
+    own = recipe_file("vb_lora").training["learning_rate"]
     for name, rate in rates.items():
         part = name.partition("/")[2]
-        wanted = {"shared": 1e-3, "_adapters": 1e-2, "head": 0.02}[part.partition(".")[0]]
+        wanted = {"shared": own, "_adapters": 10 * own, "head": 0.02}[part.partition(".")[0]]
         assert rate == pytest.approx(wanted)
     assert len(set(rates.values())) == 3

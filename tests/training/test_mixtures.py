@@ -59,7 +59,7 @@ def mixture(runs: Runs, base: str, name: str, more: tuple[str, ...] = ()) -> Run
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
-    return {row["name"]: row["value"] for row in rows if row["name"] != "recognition"}
+    return {row["name"]: row["value"] for row in rows}
 
 
 @EACH

@@ -1,0 +1,70 @@
+"""Reading a cell's value out of the run folders that fill it."""
+
+import json
+import math
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from weft.comparison import final_job
+from weft.reproduction.figures import Address
+from weft.reproduction.plan import STUDY, Plan
+from weft.runs import RunFolder
+
+
+class Measured(NamedTuple):
+    """A value over seeds."""
+
+    value: float
+    deviation: float
+    """Standard deviation over seeds; 0 for one."""
+    seeds: int
+    device: str
+
+
+def folders(plan: Plan, base: str, task: str, recipe: str) -> list[Path]:
+    """The run folders of one recipe at the study's settings, one a seed, finished or not."""
+    stage = plan.stage(STUDY, base)
+    (rate,) = stage.grid.recipes[recipe].learning_rates
+    cell = (task, recipe)
+    return [final_job(stage.grid, stage.folder, cell, rate, seed).folder for seed in plan.seeds]
+
+
+def measured(plan: Plan, base: str, address: Address) -> Measured | None:
+    """The mean of the finished runs in the metric of a cell; None where none is finished."""
+    assert address.task is not None
+    assert address.method is not None
+    paths = folders(plan, base, address.task, address.method)
+    runs = [RunFolder.open(path) for path in paths if (path / "run.yaml").is_file()]
+    runs = [run for run in runs if run.is_complete]
+    if not runs:
+        return None
+    values = [value(run, address.metric) for run in runs]
+    spread = stdev(values) if len(values) > 1 else 0.0
+    devices = sorted({str((run.training or {})["device"]) for run in runs})
+    return Measured(mean(values), spread, len(values), ", ".join(devices))
+
+
+def value(run: RunFolder, metric: str) -> float:
+    """A score in percent, seconds, or epochs.
+
+    Raises:
+        ValueError: If the run does not have it.
+    """
+    training = run.training or {}
+    if metric == "seconds":
+        return float(training["seconds"])
+    if metric in ("epochs", "seconds_per_epoch"):
+        epochs = steps_run(run) / math.ceil(training["examples"] / run.run.training.batch_size)
+        return epochs if metric == "epochs" else float(training["seconds"]) / epochs
+    for row in run.metrics:
+        if (row["name"], row["split"]) == (metric, "validation"):
+            return 100 * float(row["value"])
+    raise ValueError(f"{run.path} has no {metric} of validation; remove that run and run it again")
+
+
+def steps_run(run: RunFolder) -> int:
+    """Steps until training ended, early or not."""
+    # training.json has the steps that were planned.
+    lines = run.log.read_text(encoding="utf-8").splitlines()
+    return int(json.loads(lines[-1])["step"])

@@ -1,0 +1,132 @@
+"""From a profile to what is run: two grids a base, and mixtures of the experts they leave.
+
+    study   full fine-tuning and LoRA at the settings of table 1; these fill the published cells
+    own     every recipe at its own rate, searched on a held-out tenth of train; validation is met once
+
+Differences from the study: a set it stopped early on validation does so here too in `study`, never in `own`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weft.comparison import Grid
+from weft.config import MixtureSettings, Run, TrainingSettings, validate
+from weft.reproduction.grids import own_grid, study_grid
+from weft.reproduction.profiles import MixtureRow, Profile, profile
+from weft.reproduction.published import Study, published
+
+STUDY, OWN = "study", "own"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One grid of one base, for `weft.comparison.compare`."""
+
+    name: str
+    base: str
+    grid: Grid
+    folder: Path
+
+
+@dataclass(frozen=True)
+class MixtureRun:
+    """A mixture that is trained once its experts are there."""
+
+    name: str
+    base: str
+    seed: int
+    row: MixtureRow
+    folder: Path
+
+    def run(self, experts: Sequence[Path], training: Mapping[str, Any], device: str) -> Run:
+        """Its settings.
+
+        Args:
+            experts: The run folder of each task's expert, trained with the same seed.
+            training: Training settings of every run.
+            device: As in a run.
+        """
+        runs = [str(path) for path in experts]
+        values = {
+            "base": self.base,
+            "mixture": {"name": self.name, **self.row.settings, "runs": runs},
+            "training": {**training, **self.row.training},
+            "seed": self.seed,
+            "device": device,
+        }
+        return validate(Run, values, f"mixture {self.name}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a profile runs."""
+
+    name: str
+    profile: Profile
+    study: Study
+    seeds: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    mixtures: tuple[MixtureRun, ...]
+
+    def stage(self, name: str, base: str) -> Stage:
+        """The grid called `name` of one base."""
+        return next(own for own in self.stages if (own.name, own.base) == (name, base))
+
+
+def make_plan(
+    name: str,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    seeds: int | None = None,
+    own: Profile | None = None,
+) -> Plan:
+    """What the profile `name` runs under `out`; nothing is read or written.
+
+    Args:
+        name: A file of `profiles/`.
+        out: Folder of the run folders.
+        data: Folder with one sub-folder for each task.
+        seeds: How many seeds, counted from 0; None takes the profile's.
+        own: A profile that takes the place of the file's.
+
+    Raises:
+        KeyError: If there is no such profile.
+        ValueError: If it needs a folder of data, or takes none.
+    """
+    own = profile(name) if own is None else own
+    study, out = published(), Path(out)
+    folder = _data(name, own, out, data)
+    chosen = tuple(range(own.seeds if seeds is None else seeds))
+    if not chosen:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    stages = [
+        Stage(kind, base, make(own, study, base, folder, chosen), out / base / kind)
+        for base in own.bases
+        for kind, make in ((STUDY, study_grid), (OWN, own_grid))
+    ]
+    mixed = [
+        MixtureRun(mixture, base, seed, row, out / base / "mixtures" / f"{mixture}-seed{seed}")
+        for base in own.bases
+        for mixture, row in own.mixtures.items()
+        for seed in chosen
+    ]
+    for one in mixed:
+        MixtureSettings.model_validate({"name": one.name, **one.row.settings})
+        validate(TrainingSettings, {**own.training, **one.row.training}, f"mixture {one.name}")
+    return Plan(name, own, study, chosen, tuple(stages), tuple(mixed))
+
+
+def _data(name: str, own: Profile, out: Path, data: str | Path | None) -> Path | None:
+    if own.sets == "generated":
+        if data is not None:
+            raise ValueError(f"profile {name} makes its own sets; remove --data {data}")
+        return out / "data"
+    if data is None and own.sets == "folder":
+        sets = ", ".join(sorted(own.tasks))
+        raise ValueError(
+            f"profile {name} reads its sets from a folder; give --data with {sets} in it"
+        )
+    return None if data is None else Path(data)

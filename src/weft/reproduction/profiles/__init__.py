@@ -1,0 +1,97 @@
+"""Profiles: how much of the study is run, on which bases and sets; one YAML file each."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from weft.config import RecipeSettings, Settings, validate
+from weft.registry import Registry
+
+profiles: Registry[object] = Registry("weft.reproduction.profiles", suffix=".yaml")
+
+
+class BaseEntry(Settings):
+    """A base that is trained on."""
+
+    stands_for: str | None = None
+    """The published base whose place it takes; None where it is that base."""
+    difference: str = ""
+    """In what it is not the published one."""
+
+
+class SetEntry(Settings):
+    """The rows of one published task, and how long they are trained on."""
+
+    task: dict[str, Any] = {}
+    """Settings of the task beside its name and folder."""
+    generated: str | None = None
+    """The set of `weft.demo` that takes its place."""
+    difference: str = ""
+    """In what the set is not the published one."""
+    study: dict[str, Any] = {}
+    """Training settings with the study's rate, where they are not those of its table 1."""
+    own: dict[str, Any] = {}
+    """Training settings with a searched rate, over those of table 1."""
+    search: dict[str, Any] = {}
+    """What differs from `own` during the search."""
+    search_examples: int | None = Field(default=None, ge=1)
+    """Training rows of the search; None takes all."""
+    train: int = Field(ge=1)
+    """Training rows there are, for estimates."""
+    validation: int = Field(ge=1)
+    tokens: float = Field(gt=0)
+    """Tokens that a row has on average, over all choices or windows; for estimates."""
+
+    @property
+    def rows(self) -> int:
+        """Training rows that a run sees."""
+        limit = self.task.get("max_examples")
+        limit = limit.get("train") if isinstance(limit, dict) else limit
+        return self.train if limit is None else min(limit, self.train)
+
+
+class RecipeRow(Settings):
+    """A recipe with a rate of its own."""
+
+    recipe: RecipeSettings
+    learning_rates: list[float] = Field(min_length=1)
+
+
+class MixtureRow(Settings):
+    """A mixture of the tasks' experts."""
+
+    experts: str
+    """The searched recipe whose experts are mixed."""
+    settings: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    cost: float = Field(gt=0)
+    """Time of a training token beside one of plain LoRA."""
+
+
+class Profile(Settings):
+    """One scale of the reproduction."""
+
+    summary: str
+    sets: Literal["hub", "folder", "generated"]
+    """Where rows come from; a folder given by the user takes the place of the hub."""
+    bases: dict[str, BaseEntry]
+    tasks: dict[str, SetEntry]
+    """By their published names."""
+    recipes: dict[str, RecipeRow]
+    mixtures: dict[str, MixtureRow]
+    """By the names of their files."""
+    costs: dict[str, float]
+    """Time of a training token by recipe beside one of plain LoRA, for estimates."""
+    seeds: int = Field(default=1, ge=1)
+    training: dict[str, Any] = {}
+    """Training settings of every run."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+def profile(name: str) -> Profile:
+    """The profile called `name`.
+
+    Raises:
+        KeyError: If there is none; names the nearest.
+    """
+    return validate(Profile, profiles.read(name), f"profiles/{name}.yaml")
