@@ -40,7 +40,9 @@ class Texts:
 def texts_of(owners: Mapping[str, RunFolder]) -> Texts:
     """The rows that the own experts of all tasks were trained and scored on."""
     base = load_base("minilm")
-    fitted, whole, harder = {}, {}, {}
+    fitted: dict[str, Sequences] = {}
+    whole: dict[str, Sequences] = {}
+    harder: dict[str, Sequences] = {}
     for name, run in owners.items():
         settings = run.run.task
         assert settings is not None  # an expert has one task
@@ -50,7 +52,8 @@ def texts_of(owners: Mapping[str, RunFolder]) -> Texts:
             for rows in (loaded.splits["train"], loaded.splits["validation"])
         )
         fitted[name], whole[name] = sequences_of(learned[:MOST_ROWS]), sequences_of(asked)
-        alone = [base.tokenizer(text)["input_ids"] for text in _alone(loaded.splits["validation"])]
+        parts = _alone(loaded.splits["validation"])
+        alone: list[Any] = [base.tokenizer(text)["input_ids"] for text in parts]
         harder[name] = (alone, list(range(len(alone)))) if alone else whole[name]
     return Texts(fitted, {"rows": whole, "harder": harder}, base.config.vocab_size)
 
@@ -87,26 +90,36 @@ def by_mixture(run: RunFolder, texts: Texts) -> dict[str, Any]:
     return {"parameters": loaded.recogniser.parameters, **judged(recognise, texts)}
 
 
-def by_words(texts: Texts) -> dict[str, Any]:
-    """What a logistic regression on bags of words makes of it."""
-    own = fit_words(texts)
+def by_words(texts: Texts, *, unit: bool) -> dict[str, Any]:
+    """What a logistic regression on bags of words makes of it; `unit` as in `words`."""
+    own = fit_words(texts, unit=unit)
 
     def recognise(sequences: Sequence[Sequence[int]], rows: Sequence[int]) -> list[Recognised]:
-        return own(words(sequences, texts.vocabulary), rows)
+        return own(words(sequences, texts.vocabulary, unit=unit), rows)
 
     return {"parameters": own.parameters, **judged(recognise, texts)}
 
 
-def words(sequences: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
-    """1 where a token is in a sequence, (sequences, vocabulary), sparse."""
-    places = [(at, token) for at, own in enumerate(sequences) for token in sorted(set(own))]
-    shape = (len(sequences), vocabulary)
+def words(sequences: Sequence[Sequence[int]], vocabulary: int, *, unit: bool) -> Tensor:
+    """How often each token is in a sequence, (sequences, vocabulary), sparse.
+
+    Args:
+        sequences: Token ids. The separators among them tell one segment from two.
+        vocabulary: Number of tokens.
+        unit: Only whether it is, each sequence at norm 1: neither length nor separators count.
+    """
+    found = []
+    for at, own in enumerate(sequences):
+        counts = Counter(own)
+        found += [(at, t, len(counts) ** -0.5 if unit else counts[t]) for t in sorted(counts)]
+    rows, tokens, values = zip(*found, strict=True)
+    index, shape = torch.tensor([rows, tokens]), (len(sequences), vocabulary)
     return torch.sparse_coo_tensor(
-        torch.tensor(places).T, torch.ones(len(places)), shape, check_invariants=True
+        index, torch.tensor(values, dtype=torch.float32), shape, check_invariants=True
     ).coalesce()
 
 
-def fit_words(texts: Texts) -> Recogniser:
+def fit_words(texts: Texts, *, unit: bool) -> Recogniser:
     """The logistic regression, penalised as scikit-learn's is by default (C = 1); every row of a task counts 1."""
     sequences = [own for found, _ in texts.fitted.values() for own in found]
     labels = [at for at, (found, _) in enumerate(texts.fitted.values()) for _ in found]
@@ -115,7 +128,7 @@ def fit_words(texts: Texts) -> Recogniser:
     weights = torch.tensor(
         [1 / own[row] for own, rows in zip(counts, owners, strict=True) for row in rows]
     )
-    x, y = words(sequences, texts.vocabulary), torch.tensor(labels)
+    x, y = words(sequences, texts.vocabulary, unit=unit), torch.tensor(labels)
     weight = torch.zeros(texts.vocabulary, len(texts.fitted), requires_grad=True)
     bias = torch.zeros(len(texts.fitted), requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")

@@ -211,7 +211,10 @@ def main() -> None:
     if "uniform" in names:
         rows.append(summed(study.finals("uniform", SEEDS[:1])[0], rows[0]["tasks"]))
     texts = texts_of({task: runs[0] for task, runs in own.items()})
-    recognition = {"bag of words": by_words(texts)}
+    recognition = {
+        "bag of words, counted": by_words(texts, unit=False),
+        "bag of words, unit length": by_words(texts, unit=True),
+    }
     for name in (name for name in names if name in MAIN):
         recognition[name] = by_mixture(study.finals(name, SEEDS[:1])[0], texts)
     for row in rows:

@@ -138,6 +138,7 @@ def _values(learner: Learner) -> dict[str, Any]:
     stopper = learner.stopper
     return {
         "is_over": learner.is_over,
+        "done": learner.done,
         "best": stopper.best,
         "best_step": stopper.best_step,
         "misses": stopper.misses,
@@ -170,6 +171,7 @@ def _restore(
     for name, hook in learner.hooks().items():
         hook.load_state_dict(under(f"hook/{name}/"))
     learner.is_over = saved["is_over"]
+    learner.done = saved["done"]
     learner.stopper.best = saved["best"]
     learner.stopper.best_step = saved["best_step"]
     learner.stopper.misses = saved["misses"]

@@ -32,7 +32,6 @@ def finish(
     folder: RunFolder,
     accelerator: Accelerator,
     *,
-    total: int,
     seconds: float,
     tokens: int,
 ) -> None:
@@ -42,7 +41,6 @@ def finish(
         session: What was trained.
         folder: The run's folder.
         accelerator: Shares the rows out; its main process writes.
-        total: Steps of the longest task.
         seconds: Training time.
         tokens: Real tokens that this process trained on.
     """
@@ -58,9 +56,7 @@ def finish(
         task = stream.task.spec.name
         result = Evaluation(task, session.run.training.evaluate_on, len(found), scores, found)
         results[stream.name] = result
-        summary = _summary(
-            session, stream, accelerator, total=total, seconds=seconds, tokens=tokens
-        )
+        summary = _summary(session, stream, accelerator, seconds=seconds, tokens=tokens)
         if session.run.task is not None:
             _write(session, stream, folder, result, summary)
         else:
@@ -156,14 +152,14 @@ def _summary(
     stream: Stream,
     accelerator: Accelerator,
     *,
-    total: int,
     seconds: float,
     tokens: int,
 ) -> dict[str, Any]:
     """What training cost and counted, for tables."""
     learners = [learner for learner in session.learners if stream in learner.streams]
     stopper = learners[0].stopper if learners else None
-    steps = min(stream.total_steps, total)
+    # Fewer than planned, where training stopped early.
+    steps = min(stream.total_steps, max((learner.done for learner in learners), default=0))
     trained = {id(p): p.numel() for learner in learners for p in learner.parameters.values()}
     return {
         "adapter_parameters": session.adapter_parameters(stream.name),

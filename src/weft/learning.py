@@ -156,6 +156,8 @@ class Learner:
         self.stopper = Stopper(training.early_stopping, streams[0].task.higher_is_better)
         self.best: dict[str, Tensor] = {}
         self.is_over = False
+        self.done = 0
+        """Optimizer steps taken."""
 
     def rebuild_optimizer(self) -> None:
         """A fresh AdamW over what the recipes' rules say now."""
@@ -219,6 +221,7 @@ class Learner:
                 with torch.no_grad():
                     recipe.controller.after_step(expert.adapters, self.optimizer, step, self.total)
         self.optimizer.zero_grad(set_to_none=True)
+        self.done = step + 1
 
     def _clip(self) -> None:
         if not self.training.max_grad_norm:

@@ -155,7 +155,6 @@ class Loop:
             self.session,
             self.folder,
             self.accelerator,
-            total=self.total,
             seconds=self.seconds,
             tokens=self.stepper.tokens,
         )

@@ -39,8 +39,7 @@ def folder(runs: Runs, tmp_path: Path) -> RunFolder:
 def values(folder: RunFolder) -> dict[str, dict[str, float]]:
     """The scores that training left, by task."""
     return {
-        part.path.name: {m["name"]: m["value"] for m in part.metrics}
-        for part in folder.parts()
+        part.path.name: {m["name"]: m["value"] for m in part.metrics} for part in folder.parts()
     }
 
 

@@ -180,6 +180,7 @@ def test_early_stopping_is_per_expert_and_brings_the_best_weights_back(
         assert part.training["best_step"] == first_best
         # Patience of two evaluations after the best one, then nothing more.
         assert max(scores) == min(first_best + 4, 30)
+        assert part.training["steps"] == max(scores)
         metric = "f1" if name == "tags" else "accuracy"
         final = next(row["value"] for row in part.metrics if row["name"] == metric)
         assert final == pytest.approx(best, abs=1e-12)
