@@ -168,7 +168,7 @@ def forward(precision: str, rounds: int, names: Sequence[str]) -> list[dict[str,
     owners = [f"expert-{number}" for number in range(MANY)]
     peers: dict[str, Any] = {"xlora": peft_x_lora(base)}
     peers["many"] = peft_model(base, owners, torch.float32, "cpu")
-    peers["many"].base_model.set_adapter(owners)
+    getattr(peers["many"].base_model, "set_adapter")(owners)  # noqa: B009 - hidden by __getattr__
     found = []
     for name in [*names, "many"]:
         settings = MIXTURES.get(name, MIXTURES["single_pass-embedding"])

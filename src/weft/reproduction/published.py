@@ -139,5 +139,5 @@ class Study(Settings):
 @functools.cache
 def published() -> Study:
     """The study."""
-    text = (resources.files(__package__) / "published.yaml").read_text(encoding="utf-8")
+    text = (resources.files("weft.reproduction") / "published.yaml").read_text(encoding="utf-8")
     return validate(Study, yaml.safe_load(text), "published.yaml")
