@@ -103,12 +103,14 @@ def make_plan(
     if not chosen:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     stages = [
-        Stage(kind, base, make(own, study, base, folder, chosen), out / base / kind)
+        Stage(kind, base, make(own, study, base, folder, chosen), out / _place(base) / kind)
         for base in own.bases
         for kind, make in ((STUDY, study_grid), (OWN, own_grid))
     ]
     mixed = [
-        MixtureRun(mixture, base, seed, row, out / base / "mixtures" / f"{mixture}-seed{seed}")
+        MixtureRun(
+            mixture, base, seed, row, out / _place(base) / "mixtures" / f"{mixture}-seed{seed}"
+        )
         for base in own.bases
         for mixture, row in own.mixtures.items()
         for seed in chosen
@@ -130,3 +132,8 @@ def _data(name: str, own: Profile, out: Path, data: str | Path | None) -> Path |
             f"profile {name} reads its sets from a folder; give --data with {sets} in it"
         )
     return None if data is None else Path(data)
+
+
+def _place(base: str) -> str:
+    """A base's own folder: an alias, or the last part of a hub id or path, which itself may lead elsewhere."""
+    return Path(base).name
