@@ -1,0 +1,1 @@
+"""Runs as pages: tables, Markdown, one self-contained HTML file, model cards."""

@@ -1,0 +1,75 @@
+"""The lines of code in a model card that load its expert, with PEFT or transformers and with weft."""
+
+from pathlib import Path
+
+from weft.expert import Card
+from weft.kinds import KINDS
+from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
+from weft.storage import HEAD
+
+HERE = "path/to/this/folder"
+"""Stands for the expert's folder in the lines that load it."""
+
+
+def library_of(folder: Path) -> str:
+    """Which library opens the folder: PEFT, transformers where every weight was trained, or weft alone."""
+    if (folder / PEFT_CONFIG).is_file():
+        return "peft"
+    return "weft" if (folder / HEAD).is_file() else "transformers"
+
+
+def loading_lines(card: Card, library: str) -> list[str]:
+    """Paragraphs and blocks of code, one of each for every library that opens the folder."""
+    kind = KINDS[card.head]
+    revision = f", revision={card.revision!r}" if card.revision else ""
+    labels = f", num_labels={_outputs(card)}" if kind.has_classes else ""
+    auto = f"from transformers import {kind.auto}, AutoTokenizer"
+    found = []
+    if library == "peft":
+        found += [
+            "With PEFT:",
+            _code(
+                "from peft import PeftModel",
+                auto,
+                "",
+                f'base = {kind.auto}.from_pretrained("{card.source}"{labels}{revision})',
+                f'model = PeftModel.from_pretrained(base, "{HERE}")',
+                f'tokenizer = AutoTokenizer.from_pretrained("{card.source}"{revision})',
+            ),
+        ]
+    if library == "transformers":
+        found += [
+            "With transformers:",
+            _code(
+                auto,
+                "",
+                f'model = {kind.auto}.from_pretrained("{HERE}")',
+                f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")',
+            ),
+        ]
+        own = [
+            "from weft.storage import load_full",
+            "",
+            f'model, expert, card = load_full("{HERE}")',
+        ]
+    else:
+        own = [
+            "from weft.base import load_base",
+            "from weft.model import Model",
+            "from weft.storage import load_expert",
+            "",
+            f'base = load_base("{card.base}"{revision})',
+            f'expert, card = load_expert("{HERE}", base)',
+            "model = Model(base)",
+            "model.add(expert)",
+        ]
+    return [*found, "With weft:", _code(*own)]
+
+
+def _outputs(card: Card) -> int:
+    regression = card.task.get("options", {}).get("mode") == "regression"
+    return 1 if regression else len(card.labels)
+
+
+def _code(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])

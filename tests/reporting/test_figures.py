@@ -1,0 +1,126 @@
+"""Figures show the numbers, name what they measure and in which unit, and stand out on light and dark pages."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from weft.reporting.contents import Report
+from weft.reporting.drawing import PALETTE, Figure
+from weft.reporting.figures import _undominated
+from weft.reporting.labels import compact, wrapped
+
+UNIT = re.compile(
+    r"\((%|s|nats|count|no unit|layer\.module|0 to 1)[,)]?|\(count, logarithmic scale\)"
+)
+
+
+def words(figure: Figure) -> list[str]:
+    """All text in the drawing, in its order."""
+    root = ET.fromstring(figure.svg)
+    return ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def every(figures: dict[str, list[Figure]]) -> list[Figure]:
+    return [figure for own in figures.values() for figure in own]
+
+
+def luminance(color: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#14171b"])
+def test_colours_stand_out_on_light_and_dark(ground: str) -> None:
+    for color in PALETTE:
+        light, dark = sorted([luminance(color), luminance(ground)], reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 3, color
+
+
+def test_the_page_has_the_grounds_the_palette_was_chosen_for() -> None:
+    template = Path(__file__).parents[2] / "src" / "weft" / "reporting" / "page.html.j2"
+    assert re.findall(r"--ground: (#\w+)", template.read_text()) == ["#ffffff", "#14171b"]
+
+
+def test_figures_say_what_they_show(figures: dict[str, list[Figure]]) -> None:
+    names = {figure.name.rsplit("-", 1)[1] for figure in every(figures)}
+    assert names == {"scores", "times", "sizes", "loss", "selection", "gates"}
+    for figure in every(figures):
+        said = words(figure)
+        units = [text for text in said if UNIT.search(text)]
+        assert len(units) >= (1 if figure.name.endswith(("scores", "times")) else 2), said
+        assert any(text.startswith(("topic", "tags", "xlora on")) for text in said), said
+        assert figure.caption.endswith(".")
+        assert len(figure.alt) > 40
+        assert figure.alt != figure.caption
+
+
+def test_figures_take_the_pages_colours_and_letters(figures: dict[str, list[Figure]]) -> None:
+    for figure in every(figures):
+        assert "currentColor" in figure.svg
+        assert "#010203" not in figure.svg
+        assert "font-family" not in figure.svg
+        root = ET.fromstring(figure.svg)
+        assert (root.get("width"), root.get("height")) == (None, None)
+        assert root.get("viewBox")
+        names = [own.get("id") for own in root.iter() if own.get("id")]
+        assert all(str(name).startswith(f"{figure.name}-") for name in names)
+        assert ET.fromstring(figure.file).get("viewBox") == root.get("viewBox")
+
+
+def test_drawing_again_gives_the_same_bytes(
+    report: Report, figures: dict[str, list[Figure]]
+) -> None:
+    from weft.reporting.writing import drawn
+
+    assert drawn(report) == figures
+
+
+def test_scores_and_times_name_every_method(
+    report: Report, figures: dict[str, list[Figure]]
+) -> None:
+    section = report.sections[0]
+    for kind in ("scores", "times"):
+        figure = next(own for own in figures[section.key] if own.name.endswith(kind))
+        said = " ".join(words(figure))
+        for place, entry in enumerate(section.entries, 1):
+            assert wrapped(f"{place} {entry.name}").split("\n")[0] in said
+    seconds = [f"{entry.cost('seconds_per_epoch'):,.1f}" for entry in section.entries]
+    times = next(own for own in figures[section.key] if own.name.endswith("times"))
+    assert [text.strip() for text in words(times) if text.strip() in seconds] == seconds
+    best = section.entries[0]
+    assert best.name in figures[section.key][0].alt
+    assert f"{100 * (best.score or 0):.1f}" in figures[section.key][0].alt
+
+
+def test_heat_maps_hold_the_gates(
+    report: Report, figures: dict[str, list[Figure]], runs_folder: Path
+) -> None:
+    (mixture,) = report.mixtures
+    for figure, task in zip(figures[mixture.key], ("topic", "tags"), strict=True):
+        said = json.loads((runs_folder / "mix" / task / "gates-validation.json").read_text())
+        cells = [f"{value:.2f}" for row in said["gates"].values() for value in row]
+        texts = words(figure)
+        start = next(at for at in range(len(texts)) if texts[at : at + len(cells)] == cells)
+        assert start
+        assert {"expert", "topic", "tags", "0.query", "1.value", "mean gate (no unit)"} <= set(
+            texts
+        )
+
+
+def test_dotted_line_joins_what_no_smaller_one_beats() -> None:
+    points = [(5.0, 0.3), (1.0, 0.2), (2.0, 0.1), (5.0, 0.4), (9.0, 0.4)]
+    assert _undominated(points, True) == [(1.0, 0.2), (5.0, 0.4)]
+    assert _undominated(points, False) == [(1.0, 0.2), (2.0, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(78733, "78.7k"), (22570381, "22.6M"), (0.05, "0.05"), (0, "0"), (999, "999")],
+)
+def test_numbers_are_short(value: float, said: str) -> None:
+    assert compact(value) == said
