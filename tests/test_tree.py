@@ -22,7 +22,14 @@ METHODS = (
 )
 
 LEVELS = (
-    ("weft.registry", "weft.config", "weft.atomic", "weft.dropout", "weft.attention"),
+    (
+        "weft.registry",
+        "weft.config",
+        "weft.atomic",
+        "weft.dropout",
+        "weft.attention",
+        "weft.scoped",
+    ),
     ("weft.digest", "weft.locate", "weft.bases", "weft.base"),
     ("weft.lowrank", "weft.gates"),
     METHODS,

@@ -6,7 +6,7 @@ trunk without gradient from inside that hook; a generation keeps keys and values
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, ClassVar, cast
 
@@ -21,6 +21,7 @@ from weft.gates.trace import GateTrace, current_trace
 from weft.lowrank.attach import module_at
 from weft.lowrank.route import Route, current_route, routed
 from weft.mixtures.base import Mixture
+from weft.scoped import scoped
 
 
 class Term:
@@ -96,20 +97,15 @@ _constant: ContextVar[float | None] = ContextVar("weft_mix_constant", default=No
 """The gates of a scaling pass under way."""
 _looking: ContextVar[str | None] = ContextVar("weft_mix_looking", default=None)
 """The mixture whose reading is all that a forward is for."""
-_open: ContextVar[tuple[AbstractContextManager[None], ...]] = ContextVar(
+_open: ContextVar[tuple[AbstractContextManager[object], ...]] = ContextVar(
     "weft_mix_open", default=()
 )
 """What the forwards under way must leave again, innermost last."""
 
 
-@contextmanager
-def caching() -> Iterator[None]:
+def caching() -> AbstractContextManager[object]:
     """Scaling passes inside the block go on with the keys and values of those before: one generation."""
-    token = _caches.set({})
-    try:
-        yield
-    finally:
-        _caches.reset(token)
+    return scoped(_caches, {})
 
 
 def layers_of(trunk: nn.Module) -> nn.ModuleList:
@@ -179,14 +175,12 @@ def state_read(trunk: nn.Module, mix: Mix, inputs: Mapping[str, Tensor]) -> Tens
     extra = {} if getattr(trunk.config, "use_cache", None) is None else {"use_cache": False}
     if mixture.reads_pass is not None:
         return _scaling_pass(trunk, (), {**inputs, **extra}, mix.name, mixture.reads_pass)
-    token = _looking.set(mix.name)
+    route = Route.everywhere(mix.name) if mixture.reads_layer else None
     try:
-        with routed(Route.everywhere(mix.name) if mixture.reads_layer else None):
+        with scoped(_looking, mix.name), routed(route):
             trunk(**inputs, **extra)
     except _Seen as seen:
         return seen.state
-    finally:
-        _looking.reset(token)
     raise RuntimeError("the trunk's layers were never reached")
 
 
@@ -224,9 +218,6 @@ def _scaling_pass(
             )
         config = cast(PreTrainedModel, trunk).config
         own["past_key_values"] = caches.setdefault(name, DynamicCache(config=config))
-    token = _constant.set(value)
-    try:
-        with torch.no_grad(), routed(Route.everywhere(name) if value else None):
-            return trunk(*args, **own).last_hidden_state
-    finally:
-        _constant.reset(token)
+    route = Route.everywhere(name) if value else None
+    with torch.no_grad(), scoped(_constant, value), routed(route):
+        return trunk(*args, **own).last_hidden_state

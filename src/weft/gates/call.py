@@ -4,8 +4,8 @@ A call lasts one forward of the trunk. It travels in a context variable like a r
 threads, processes and recomputed layers each see their own.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from weft.gates.trace import GateTrace
+from weft.scoped import scoped
 
 
 @dataclass
@@ -42,11 +43,6 @@ def current_calls() -> Calls | None:
     return _current.get()
 
 
-@contextmanager
-def calling(calls: Calls | None) -> Iterator[None]:
+def calling(calls: Calls | None) -> AbstractContextManager[Calls | None]:
     """Gates inside the block belong to `calls`."""
-    token = _current.set(calls)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    return scoped(_current, calls)

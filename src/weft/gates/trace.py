@@ -4,14 +4,14 @@ A trace belongs to the call, in a context variable like a route: no module remem
 processes do not disturb it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from weft.gates.gate import Gate
+from weft.scoped import scoped
 
 
 @dataclass
@@ -63,11 +63,6 @@ def current_trace() -> GateTrace | None:
     return _current.get()
 
 
-@contextmanager
-def traced(trace: GateTrace | None) -> Iterator[GateTrace | None]:
+def traced(trace: GateTrace | None) -> AbstractContextManager[GateTrace | None]:
     """Gates inside the block are recorded in `trace`."""
-    token = _current.set(trace)
-    try:
-        yield trace
-    finally:
-        _current.reset(token)
+    return scoped(_current, trace)

@@ -4,14 +4,16 @@ A route is a value that travels with the call in a context variable. No module r
 model with different routes cannot disturb each other.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from weft.scoped import scoped
 
 Members = tuple[str, ...]
 """Names of the experts whose adapters add up for a sequence; () is the bare base."""
@@ -108,14 +110,9 @@ def current_route() -> Route | None:
     return _current.get()
 
 
-@contextmanager
-def routed(route: Route | None) -> Iterator[None]:
+def routed(route: Route | None) -> AbstractContextManager[Route | None]:
     """Calls inside the block follow `route`; the route outside returns afterwards."""
-    token = _current.set(route)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    return scoped(_current, route)
 
 
 def current_rows() -> Tensor | None:
@@ -123,11 +120,6 @@ def current_rows() -> Tensor | None:
     return _rows.get()
 
 
-@contextmanager
-def given_rows(index: Tensor) -> Iterator[None]:
+def given_rows(index: Tensor) -> AbstractContextManager[Tensor | None]:
     """Terms inside the block see the sequences in `index` only."""
-    token = _rows.set(index)
-    try:
-        yield
-    finally:
-        _rows.reset(token)
+    return scoped(_rows, index)
