@@ -19,7 +19,7 @@ from weft.mixing import method_of, starts_from_experts
 from weft.runs import RunFolder
 from weft.training import train
 
-EPOCHS = {"wnut17": 3, "squad": 1.5, "swag": 2}
+EPOCHS = {"wnut17": 4, "squad": 3, "swag": 3}
 """Of a task's own expert, and of full fine-tuning."""
 FULL_RATES = {"wnut17": 2e-4, "squad": 2e-4, "swag": 5e-5}
 LORA, LORA_RATE = {"name": "lora", "rank": 8, "alpha": 16, "targets": ["query", "value"]}, 2.7e-3
@@ -28,7 +28,7 @@ GATE = {"rates": (1e-3, 5e-3, 2.5e-2), "epochs": 1}
 """The gate alone learns; frozen experts, and their heads."""
 WARM = {"rates": (1e-4, 5e-4, 2.5e-3), "epochs": 1}
 """Gate and heads learn, and experts from where their runs left them."""
-NEW = {"rates": (9e-4, 2.7e-3, 8.1e-3), "epochs": 2}
+NEW = {"rates": (9e-4, 2.7e-3, 8.1e-3), "epochs": 3}
 """Everything is learned from nothing, in about as many steps as the own experts took together."""
 FIXED = {"rates": (), "epochs": 1}
 

@@ -4,7 +4,7 @@
     python benchmarks/mixture_scores.py --only xlora meteora        (in as many processes as there are cores)
     python benchmarks/mixture_scores.py --full
 
-Every method sees the same rows, at most 2,000 of a task, with a seed's own experts (LoRA, rank 8, query + value).
+Every method sees the same rows, 1,000 of a task, with a seed's own experts (LoRA, rank 8, query + value).
 Three rates a method are searched on a held-out tenth of train in half the epochs, over experts that have not seen that
 tenth either, by the mean share of their scores; validation is met by the final runs alone. One seed for all; three for
 X-LoRA, the readers of its single pass and the best two others of the search. Only a gate that is learned and not told
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--runs", default="runs/mixtures")
     parser.add_argument("--out", default="results/mixtures.json")
-    parser.add_argument("--rows", type=int, default=2000, help="Most training rows of a task.")
+    parser.add_argument("--rows", type=int, default=1000, help="Most training rows of a task.")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--full", action="store_true", help="Full fine-tuning beside them.")
     choices = ["own", "full", *METHODS]
