@@ -74,8 +74,13 @@ LEVELS = (
         "weft.streaming",
     ),
     (
+        "weft.grid",
+        "weft.jobs",
+        "weft.workers",
+        "weft.ray_workers",
         "weft.comparison",
         "weft.differences",
+        "weft.leaderboard",
         "weft.reproduction",
         "weft.analysis",
         "weft.demo",

@@ -1,75 +1,48 @@
-"""Recipes x tasks x seeds x learning rates, as run folders, into a table.
+"""Recipes x tasks x bases x seeds x learning rates, as run folders, into a table.
 
-    search   every recipe on every task: the same rates budget, one seed, scored on a held-out tenth of train
+    search   every recipe on every task: the same budget for each, one seed, scored on a held-out tenth of train
     final    the best rate, every seed, scored once on the validation split
 
 A finished run is never repeated and an interrupted one goes on, so the same call continues where it stopped.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import Any, Protocol
 
-from pydantic import Field
-
-from weft.config import (
-    RecipeSettings,
-    Run,
-    Settings,
-    TaskSettings,
-    TrainingSettings,
-    to_yaml,
-    validate,
-)
-from weft.data import LoadedTask, find_kind, find_spec, load_task
-from weft.registry import unknown
+from weft.config import validate
+from weft.data import LoadedTask, load_task
+from weft.grid import Cell, Grid, RecipeEntry, TaskEntry, cells_of, claim
+from weft.jobs import Job, best_rate, final_jobs, run_job, score_of, search_jobs
 from weft.runs import RunFolder
 from weft.scoring import Score, mean_score
 from weft.tasks.base import Prediction
-from weft.training import Report, train
+from weft.training import Report
 
-
-class TaskEntry(Settings):
-    """A task of the comparison, and how long every recipe is trained on it."""
-
-    task: TaskSettings
-    training: dict[str, Any] = {}
-    """Training settings of every run on this task."""
-    search: dict[str, Any] = {}
-    """Training settings that differ during the search (e.g. fewer epochs)."""
-    search_examples: int | None = None
-    """Training rows used by the search; None takes all."""
-
-
-class RecipeEntry(Settings):
-    """A recipe of the comparison and the rates tried for it."""
-
-    recipe: RecipeSettings
-    learning_rates: list[float] = Field(min_length=1)
-    training: dict[str, Any] = {}
-    """Training settings of this recipe alone."""
-
-
-class Grid(Settings):
-    """What is compared."""
-
-    base: str = "minilm"
-    tasks: dict[str, TaskEntry]
-    recipes: dict[str, RecipeEntry]
-    seeds: list[int] = [0, 1, 2]
-    search_seed: int = 0
-    training: dict[str, Any] = {}
-    """Training settings of every run."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+__all__ = [
+    "Cell",
+    "Grid",
+    "Job",
+    "RecipeEntry",
+    "Row",
+    "Runner",
+    "TaskEntry",
+    "Told",
+    "Unfinished",
+    "compare",
+    "examples_of",
+    "predictions_of",
+]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe on one task: means over seeds at its best rate."""
+    """One recipe on one task and base: means over seeds at its best rate."""
 
+    base: str
     task: str
     recipe: str
     metric: str
@@ -90,26 +63,44 @@ class Row:
     trainable_parameters: int
     examples: int
     steps: int
+    seconds: float
+    """Training time of a run, mean over seeds."""
     seconds_per_epoch: float
+    peak_memory_mib: float
+    """The most that the process of one of the runs held; of one that ran several, this one or one before it."""
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.base, self.task, self.recipe)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run of the comparison."""
-
-    folder: Path
-    run: Run
-
-    @property
-    def is_complete(self) -> bool:
-        return (self.folder / "run.yaml").is_file() and RunFolder.open(self.folder).is_complete
-
-
 Told = Callable[[Job, int, int], Report | None]
 """Called before each run with the job, its number and how many there are; returns that run's progress display."""
+
+
+class Runner(Protocol):
+    """Whoever runs jobs somewhere else."""
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Bring every job to its end or leave its failure in its folder."""
+
+
+class Unfinished(RuntimeError):  # noqa: N818 - says what is so, as Interrupted does
+    """Runs failed; the others are done. The same call tries the failed ones again.
+
+    Args:
+        rows: Of the cells that are complete.
+        failed: The runs that are not; `failure` says why.
+    """
+
+    def __init__(self, rows: list[Row], failed: list[Job]) -> None:
+        lines = [f"{job.folder}: {job.failure or 'not finished'}" for job in failed]
+        super().__init__("\n".join(["runs failed; the same call tries them again:", *lines]))
+        self.rows = rows
+        self.failed = failed
 
 
 def compare(
@@ -119,6 +110,7 @@ def compare(
     recipes: Sequence[str] | None = None,
     told: Told | None = None,
     extend: bool = False,
+    runner: Runner | None = None,
 ) -> list[Row]:
     """Run what is missing of `grid` under `out` and return the table.
 
@@ -126,132 +118,77 @@ def compare(
         grid: What to compare.
         out: Folder of the run folders; `grid.yaml` is written there.
         recipes: Names of the grid's recipes to run and return now; None is all.
-        told: Announces runs.
+        told: Announces runs of this process.
         extend: Take `out` even if it holds another grid; runs that both have are not repeated.
+        runner: Runs several at once (`weft.workers`, `weft.ray_workers`) and goes on where one fails; None runs one
+            after the other in this process and raises what a run raises.
 
     Raises:
+        KeyError: If the grid has no such recipe.
         ValueError: If a setting is wrong, or `out` holds another grid.
+        Unfinished: If runs of `runner` failed, after all others have ended.
+        Interrupted: On SIGINT or SIGTERM, after the state of the runs in progress was saved.
     """
     grid = grid if isinstance(grid, Grid) else validate(Grid, grid, "grid")
     folder = Path(out)
-    _check_same(grid, folder, extend=extend)
-    chosen = list(grid.recipes if recipes is None else recipes)
-    for name in chosen:
-        if name not in grid.recipes:
-            raise KeyError(unknown("recipe of this grid", name, grid.recipes))
-    rows = []
-    jobs = {key: job for key, job in _search_jobs(grid, folder).items() if key[1] in chosen}
-    total = len(jobs) + len(grid.tasks) * len(chosen) * len(grid.seeds)
-    for number, job in enumerate(jobs.values()):
-        _run(job, number, total, told)
-    number = len(jobs)
-    for task in grid.tasks:
-        for recipe in chosen:
-            rate, searched = _best_rate(grid, jobs, task, recipe)
-            final = [final_job(grid, folder, (task, recipe), rate, seed) for seed in grid.seeds]
-            for job in final:
-                _run(job, number, total, told)
-                number += 1
-            rows.append(_row(grid, (task, recipe), rate, searched, final))
+    cells = cells_of(grid, recipes)
+    searches = {cell: search_jobs(grid, folder, cell) for cell in cells}
+    claim(grid, folder, extend=extend)
+    total = sum(map(len, searches.values())) + len(cells) * len(grid.seeds)
+    runner = runner or _Here(told, total)
+    jobs = [job for search in searches.values() for job in search.values()]
+    runner.run(jobs)
+    chosen = {
+        cell: best_rate(grid, cell, search)
+        for cell, search in searches.items()
+        if _complete(search.values())
+    }
+    finals = {cell: final_jobs(grid, folder, cell, rate) for cell, (rate, _) in chosen.items()}
+    jobs += (last := [job for final in finals.values() for job in final])
+    runner.run(last)
+    rows = [
+        _row(grid, cell, *chosen[cell], final) for cell, final in finals.items() if _complete(final)
+    ]
+    if len(rows) < len(cells):
+        raise Unfinished(rows, [job for job in jobs if not job.is_complete])
     return rows
 
 
-def _check_same(grid: Grid, folder: Path, *, extend: bool) -> None:
-    path = folder / "grid.yaml"
-    text = to_yaml(grid)
-    if not extend and path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{folder} holds another grid; choose another folder, or pass extend=True to extend that one"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+def _complete(jobs: Iterable[Job]) -> bool:
+    return all(job.is_complete for job in jobs)
 
 
-def _run(job: Job, number: int, total: int, told: Told | None) -> None:
-    if job.is_complete:
-        return
-    report = told(job, number, total) if told else None
-    if job.folder.exists():
-        train(resume=job.folder, report=report)
-    else:
-        train(job.run, out=job.folder, report=report)
+class _Here:
+    """One after the other, in this process."""
 
+    def __init__(self, told: Told | None, total: int) -> None:
+        self.told = told
+        self.total = total
+        self.number = 0
 
-def _make(
-    grid: Grid, cell: tuple[str, str], rate: float, seed: int, more: Mapping[str, Any]
-) -> Run:
-    task, recipe = cell
-    entry, method = grid.tasks[task], grid.recipes[recipe]
-    values = grid.training | entry.training | method.training | dict(more) | {"learning_rate": rate}
-    training = validate(TrainingSettings, values, f"{task}, {recipe}: training")
-    return Run(
-        base=grid.base,
-        task=entry.task,
-        recipe=method.recipe,
-        training=training,
-        seed=seed,
-        device=grid.device,
-    )
-
-
-def _search_jobs(grid: Grid, folder: Path) -> dict[tuple[str, str, float], Job]:
-    jobs = {}
-    for task, entry in grid.tasks.items():
-        for recipe, method in grid.recipes.items():
-            if len(method.learning_rates) == 1:
-                continue
-            for rate in method.learning_rates:
-                more = entry.search | {"evaluate_on": "holdout"}
-                run = _make(grid, (task, recipe), rate, grid.search_seed, more)
-                if entry.search_examples is not None:
-                    own = entry.task.model_copy(
-                        update={"max_examples": {"train": entry.search_examples}}
-                    )
-                    run = run.model_copy(update={"task": own})
-                jobs[task, recipe, rate] = Job(folder / "search" / task / recipe / f"{rate:g}", run)
-    return jobs
-
-
-def _best_rate(
-    grid: Grid, jobs: Mapping[tuple[str, str, float], Job], task: str, recipe: str
-) -> tuple[float, dict[str, float]]:
-    rates = grid.recipes[recipe].learning_rates
-    if len(rates) == 1:
-        return rates[0], {}
-    kind = find_kind(find_spec(grid.tasks[task].task.name))
-    scores = {rate: _value(jobs[task, recipe, rate].folder, kind.metric) for rate in rates}
-    sign = 1 if kind.higher_is_better else -1
-    best = max(scores, key=lambda rate: sign * scores[rate])
-    return best, {f"{rate:g}": value for rate, value in scores.items()}
-
-
-def _value(folder: Path, metric: str) -> float:
-    return next(row["value"] for row in RunFolder.open(folder).metrics if row["name"] == metric)
-
-
-def final_job(grid: Grid, folder: Path, cell: tuple[str, str], rate: float, seed: int) -> Job:
-    """The run of a task and recipe (`cell`) with its best rate and one seed, scored on validation."""
-    task, recipe = cell
-    run = _make(grid, cell, rate, seed, {})
-    return Job(folder / "final" / task / recipe / f"{rate:g}-seed{seed}", run)
+    def run(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if not job.is_complete:
+                run_job(job, self.told(job, self.number, self.total) if self.told else None)
+            self.number += 1
 
 
 def _row(
-    grid: Grid, cell: tuple[str, str], rate: float, searched: dict[str, float], final: Sequence[Job]
+    grid: Grid, cell: Cell, rate: float, searched: dict[str, float], final: Sequence[Job]
 ) -> Row:
-    task, recipe = cell
     folders = [RunFolder.open(job.folder) for job in final]
     loaded = examples_of(folders[0])
     examples = loaded.splits["validation"]
     predictions = [predictions_of(folder.path, [e["id"] for e in examples]) for folder in folders]
     scores = mean_score(loaded.task, predictions, examples)
     metric = loaded.task.metric
-    by_seed = [_value(folder.path, metric) for folder in folders]
-    summary = folders[0].training or {}
-    rates = grid.recipes[recipe].learning_rates
+    by_seed = [score_of(folder.path, metric)["value"] for folder in folders]
+    summaries = [folder.training or {} for folder in folders]
+    rates = grid.recipes[cell.recipe].learning_rates
     return Row(
-        task=task,
-        recipe=recipe,
+        base=cell.base,
+        task=cell.task,
+        recipe=cell.recipe,
         metric=metric,
         learning_rate=rate,
         searched=searched,
@@ -261,11 +198,13 @@ def _row(
         scores=scores,
         by_seed=by_seed,
         deviation=stdev(by_seed) if len(by_seed) > 1 else 0.0,
-        adapter_parameters=summary["adapter_parameters"],
-        trainable_parameters=summary["trainable_parameters"],
-        examples=summary["examples"],
-        steps=summary["steps"],
-        seconds_per_epoch=mean((folder.training or {})["seconds_per_epoch"] for folder in folders),
+        adapter_parameters=summaries[0]["adapter_parameters"],
+        trainable_parameters=summaries[0]["trainable_parameters"],
+        examples=summaries[0]["examples"],
+        steps=summaries[0]["steps"],
+        seconds=mean(summary["seconds"] for summary in summaries),
+        seconds_per_epoch=mean(summary["seconds_per_epoch"] for summary in summaries),
+        peak_memory_mib=max(summary["peak_memory_mib"] for summary in summaries),
     )
 
 

@@ -5,10 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.comparison import Grid, Row, examples_of, final_job, predictions_of
+from weft.comparison import Cell, Grid, Row, examples_of, predictions_of
+from weft.jobs import final_jobs
 from weft.registry import unknown
 from weft.runs import RunFolder
-from weft.scoring import holm, mean_difference
+from weft.scoring import RESAMPLES, Difference, holm, mean_difference
+
+RESAMPLES_EACH = 200
+"""Resamples for each contrast made, over the least: p values are multiples of 2 / (resamples + 1), and Holm's
+correction multiplies the smallest by the number of contrasts, so 200 let it reach 0.01 however many there are."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +26,16 @@ class Contrast:
     p: float
     """Two-sided, this contrast alone."""
     p_corrected: float
-    """Holm's correction over all recipes contrasted on this task."""
+    """Holm's correction over all contrasts of the comparison, whatever task and base they are on."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def paired_with(
+def contrasts(
     grid: Grid, folder: str | Path, rows: Sequence[Row], baseline: str
-) -> dict[tuple[str, str], Contrast]:
-    """Every recipe against `baseline`, by task and recipe, from the predictions in the run folders.
+) -> dict[Cell, Contrast]:
+    """Every recipe against `baseline` on its task and base, from the predictions in the run folders.
 
     Args:
         grid: What was compared.
@@ -39,11 +44,13 @@ def paired_with(
         baseline: The recipe that the others are held against.
 
     Raises:
-        KeyError: If the baseline is not among the rows of a task.
+        KeyError: If the baseline is not among the rows of a task and base.
     """
-    found: dict[tuple[str, str], Contrast] = {}
-    for task in grid.tasks:
-        own = {row.recipe: row for row in rows if row.task == task}
+    others = [row for row in rows if row.recipe != baseline]
+    resamples = max(RESAMPLES, RESAMPLES_EACH * len(others))
+    found: dict[Cell, Difference] = {}
+    for base, task in dict.fromkeys((row.base, row.task) for row in rows):
+        own = {row.recipe: row for row in rows if (row.base, row.task) == (base, task)}
         if baseline not in own:
             raise KeyError(unknown("recipe of this comparison", baseline, own))
         runs = {name: _runs(grid, Path(folder), row) for name, row in own.items()}
@@ -51,21 +58,40 @@ def paired_with(
         examples = loaded.splits["validation"]
         ids = [example["id"] for example in examples]
         said = {name: [predictions_of(run.path, ids) for run in own] for name, own in runs.items()}
-        against = {
-            name: mean_difference(loaded.task, said[name], said[baseline], examples)[row.metric]
-            for name, row in own.items()
-            if name != baseline
-        }
-        corrected = holm({name: difference.p for name, difference in against.items()})
-        for name, difference in against.items():
-            found[task, name] = Contrast(**asdict(difference), p_corrected=corrected[name])
-    return found
+        for name, row in own.items():
+            if name != baseline:
+                found[row.cell] = mean_difference(
+                    loaded.task, said[name], said[baseline], examples, resamples=resamples
+                )[row.metric]
+    corrected = holm({_name(cell): difference.p for cell, difference in found.items()})
+    return {
+        cell: Contrast(**asdict(difference), p_corrected=corrected[_name(cell)])
+        for cell, difference in found.items()
+    }
+
+
+def paired_with(
+    grid: Grid, folder: str | Path, rows: Sequence[Row], baseline: str
+) -> dict[tuple[str, str], Contrast]:
+    """`contrasts` of a grid with one base, by task and recipe.
+
+    Raises:
+        KeyError: If the baseline is not among the rows of a task.
+        ValueError: If the grid has several bases.
+    """
+    if len(grid.bases) > 1:
+        raise ValueError(
+            f"the grid has the bases {grid.bases}; use contrasts, which tells them apart"
+        )
+    found = contrasts(grid, folder, rows, baseline)
+    return {(cell.task, cell.recipe): contrast for cell, contrast in found.items()}
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.base}\n{cell.task}\n{cell.recipe}"
 
 
 def _runs(grid: Grid, folder: Path, row: Row) -> list[RunFolder]:
     """The final runs of a row, seed by seed."""
-    cell = (row.task, row.recipe)
-    return [
-        RunFolder.open(final_job(grid, folder, cell, row.learning_rate, seed).folder)
-        for seed in grid.seeds
-    ]
+    jobs = final_jobs(grid, folder, row.cell, row.learning_rate)
+    return [RunFolder.open(job.folder) for job in jobs]

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from weft.comparison import final_job
 from weft.demo import SIZES, write_demo_data
+from weft.grid import Cell as Place
+from weft.jobs import final_jobs
 from weft.reproduction.cells import Cell, cells
 from weft.reproduction.counts import mixture_count, trained
 from weft.reproduction.figures import Address
 from weft.reproduction.filling import fillings
 from weft.reproduction.markdown import as_markdown
-from weft.reproduction.measuring import folders, steps_run
+from weft.reproduction.measuring import folders
 from weft.reproduction.plan import STUDY, Plan, make_plan
 from weft.reproduction.profiles import BaseEntry, profile
 from weft.reproduction.published import published
@@ -130,8 +131,8 @@ def test_finished_runs_fill_their_cells(tiny_folder: Callable[[str], Path], tmp_
     write_demo_data(tmp_path / "data", sizes=dict.fromkeys(SIZES, (8, 6)))
     stage = plan.stage(STUDY, base)
     runs = []
-    for seed in plan.seeds:
-        job = final_job(stage.grid, stage.folder, ("wnut17", "lora"), 5e-5, seed)
+    place = Place(base, "wnut17", "lora")
+    for seed, job in enumerate(final_jobs(stage.grid, stage.folder, place, 5e-5)):
         runs.append(train(job.run, out=job.folder))
         half = by_address(cells(plan))[Address(5, "distilbert", "lora", "wnut17", "f1")]
         assert half.seeds == seed + 1
@@ -148,7 +149,7 @@ def test_finished_runs_fill_their_cells(tiny_folder: Callable[[str], Path], tmp_
         abs(accuracies[0] - accuracies[1]) / 2**0.5
     )
     # Two steps an epoch; nothing is learned at this rate, so patience ends with the second look or a later one.
-    epochs = [steps_run(run) / 2 for run in runs]
+    epochs = [(run.training or {})["steps"] / 2 for run in runs]
     assert all(2 <= number < 5 for number in epochs)
     assert cell(4, "epochs").measured == sum(epochs) / 2
     seconds = [(run.training or {})["seconds"] for run in runs]

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from weft.comparison import final_job
 from weft.config import load_run
 from weft.data import load_task
 from weft.demo import write_demo_data
+from weft.grid import Cell
+from weft.jobs import final_jobs
 from weft.mixing import method_of
 from weft.recipes import resolve
 from weft.reproduction.plan import OWN, STUDY, Plan, make_plan
@@ -66,7 +67,7 @@ def test_a_profile_has_one_seed_unless_asked() -> None:
 @pytest.mark.parametrize("recipe", ["full", "lora"])
 def test_the_paper_s_runs_are_those_of_the_configs(task: str, recipe: str) -> None:
     stage = plan_of("paper").stage(STUDY, "bert-base")
-    job = final_job(stage.grid, stage.folder, (task, recipe), 5e-5, 0)
+    job = final_jobs(stage.grid, stage.folder, Cell("bert-base", task, recipe), 5e-5)[0]
     config = load_run(ROOT / "configs" / "paper" / f"{task}.yaml")
     if recipe == "full":
         config = load_run(config.model_copy(update={"recipe": job.run.recipe}))

@@ -1,12 +1,12 @@
 """Reading a cell's value out of the run folders that fill it."""
 
-import json
 import math
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from weft.comparison import final_job
+from weft.grid import Cell
+from weft.jobs import final_jobs
 from weft.reproduction.figures import Address
 from weft.reproduction.plan import STUDY, Plan
 from weft.runs import RunFolder
@@ -26,8 +26,8 @@ def folders(plan: Plan, base: str, task: str, recipe: str) -> list[Path]:
     """The run folders of one recipe at the study's settings, one a seed, finished or not."""
     stage = plan.stage(STUDY, base)
     (rate,) = stage.grid.recipes[recipe].learning_rates
-    cell = (task, recipe)
-    return [final_job(stage.grid, stage.folder, cell, rate, seed).folder for seed in plan.seeds]
+    cell = Cell(stage.grid.base, task, recipe)
+    return [job.folder for job in final_jobs(stage.grid, stage.folder, cell, rate)]
 
 
 def measured(plan: Plan, base: str, address: Address) -> Measured | None:
@@ -55,16 +55,9 @@ def value(run: RunFolder, metric: str) -> float:
     if metric == "seconds":
         return float(training["seconds"])
     if metric in ("epochs", "seconds_per_epoch"):
-        epochs = steps_run(run) / math.ceil(training["examples"] / run.run.training.batch_size)
+        epochs = training["steps"] / math.ceil(training["examples"] / run.run.training.batch_size)
         return epochs if metric == "epochs" else float(training["seconds"]) / epochs
     for row in run.metrics:
         if (row["name"], row["split"]) == (metric, "validation"):
             return 100 * float(row["value"])
     raise ValueError(f"{run.path} has no {metric} of validation; remove that run and run it again")
-
-
-def steps_run(run: RunFolder) -> int:
-    """Steps until training ended, early or not."""
-    # training.json has the steps that were planned.
-    lines = run.log.read_text(encoding="utf-8").splitlines()
-    return int(json.loads(lines[-1])["step"])

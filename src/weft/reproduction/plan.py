@@ -13,6 +13,7 @@ from typing import Any
 
 from weft.comparison import Grid
 from weft.config import MixtureSettings, Run, TrainingSettings, validate
+from weft.grid import label_of
 from weft.reproduction.grids import own_grid, study_grid
 from weft.reproduction.profiles import MixtureRow, Profile, profile
 from weft.reproduction.published import Study, published
@@ -103,13 +104,13 @@ def make_plan(
     if not chosen:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     stages = [
-        Stage(kind, base, make(own, study, base, folder, chosen), out / _place(base) / kind)
+        Stage(kind, base, make(own, study, base, folder, chosen), out / label_of(base) / kind)
         for base in own.bases
         for kind, make in ((STUDY, study_grid), (OWN, own_grid))
     ]
     mixed = [
         MixtureRun(
-            mixture, base, seed, row, out / _place(base) / "mixtures" / f"{mixture}-seed{seed}"
+            mixture, base, seed, row, out / label_of(base) / "mixtures" / f"{mixture}-seed{seed}"
         )
         for base in own.bases
         for mixture, row in own.mixtures.items()
@@ -132,8 +133,3 @@ def _data(name: str, own: Profile, out: Path, data: str | Path | None) -> Path |
             f"profile {name} reads its sets from a folder; give --data with {sets} in it"
         )
     return None if data is None else Path(data)
-
-
-def _place(base: str) -> str:
-    """A base's own folder: an alias, or the last part of a hub id or path, which itself may lead elsewhere."""
-    return Path(base).name

@@ -1,0 +1,74 @@
+"""`weft compare`: every recipe of a grid on every task and base, into a leaderboard."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FAILED = 1
+"""Exit code where runs failed and the rest is done."""
+
+
+def command(
+    grid: Annotated[Path, typer.Argument(help="The grid's YAML file.")],
+    *,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; default: runs/<name of the file>.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Recipe that the others are held against.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at the same time; default: 1, with --ray all.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster; local starts one here.")
+    ] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Take a folder of another grid; keep its runs.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the leaderboard as JSON.")] = False,
+) -> None:
+    """Run what is missing of a grid and print its leaderboard; the same call goes on where it stopped."""
+    from contextlib import nullcontext
+
+    from weft.comparison import Unfinished, compare
+    from weft.grid import cells_of, load_grid
+    from weft.jobs import planned
+    from weft.leaderboard import leaderboard
+    from weft.ray_workers import ray_workers
+    from weft.reporting.boards import comparison_shown, show_leaderboard, show_plan, write_board
+    from weft.workers import local_workers
+
+    chosen = load_grid(grid, set_ or [])
+    if baseline is not None:
+        cells_of(chosen, [baseline])
+    folder = out or Path("runs") / grid.stem
+    plans = planned(chosen, folder)
+    if not quiet:
+        show_plan(plans, folder)
+    failed = []
+    with comparison_shown(plans, quiet=quiet) as watch:
+        if ray is None:
+            place = nullcontext(local_workers(workers or 1, watch))
+        else:
+            place = ray_workers(ray, device=chosen.device, at_once=workers, watch=watch)
+        with place as runner:
+            try:
+                rows = compare(chosen, folder, extend=extend, runner=runner)
+            except Unfinished as found:
+                rows, failed = found.rows, found.failed
+    board = leaderboard(chosen, folder, rows, baseline=baseline, failed=failed)
+    board = write_board(board, folder)
+    if as_json:
+        typer.echo(json.dumps(board, indent=1))
+    else:
+        show_leaderboard(board, folder)
+    if failed:
+        raise typer.Exit(FAILED)
