@@ -8,7 +8,7 @@ from weft.loading import LoadedMixture, LoadedRun
 from weft.prediction import Input, checked_input, fields, predict_mixed
 from weft.recogniser import Recognised
 from weft.recognition import features, sequences_of
-from weft.tasks.base import Prediction, Record
+from weft.tasks.base import Prediction
 
 
 def predict_auto(
@@ -36,8 +36,16 @@ def predict_auto(
     """
     runs = mixture.runs
     any_run = next(iter(runs.values()))
-    fitting = [_fitting(mixture, value, at) for at, value in enumerate(inputs)]
-    sequences, owners = sequences_of([record for _, record in fitting])
+    fitting = [tasks_fitting(mixture, value, at) for at, value in enumerate(inputs)]
+    # By the first task it fits: what a gate sees of a row's words is the same for all.
+    sequences, owners = sequences_of(
+        [
+            runs[names[0]].task.encode(
+                checked_input(runs[names[0]].task, value, at), any_run.model.base.tokenizer
+            )
+            for at, (names, value) in enumerate(zip(fitting, inputs, strict=True))
+        ]
+    )
     said = mixture.recogniser(
         features(
             any_run.model,
@@ -50,7 +58,7 @@ def predict_auto(
     )
     chosen = [
         max(names, key=lambda name, one=one: one.probabilities[name])
-        for (names, _), one in zip(fitting, said, strict=True)
+        for names, one in zip(fitting, said, strict=True)
     ]
     answers = predict_mixed(
         any_run.model,
@@ -69,32 +77,26 @@ def predict_auto(
     ]
 
 
-def refuse_unfit(mixture: LoadedMixture, value: Input, at: int) -> None:
-    """Refuse an input that fits none of the tasks.
+def tasks_fitting(mixture: LoadedMixture, value: Input, at: int) -> list[str]:
+    """The tasks whose columns an input has.
 
     Raises:
-        ValueError: Says what each task takes.
+        ValueError: If there is none; says what each task takes.
     """
-    _fitting(mixture, value, at)
+    found = [name for name, run in mixture.runs.items() if _fits(run, value, at)]
+    if not found:
+        known = "; ".join(f"{name}: {fields(run.task)}" for name, run in mixture.runs.items())
+        raise ValueError(f"input {at}: fits none of the tasks; give one of {known}")
+    return found
+
+
+def _fits(run: LoadedRun, value: Input, at: int) -> bool:
+    try:
+        checked_input(run.task, value, at)
+    except ValueError:
+        return False
+    return True
 
 
 def _share(said: Recognised, name: str) -> float:
     return round(said.probabilities[name], 6)
-
-
-def _fitting(mixture: LoadedMixture, value: Input, at: int) -> tuple[list[str], Record]:
-    """The tasks that an input's fields fit, and the input encoded by the first of them."""
-    found: dict[str, LoadedRun] = {}
-    record: Record | None = None
-    for name, run in mixture.runs.items():
-        try:
-            example = checked_input(run.task, value, at)
-        except ValueError:
-            continue
-        found[name] = run
-        if record is None:
-            record = run.task.encode(example, run.model.base.tokenizer)
-    if record is None:
-        known = "; ".join(f"{name}: {fields(run.task)}" for name, run in mixture.runs.items())
-        raise ValueError(f"input {at}: fits none of the tasks; give one of {known}")
-    return list(found), record

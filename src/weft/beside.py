@@ -15,7 +15,7 @@ from weft.assembly import Session
 from weft.atomic import write_text
 from weft.batching import Item, collate
 from weft.config import MixtureSettings
-from weft.evaluation import Evaluation, predictions
+from weft.evaluation import Evaluation, predictions, read_predictions
 from weft.expert import Expert
 from weft.factoring import merged
 from weft.inference import autocast, evaluating, padding_id
@@ -64,7 +64,7 @@ def standings(session: Session, results: Mapping[str, Evaluation]) -> list[Stand
             if settings is not None and settings.label == stream.name:
                 name = OWN if part.path in own else what
                 found[stream.name] += _of_folder(session, stream, part, name, results)
-    if session.ingredients and getattr(session.mix.mixture.spec, "baselines", True):  # type: ignore[union-attr]
+    if session.ingredients and session.mix is not None and session.mix.mixture.spec.baselines:
         for expert, what in _baselines(session):
             with _resident(session, expert), _own_heads(session):
                 for stream in session.streams:
@@ -105,8 +105,7 @@ def forward_cost(session: Session) -> dict[str, Any]:
     """Parameters of the gates, and the time of a forward as a multiple of the bare base's, interleaved."""
     mix = session.mix
     assert mix is not None
-    inside = sum(value.numel() for value in mix.mixture.stacks.parameters())
-    gates = sum(value.numel() for value in mix.mixture.parameters()) - inside
+    gates = mix.mixture.gate_parameters
     items = [
         Item(stream.head, stream.kind, stream.members, record)
         for stream in session.streams
@@ -165,14 +164,12 @@ def _of_folder(
     rows = [
         row for row in part.metrics if row["split"] == split and row["name"] == stream.task.metric
     ]
-    path = part.path / f"predictions-{split}.jsonl"
     if not rows:
         return []
     value = Score(rows[0]["value"], rows[0]["low"], rows[0]["high"])
     difference = None
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        said = {row["id"]: row for row in map(json.loads, lines)}
+    if (part.path / f"predictions-{split}.jsonl").is_file():
+        said = read_predictions(part.path, split)
         examples, _ = session.final_rows(stream.name)
         if set(said) == {example["id"] for example in examples}:
             theirs = [said[example["id"]] for example in examples]

@@ -6,7 +6,6 @@
 A finished run is never repeated and an interrupted one goes on, so the same call continues where it stopped.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from weft.config import validate
 from weft.data import LoadedTask, load_task
+from weft.evaluation import read_predictions
 from weft.grid import Cell, Grid, RecipeEntry, TaskEntry, cells_of, claim
 from weft.jobs import Job, best_rate, final_jobs, run_job, score_of, search_jobs
 from weft.runs import RunFolder
@@ -217,8 +217,7 @@ def examples_of(folder: RunFolder) -> LoadedTask:
 
 def predictions_of(folder: Path, ids: Sequence[str]) -> list[Prediction]:
     """A run's saved validation predictions, in the order of `ids`."""
-    lines = (folder / "predictions-validation.jsonl").read_text(encoding="utf-8").splitlines()
-    by_id = {row["id"]: row for row in map(json.loads, lines)}
+    by_id = read_predictions(folder)
     if set(by_id) != set(ids):
         raise ValueError(
             f"{folder}: its predictions are of other rows; remove that run and compare again"

@@ -75,12 +75,11 @@ def mixture_parameters(
     with torch.device("meta"):
         total = AutoModel.from_config(config_of(base)).num_parameters()
     held = sum(value.numel() for value in mixture.parameters())
-    inside = sum(value.numel() for value in mixture.stacks.parameters())
     return {
         "base": base,
         "trained": sum(p.numel() for p in mixture.parameters() if p.requires_grad),
         "of": total + held,
-        "gates": held - inside,
-        "experts": inside,
+        "gates": mixture.gate_parameters,
+        "experts": held - mixture.gate_parameters,
         "maps": len(stacks),
     }

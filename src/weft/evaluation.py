@@ -4,7 +4,7 @@ records ─ outputs ─> logits ─ decode ─> predictions ─ statistics ─ m
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from weft.data import LoadedTask, load_task
 from weft.encoding import cache_folder, encode_examples
 from weft.gate_maps import gate_maps
 from weft.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
-from weft.loading import LoadedRun, load_run_model
+from weft.loading import LoadedRun, load_mixture_model, load_run_model
 from weft.lowrank.route import Members
 from weft.mixed import Mix
 from weft.model import Model
-from weft.recognition import RECOGNITION, features, sequences_of
+from weft.recognition import RECOGNITION, recognition
 from weft.runs import RunFolder
-from weft.scoring import Score, score, share
+from weft.scoring import Score, score
 from weft.tasks.base import Example, Prediction, Record, Task
 
 MASK_SEED = 0
@@ -83,35 +83,44 @@ def evaluate(
     folder = RunFolder.open(run)
     several = bool(folder.run.tasks)
     found = []
-    for part in folder.parts():
+    for part, loaded in _loaded(folder, device, precision):
         own = str(Path(data) / part.path.name) if data is not None and several else data
-        loaded = load_run_model(part.path, device=device, precision=precision)
+        rows, records = _rows(loaded, own, split, max_examples)
         result = _evaluate(
-            loaded,
-            own,
-            split,
-            max_examples=max_examples,
-            tokens_per_batch=tokens_per_batch,
-            progress=progress,
+            loaded, rows, records, split, tokens_per_batch=tokens_per_batch, progress=progress
         )
         if save:
             save_evaluation(part, result, loaded.run.seed)
         if gates:
-            _save_gates(part, loaded, own, split, max_examples)
+            text = json.dumps(gate_maps(loaded, records), indent=1)
+            write_text(part.path / f"gates-{split}.json", text + "\n")
         found.append(result)
     return found if several else found[0]
 
 
+def _loaded(
+    folder: RunFolder, device: str, precision: str | None
+) -> Iterator[tuple[RunFolder, LoadedRun]]:
+    """Each task's folder and what answers its rows; the tasks of a mixture share one model."""
+    if folder.run.mixture is not None and folder.run.tasks:
+        runs = load_mixture_model(folder.path, device=device, precision=precision).runs
+        for part in folder.parts():
+            assert part.run.task is not None  # a part has one
+            yield part, runs[part.run.task.label]
+        return
+    for part in folder.parts():
+        yield part, load_run_model(part.path, device=device, precision=precision)
+
+
 def _evaluate(
     loaded: LoadedRun,
-    data: str | None,
+    rows: LoadedTask,
+    records: Sequence[Record],
     split: Split,
     *,
-    max_examples: int | None,
     tokens_per_batch: int,
     progress: Progress | None,
 ) -> Evaluation:
-    rows, records = _rows(loaded, data, split, max_examples)
     examples = rows.splits[split]
     found = predictions(
         loaded.model,
@@ -129,7 +138,17 @@ def _evaluate(
     )
     scores = score(rows.task, found, examples, seed=loaded.run.seed)
     if loaded.recogniser is not None:
-        scores[RECOGNITION] = recognition(loaded, records)
+        mix = loaded.model.expert(loaded.members[0])
+        assert isinstance(mix, Mix)
+        scores[RECOGNITION] = recognition(
+            loaded.model,
+            mix,
+            loaded.recogniser,
+            loaded.name,
+            records,
+            device=loaded.device,
+            precision=loaded.precision,
+        )
     return Evaluation(rows.task.spec.name, split, len(found), scores, found)
 
 
@@ -152,25 +171,6 @@ def _rows(
     return rows, encode_examples(rows.task, rows.splits[split], tokenizer, cache=cache_folder())
 
 
-def _save_gates(
-    folder: RunFolder, loaded: LoadedRun, data: str | None, split: Split, max_examples: int | None
-) -> None:
-    _, records = _rows(loaded, data, split, max_examples)
-    text = json.dumps(gate_maps(loaded, records), indent=1)
-    write_text(folder.path / f"gates-{split}.json", text + "\n")
-
-
-def recognition(loaded: LoadedRun, records: Sequence[Record]) -> Score:
-    """The share of a task's rows that its mixture takes for that task's."""
-    mix = loaded.model.expert(loaded.members[0])
-    assert isinstance(mix, Mix)
-    assert loaded.recogniser is not None
-    sequences, owners = sequences_of(records)
-    where = {"device": loaded.device, "precision": loaded.precision}
-    said = loaded.recogniser(features(loaded.model, mix, sequences, **where), owners)
-    return share(sum(one.task == loaded.name for one in said), len(said))
-
-
 def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:
     """Write `predictions-<split>.jsonl` and the scores in `metrics.json` into a run folder."""
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in result.predictions]
@@ -178,6 +178,12 @@ def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:
     common = {"n": result.n, "seed": seed, "split": result.split}
     rows = [{"name": name, **asdict(value), **common} for name, value in result.scores.items()]
     folder.write_metrics(rows)
+
+
+def read_predictions(folder: Path, split: str = "validation") -> dict[str, Prediction]:
+    """What `save_evaluation` wrote of a run's answers, by the row's id."""
+    lines = (folder / f"predictions-{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["id"]: row for row in map(json.loads, lines)}
 
 
 def predictions(

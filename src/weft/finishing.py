@@ -19,9 +19,9 @@ from weft.beside import forward_cost, standings, write_standings
 from weft.evaluation import Evaluation, predictions, save_evaluation
 from weft.inference import padding_id
 from weft.learning import Stream
-from weft.recognition import RECOGNITION, features, fit_rows, sequences_of
+from weft.recognition import RECOGNITION, fit_rows, recognition
 from weft.runs import RunFolder
-from weft.scoring import RESAMPLES, Score, score, share
+from weft.scoring import RESAMPLES, Score, score
 from weft.storage import save_expert, save_full
 from weft.storage.mixture import save_mixture
 from weft.tasks.base import Example, Prediction, Record
@@ -100,10 +100,9 @@ def _write_mixture(session: Session, folder: RunFolder) -> None:
     heads = {}
     for stream in session.streams:
         part = RunFolder(folder.path / stream.name)
-        sequences, owners = sequences_of(session.final_rows(stream.name)[1])
-        said = recogniser(features(session.model, mix, sequences, **where), owners)
-        hits = share(sum(one.task == stream.name for one in said), len(said))
-        extra = {"n": len(said), "seed": run.seed, "split": run.training.evaluate_on}
+        records = session.final_rows(stream.name)[1]
+        hits = recognition(session.model, mix, recogniser, stream.name, records, **where)
+        extra = {"n": len(records), "seed": run.seed, "split": run.training.evaluate_on}
         metrics = [*part.metrics, {"name": RECOGNITION, **asdict(hits), **extra}]
         part.write_metrics(metrics)
         heads[stream.name] = session.result(stream.name, {m["name"]: m["value"] for m in metrics})

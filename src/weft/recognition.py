@@ -9,6 +9,7 @@ from weft.inference import TOKENS_PER_BATCH, autocast, evaluating, padding_id
 from weft.mixed import Mix, state_read
 from weft.model import Model
 from weft.recogniser import Recogniser
+from weft.scoring import Score, share
 from weft.tasks.base import Record
 
 RECOGNITION = "recognition"
@@ -124,3 +125,29 @@ def fit_rows(
         labels += [label] * len(sequences)
         weights.append(1 / counts[owners] / len(chosen))
     return fit(list(records), torch.cat(parts), torch.tensor(labels), torch.cat(weights))
+
+
+def recognition(
+    model: Model,
+    mix: Mix,
+    recogniser: Recogniser,
+    task: str,
+    records: Sequence[Record],
+    *,
+    device: torch.device,
+    precision: str,
+) -> Score:
+    """The share of a task's rows that are taken for that task's.
+
+    Args:
+        model: Has the mixture resident.
+        mix: The mixture.
+        recogniser: Its own.
+        task: Whose rows they are.
+        records: The rows.
+        device: Where the model is.
+        precision: Arithmetic of the forward pass.
+    """
+    sequences, owners = sequences_of(records)
+    said = recogniser(features(model, mix, sequences, device=device, precision=precision), owners)
+    return share(sum(one.task == task for one in said), len(said))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from weft.answering import predict_auto, refuse_unfit
+from weft.answering import predict_auto, tasks_fitting
 from weft.config import validate
 from weft.generation import Generation
 from weft.loading import LoadedMixture, LoadedRun
@@ -76,7 +76,7 @@ def _numbered(
     """A line's input with its number as id if it has none, refused by its line if it is wrong."""
     try:
         if isinstance(run, LoadedMixture):
-            refuse_unfit(run, value, number)
+            tasks_fitting(run, value, number)
         else:
             checked_input(run.task, value, number)
     except ValueError as error:

@@ -3,14 +3,21 @@
 Files import what is heavy inside that function, so that help is instant.
 """
 
+import json
+import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
 import typer.main
+
+if TYPE_CHECKING:
+    from weft.runs import RunFolder
+    from weft.training import Report
 
 REFUSED = 2
 """Exit code where something that was given is wrong."""
@@ -48,6 +55,32 @@ class Commands(typer.core.TyperGroup):
         except KeyboardInterrupt as stop:
             typer.echo(f"weft: {stop or 'interrupted'}", err=True)
             raise typer.Exit(STOPPED) from None
+
+
+def show_training(
+    work: "Callable[[Report | None], RunFolder]", *, quiet: bool, as_json: bool
+) -> None:
+    """Do a training with its progress shown, and print what came of it; of several processes the first alone speaks.
+
+    Args:
+        work: The training, given whom to tell how far it is.
+        quiet: Show no progress.
+        as_json: Print scores and costs as JSON.
+    """
+    from weft.progress import training_shown
+
+    # Of the processes that torchrun or accelerate started.
+    is_first = os.environ.get("RANK", "0") == "0"
+    with training_shown(quiet or not is_first) as report:
+        folder = work(report)
+    if not is_first:
+        return
+    from weft.tables import show_runs, summary_of
+
+    if as_json:
+        typer.echo(json.dumps(summary_of(folder), indent=1))
+    else:
+        show_runs(folder)
 
 
 app = typer.Typer(

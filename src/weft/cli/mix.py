@@ -1,11 +1,15 @@
 """`weft mix`: train gates over experts that exist."""
 
-import json
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from weft.cli import show_training
+
+if TYPE_CHECKING:
+    from weft.runs import RunFolder
+    from weft.training import Report
 
 
 def command(
@@ -26,23 +30,13 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Scores and costs as JSON.")] = False,
 ) -> None:
     """Mix the experts of several runs and leave a run folder."""
-    from weft.progress import training_shown
 
-    is_first = os.environ.get("RANK", "0") == "0"
-    with training_shown(quiet or not is_first) as report:
+    def mix(report: "Report | None") -> "RunFolder":
         from weft.mixing import mix_config
         from weft.training import train
 
         if resume is not None:
-            folder = train(resume=resume, report=report)
-        else:
-            config = mix_config(runs or [], mixture, set_ or [])
-            folder = train(config, out=out, report=report)
-    if not is_first:
-        return
-    from weft.tables import show_runs, summary_of
+            return train(resume=resume, report=report)
+        return train(mix_config(runs or [], mixture, set_ or []), out=out, report=report)
 
-    if as_json:
-        typer.echo(json.dumps(summary_of(folder), indent=1))
-    else:
-        show_runs(folder)
+    show_training(mix, quiet=quiet, as_json=as_json)

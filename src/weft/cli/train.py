@@ -1,11 +1,15 @@
 """`weft train`: train what a config says."""
 
-import json
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from weft.cli import show_training
+
+if TYPE_CHECKING:
+    from weft.runs import RunFolder
+    from weft.training import Report
 
 
 def command(
@@ -21,19 +25,10 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Scores and costs as JSON.")] = False,
 ) -> None:
     """Train what a config says and leave a run folder."""
-    from weft.progress import training_shown
 
-    # Of the processes that torchrun or accelerate started.
-    is_first = os.environ.get("RANK", "0") == "0"
-    with training_shown(quiet or not is_first) as report:
+    def run(report: "Report | None") -> "RunFolder":
         from weft.training import train
 
-        folder = train(config, overrides=set_ or [], out=out, resume=resume, report=report)
-    if not is_first:
-        return
-    from weft.tables import show_runs, summary_of
+        return train(config, overrides=set_ or [], out=out, resume=resume, report=report)
 
-    if as_json:
-        typer.echo(json.dumps(summary_of(folder), indent=1))
-    else:
-        show_runs(folder)
+    show_training(run, quiet=quiet, as_json=as_json)

@@ -119,6 +119,12 @@ class Mixture(nn.Module, ABC):
         """
 
     @property
+    def gate_parameters(self) -> int:
+        """Numbers that the gate's own networks hold; not the experts', nor what recognises tasks."""
+        inside = sum(value.numel() for value in self.stacks.parameters())
+        return sum(value.numel() for value in self.parameters()) - inside
+
+    @property
     def like(self) -> Tensor:
         """Says on which device parameters are made."""
         return next(iter(self._stacks.values())).A
@@ -234,14 +240,11 @@ class Mixture(nn.Module, ABC):
         return len(self.stack(module).ranks)
 
     def _is_grouped(self, module: str) -> bool:
-        k = self.gating.k
-        if self.path is None and k is None:
+        k, ranks = self.gating.k, self.stack(module).ranks
+        one_each = type(self).mid is Mixture.mid and self.gates_wide(module) == len(ranks)
+        if not one_each or (self.path is None and k is None):
             return False
-        if type(self).mid is not Mixture.mid or self.gates_wide(module) != len(
-            self.stack(module).ranks
-        ):
-            return False
-        return (self.path or apply.cheaper(self.stack(module).ranks, k)) == "grouped"
+        return (self.path or apply.cheaper(ranks, k)) == "grouped"
 
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         """What training adds to the loss, by name: a weight and an unweighted value of this batch."""
