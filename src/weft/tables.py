@@ -16,20 +16,26 @@ if TYPE_CHECKING:
     from weft.demonstration import Result
     from weft.evaluation import Evaluation
 
-FRACTIONS = ("accuracy", "f1", "precision", "recall", "exact_match")
-"""How names of scores between 0 and 1 begin; they are shown in percent, others as they are."""
+FRACTIONS = ("accuracy", "f1", "precision", "recall", "exact_match", "recognition")
+"""How names of scores between 0 and 1 begin."""
 WIDTH = 160
 """Columns where output is no terminal."""
 
 
-def _stdout() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+def console(*, stderr: bool = False) -> Console:
+    """Where tables are printed: as wide as they need where that is no terminal."""
+    found = Console(highlight=False, stderr=stderr)
+    return found if found.is_terminal else Console(highlight=False, stderr=stderr, width=WIDTH)
+
+
+def is_fraction(name: str) -> bool:
+    """Whether a score lies between 0 and 1 and is shown in percent."""
+    return name.startswith(FRACTIONS)
 
 
 def number(name: str, value: float) -> str:
     """A score as tables show it."""
-    return f"{100 * value:.1f}" if name.startswith(FRACTIONS) else f"{value:.4g}"
+    return f"{100 * value:.1f}" if is_fraction(name) else f"{value:.4g}"
 
 
 def interval(name: str, value: Mapping[str, Any]) -> str:
@@ -83,7 +89,7 @@ def show_runs(folder: RunFolder) -> None:
             f"{summary['run']}: {cost['trainable_parameters']:,} trained parameters, "
             f"{cost['steps']} steps, {cost['seconds']:.1f} s"
         )
-        _stdout().print(said, markup=False, soft_wrap=True)
+        console().print(said, markup=False, soft_wrap=True)
 
 
 def _standings(found: Mapping[str, Any]) -> None:
@@ -94,10 +100,10 @@ def _standings(found: Mapping[str, Any]) -> None:
         apart = "" if difference is None else interval(metric, difference)
         value = interval(metric, row["score"])
         table.add_row(row["task"], f"{row['n']:,}", escape(row["what"]), metric, value, apart)
-    console = _stdout()
-    console.print(table)
+    out = console()
+    out.print(table)
     for line in found["remarks"]:
-        console.print(line, markup=False, soft_wrap=True)
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def _scores(rows: Sequence[tuple[Any, str, int, Mapping[str, Mapping[str, Any]]]]) -> None:
@@ -105,9 +111,9 @@ def _scores(rows: Sequence[tuple[Any, str, int, Mapping[str, Mapping[str, Any]]]
     for task, split, n, scores in rows:
         for at, (name, value) in enumerate(scores.items()):
             first = [escape(str(task)), split, str(n)] if at == 0 else ["", "", ""]
-            unit = "%" if name.startswith(FRACTIONS) else ""
+            unit = "%" if is_fraction(name) else ""
             table.add_row(*first, f"{name} {unit}".strip(), interval(name, value))
-    _stdout().print(table)
+    console().print(table)
 
 
 def show_demonstration(results: "Sequence[Result]", out: Path) -> None:
@@ -125,32 +131,32 @@ def show_demonstration(results: "Sequence[Result]", out: Path) -> None:
             number(result.metric, result.guess),
             f"{result.seconds_per_epoch:.1f}",
         )
-    _stdout().print(table)
-    _stdout().print(f"run folders are in {out}", markup=False, soft_wrap=True)
+    console().print(table)
+    console().print(f"run folders are in {out}", markup=False, soft_wrap=True)
 
 
 def show_list(what: str, entries: Sequence[Mapping[str, str]]) -> None:
     """Print a list of the catalogue."""
     if entries:
-        _stdout().print(_table(entries))
+        console().print(_table(entries))
     else:
-        _stdout().print(f"no {what} yet", markup=False)
+        console().print(f"no {what} yet", markup=False)
 
 
 def show_page(page: Mapping[str, Any]) -> None:
     """Print a page of the catalogue: a line for each value, a table for each list of things."""
-    console = _stdout()
+    out = console()
     for key, value in page.items():
         if value in (None, "", [], {}):
             continue
         if isinstance(value, list) and isinstance(value[0], dict):
-            console.print(f"{key}:", markup=False)
-            console.print(_table(value))
+            out.print(f"{key}:", markup=False)
+            out.print(_table(value))
         elif isinstance(value, str) and "\n" in value:
-            console.print(f"{key}:", markup=False)
-            console.print("\n".join(f"    {line}" for line in value.split("\n")), markup=False)
+            out.print(f"{key}:", markup=False)
+            out.print("\n".join(f"    {line}" for line in value.split("\n")), markup=False)
         else:
-            console.print(f"{key}: {_plain(value)}", markup=False, soft_wrap=True)
+            out.print(f"{key}: {_plain(value)}", markup=False, soft_wrap=True)
 
 
 def readable(prediction: Mapping[str, Any]) -> str:

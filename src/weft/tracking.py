@@ -55,13 +55,14 @@ class Log:
         self._run = run
         self._accelerator = accelerator
         if self._writes and start:
-            kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
+            kept = [line for line in log_lines(path) if json.loads(line)["step"] <= start]
             path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def __enter__(self) -> Self:
         self._file = self.path.open("a", encoding="utf-8") if self._writes else None
         if self._run.training.tracker:
-            self._accelerator.init_trackers("weft", config=_flat(self._run.model_dump(mode="json")))
+            settings = self._run.model_dump(mode="json")
+            self._accelerator.init_trackers("weft", config=_scalars(settings))
         return self
 
     def __exit__(
@@ -98,23 +99,32 @@ class Log:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
         if self._run.training.tracker:
-            self._accelerator.log(_flat(values), step=step)
+            self._accelerator.log(_scalars(values), step=step)
 
 
-def _lines(path: Path) -> list[str]:
+def log_lines(path: Path) -> list[str]:
+    """The whole lines of a `log.jsonl`, of a training that runs or was killed too; none where there is no file."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
-    # A kill can leave half a line at the end; a whole one ends in a newline.
+    # A kill, or a line being written, leaves half a line at the end; a whole one ends in a newline.
     return [line for line in lines[:-1] if line]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, its keys joined by dots."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{name}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            found[name] = value if isinstance(value, int | float | str | bool) else str(value)
+            found[f"{prefix}{key}"] = value
     return found
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What every tracker takes: flat, and what is no number, text or truth value as text."""
+    return {
+        name: value if isinstance(value, int | float | str | bool) else str(value)
+        for name, value in flat(values).items()
+    }

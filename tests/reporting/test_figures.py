@@ -10,7 +10,7 @@ import pytest
 from weft.reporting.contents import Report
 from weft.reporting.drawing import PALETTE, Figure
 from weft.reporting.figures import _undominated
-from weft.reporting.labels import compact, wrapped
+from weft.reporting.labels import compact, safe_name, wrapped
 
 UNIT = re.compile(
     r"\((%|s|nats|count|no unit|layer\.module|0 to 1)[,)]?|\(count, logarithmic scale\)"
@@ -124,3 +124,7 @@ def test_dotted_line_joins_what_no_smaller_one_beats() -> None:
 )
 def test_numbers_are_short(value: float, said: str) -> None:
     assert compact(value) == said
+
+
+def test_names_of_files_are_safe() -> None:
+    assert safe_name("lora/seed1 (ü)-my_task.2") == "lora_seed1____-my_task_2"

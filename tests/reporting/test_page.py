@@ -75,7 +75,8 @@ def test_every_score_is_the_folders(text: str, report: Report, runs_folder: Path
         training = json.loads((metrics.parent / "training.json").read_text())
         for score in json.loads(metrics.read_text()):
             row = rows[part.run.task.label, score["split"], run.as_posix()]
-            percent = score["name"].split("_")[0] in ("accuracy", "f1", "precision", "recall")
+            fractions = ("accuracy", "f1", "precision", "recall", "recognition")
+            percent = score["name"].split("_")[0] in fractions
             column = f"{score['name']} (%)" if percent else score["name"]
             assert row[column] == expected(
                 *(score[key] for key in ("value", "low", "high")), percent=percent

@@ -120,6 +120,19 @@ def test_a_line_that_a_kill_cut_off_is_no_point(runs_folder: Path, tmp_path: Pat
     assert gather([run]).sections[0].runs[0].loss == whole
 
 
+def test_families_are_what_was_trained(report: Report, runs_folder: Path, tmp_path: Path) -> None:
+    families = {run.run: run.family for own in report.sections for run in own.runs}
+    said = {run: families[run] for run in ("full", "head", "rank3", "mix")}
+    assert said == {"full": "base", "head": "head", "rank3": "adapters", "mix": "mixture"}
+    config = shutil.copytree(runs_folder / "rank3", tmp_path / "rank3") / "run.yaml"
+    config.write_text(config.read_text().replace("name: lora", "name: gone"))
+    gone = gather([tmp_path]).sections[0].runs[0]
+    assert (gone.method, gone.family) == ("gone", "adapters")
+    assert gone.missing == (
+        "its recipe's description (gone) is not there: it counts as one of adapters",
+    )
+
+
 def test_runs_that_cannot_be_compared_are_said(
     report: Report, runs_folder: Path, tmp_path: Path
 ) -> None:

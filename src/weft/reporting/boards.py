@@ -15,7 +15,10 @@ from weft.grid import label_of
 from weft.jobs import Job, Plan
 from weft.progress import Bar
 from weft.reporting.rates import draw_rates
-from weft.tables import WIDTH, interval, number
+from weft.reporting.terminal import say
+from weft.runs import RunFolder
+from weft.tables import console, interval, number
+from weft.tracking import log_lines
 from weft.workers import Standing, Watch
 
 BOARD = "leaderboard.json"
@@ -32,11 +35,10 @@ def show_plan(plans: Sequence[Plan], out: Path) -> None:
         cell = plan.cell
         counts = [str(count) for count in (plan.runs, plan.done, plan.failed)]
         table.add_row(*map(escape, (label_of(cell.base), cell.task, cell.recipe)), *counts)
-    console = _console(stderr=True)
-    console.print(table)
+    screen = console(stderr=True)
+    screen.print(table)
     again = f", {failed} of them failed before" if failed else ""
-    said = f"{out}: {runs} runs, {done} done, {runs - done} to run{again}"
-    console.print(said, markup=False, soft_wrap=True)
+    say(screen, f"{out}: {runs} runs, {done} done, {runs - done} to run{again}")
 
 
 @contextmanager
@@ -80,16 +82,13 @@ def write_board(board: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
 def show_leaderboard(board: Mapping[str, Any], out: Path) -> None:
     """Print the rows, what failed and what to keep in mind."""
-    console = _console()
+    screen = console()
     for base, task in dict.fromkeys((row["base"], row["task"]) for row in board["rows"]):
         own = [row for row in board["rows"] if (row["base"], row["task"]) == (base, task)]
-        console.print(_table(board, own, f"{task} on {label_of(base)}"))
+        screen.print(_table(board, own, f"{task} on {label_of(base)}"))
     for failure in board["failed"]:
-        said = f"failed: {failure['run']}: {failure['error'] or 'not finished'}"
-        console.print(said, markup=False, soft_wrap=True)
-    for remark in board["remarks"]:
-        console.print(remark, markup=False, soft_wrap=True)
-    console.print(f"runs, leaderboard and figure are in {out}", markup=False, soft_wrap=True)
+        say(screen, f"failed: {failure['run']}: {failure['error'] or 'not finished'}")
+    say(screen, *board["remarks"], f"runs, leaderboard and figure are in {out}")
 
 
 def _table(board: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str) -> Table:
@@ -122,12 +121,5 @@ def _table(board: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: s
 def _words(job: Job) -> str:
     """A run by its last three folders, and the step that its log has come to."""
     name = "/".join(job.folder.parts[-3:])
-    log = job.folder / "log.jsonl"
-    # A line that is being written has no newline yet.
-    lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.is_file() else []
+    lines = log_lines(RunFolder(job.folder).log)
     return f"{name} step {json.loads(lines[-1])['step']}" if lines else name
-
-
-def _console(*, stderr: bool = False) -> Console:
-    console = Console(highlight=False, stderr=stderr)
-    return console if console.is_terminal else Console(highlight=False, stderr=stderr, width=WIDTH)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from weft.expert import Card
 from weft.kinds import KINDS
+from weft.loading import task_of
 from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
 from weft.storage import HEAD
 
@@ -22,7 +23,7 @@ def loading_lines(card: Card, library: str) -> list[str]:
     """Paragraphs and blocks of code, one of each for every library that opens the folder."""
     kind = KINDS[card.head]
     revision = f", revision={card.revision!r}" if card.revision else ""
-    labels = f", num_labels={_outputs(card)}" if kind.has_classes else ""
+    labels = f", num_labels={task_of(card).num_labels}" if kind.has_classes else ""
     auto = f"from transformers import {kind.auto}, AutoTokenizer"
     found = []
     if library == "peft":
@@ -64,11 +65,6 @@ def loading_lines(card: Card, library: str) -> list[str]:
             "model.add(expert)",
         ]
     return [*found, "With weft:", _code(*own)]
-
-
-def _outputs(card: Card) -> int:
-    regression = card.task.get("options", {}).get("mode") == "regression"
-    return 1 if regression else len(card.labels)
 
 
 def _code(*lines: str) -> str:

@@ -1,6 +1,6 @@
 """Model cards: `README.md` in an expert's folder, ready for the hub."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,13 @@ import yaml
 from weft.atomic import write_text
 from weft.config import validate
 from weft.expert import Card
+from weft.loading import task_of
 from weft.locate import ALIASES, Alias
 from weft.reporting.card_front import front_matter, title_of
 from weft.reporting.card_loading import library_of, loading_lines
 from weft.reporting.cells import unit
 from weft.reporting.contents import Report
-from weft.reporting.markdown import escaped
+from weft.reporting.markdown import escaped, table_lines
 from weft.reporting.runs import TaskRun
 from weft.tables import interval
 from weft.tasks.base import TaskSpec
@@ -60,7 +61,7 @@ def card_text(run: TaskRun, *, licence: str | None = None) -> str:
     card = run.card
     if card is None:
         raise ValueError(f"{run.run} holds no expert, so it has no card")
-    spec = validate(TaskSpec, card.task, "the expert's task")
+    spec = task_of(card).spec
     library = library_of(run.folder.expert)
     front = yaml.safe_dump(
         front_matter(run, card, spec, library, licence), sort_keys=False, allow_unicode=True
@@ -115,7 +116,7 @@ def _what(run: TaskRun, card: Card) -> str:
         else ""
     )
     what = {
-        "full": f"All of {card.source}, trained further with a head",
+        "base": f"All of {card.source}, trained further with a head",
         "head": f"A head on {card.source}",
     }.get(run.family, f"Low-rank adapters and a head for {card.source}")
     return f"{what}, for {escaped(run.task)}.{size}{share}{'.' if size else ''}"
@@ -135,12 +136,9 @@ def _rights(card: Card, spec: TaskSpec, licence: str | None) -> list[str]:
 
 
 def _table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str = "Nothing known."
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "Nothing known."
 ) -> str:
-    lines = [f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows]
-    if not lines:
-        return empty
-    return "\n".join([f"| {' | '.join(headers)} |", f"|{' --- |' * len(headers)}", *lines])
+    return "\n".join(table_lines(headers, rows, words=len(headers))) if rows else empty
 
 
 def _plain(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from weft.reporting.mixtures import MixtureRun
 from weft.reporting.sections import Section
-from weft.tables import FRACTIONS, interval, number
+from weft.tables import interval, is_fraction, number
 
 NONE = "n/a"
 """A cell for what was not measured."""
@@ -29,7 +29,7 @@ def heading(section: Section) -> str:
 
 def unit(metric: str) -> str:
     """A score's name with its unit."""
-    return f"{metric} (%)" if metric.startswith(FRACTIONS) else metric
+    return f"{metric} (%)" if is_fraction(metric) else metric
 
 
 def score_table(section: Section) -> Table:
@@ -147,7 +147,7 @@ def gates_table(mixture: MixtureRun) -> Table:
 
 
 def _spread(metric: str, value: float) -> str:
-    return f"{100 * value:.2f}" if metric.startswith(FRACTIONS) else f"{value:.2g}"
+    return f"{100 * value:.2f}" if is_fraction(metric) else f"{value:.2g}"
 
 
 def _whole(value: Any) -> str:

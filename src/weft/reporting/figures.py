@@ -8,7 +8,7 @@ from weft.reporting.curve_figures import curves
 from weft.reporting.drawing import INK, MARKERS, PALETTE, Figure, axes, draw
 from weft.reporting.labels import compact, place_numbers, scale_of, wrapped
 from weft.reporting.sections import Entry, Section
-from weft.tables import number
+from weft.tables import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "adapters": "low-rank adapters",
     "mixture": "mixture",
-    "full": "full fine-tuning",
+    "base": "full fine-tuning",
     "head": "head alone",
 }
 ROW = 0.27
@@ -190,5 +190,6 @@ def _legend(own: "Axes", entries: Sequence[Entry]) -> None:
 
 
 def _said(section: Section, entry: Entry) -> str:
-    low, high = (number(section.metric, end) for end in entry.interval or (0.0, 0.0))
-    return f"{entry.name}, {number(section.metric, entry.score or 0.0)} ({low} to {high})"
+    low, high = entry.interval or (0.0, 0.0)
+    score = {"value": entry.score or 0.0, "low": low, "high": high}
+    return f"{entry.name}, {interval(section.metric, score)}"

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from weft.reporting.drawing import Figure, axes, draw
-from weft.reporting.mixtures import GateTable, Grid, MixtureRun
+from weft.reporting.labels import safe_name
+from weft.reporting.mixtures import GateTable, Grid, MixtureRun, column_means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +74,8 @@ def _heat(
     ]
     top = max(filled, default=(0.0, "", ""))
     averages = ", ".join(
-        f"{name} {value:.2f}" for name, value in zip(table.columns, _means(cells), strict=True)
+        f"{name} {value or 0.0:.2f}"
+        for name, value in zip(table.columns, column_means(cells), strict=True)
     )
     said = averages if len(table.columns) <= NUMBERED else f"{len(table.columns)} columns"
     alt = (
@@ -94,9 +96,10 @@ def _heat(
         )
     )
     kind = "selected" if share else "gates"
-    safe = "".join(c if c.isascii() and c.isalnum() else "_" for c in table.task)
+    # The last hyphen but one ends the mixture's part of the name: that has hyphens too.
+    task = safe_name(table.task).replace("-", "_")
     height = 1.7 + 0.17 * len(table.maps)
-    return draw(f"{mixture.key}-{safe}-{kind}", height, caption, alt, paint)
+    return draw(f"{mixture.key}-{task}-{kind}", height, caption, alt, paint)
 
 
 def _name_columns(own: "Axes", table: GateTable) -> None:
@@ -108,11 +111,6 @@ def _name_columns(own: "Axes", table: GateTable) -> None:
     own.set_xticks([at + 0.5 for at in shown], names)
     for label in own.get_xticklabels() if is_long else ():
         label.set(rotation=40, ha="right")
-
-
-def _means(cells: Grid) -> list[float]:
-    columns = [[v for v in column if v is not None] for column in zip(*cells, strict=True)]
-    return [sum(column) / max(1, len(column)) for column in columns]
 
 
 def _write(own: "Axes", cells: Grid, colors: "Colormap", norm: "Normalize") -> None:

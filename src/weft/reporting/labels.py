@@ -1,10 +1,10 @@
-"""Words in figures: short numbers, wrapped names, and numbers beside points that do not cover each other."""
+"""Words in figures and their files: short numbers, wrapped and safe names, numbers beside points without overlap."""
 
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from weft.tables import FRACTIONS
+from weft.tables import is_fraction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ _ROOM = (9.0, 8.0)
 
 def scale_of(metric: str) -> float:
     """What a score is multiplied by to be in the unit that figures show."""
-    return 100.0 if metric.startswith(FRACTIONS) else 1.0
+    return 100.0 if is_fraction(metric) else 1.0
 
 
 def compact(value: float) -> str:
@@ -31,6 +31,11 @@ def compact(value: float) -> str:
         if abs(value) >= step:
             return f"{value / step:.3g}{letter}"
     return f"{value:.3g}"
+
+
+def safe_name(words: str) -> str:
+    """Words as a part of file names and addresses: ASCII letters, digits, hyphens and underscores."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in words)
 
 
 def wrapped(name: str) -> str:

@@ -1,6 +1,6 @@
 """The report as Markdown: the page's tables, and its figures as files beside it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from weft.reporting.cells import (
     Table,
@@ -45,10 +45,15 @@ def markdown(report: Report, figures: Mapping[str, Sequence[Figure]]) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    bars = ["---" if at < table.words else "---:" for at in range(len(table.headers))]
-    rows = [table.headers, bars, *table.rows]
-    cells = [[cell if row is bars else escaped(cell) for cell in row] for row in rows]
-    return [f"{escaped(table.caption)}", "", *(f"| {' | '.join(row)} |" for row in cells), ""]
+    lines = table_lines(table.headers, table.rows, words=table.words)
+    return [escaped(table.caption), "", *lines, ""]
+
+
+def table_lines(headers: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> list[str]:
+    """A table; its first `words` columns stand on the left of their cells, the others on the right."""
+    bars = ["---" if at < words else "---:" for at in range(len(headers))]
+    cells = [map(escaped, headers), bars, *(map(escaped, row) for row in rows)]
+    return [f"| {' | '.join(row)} |" for row in cells]
 
 
 def _figures(figures: Sequence[Figure]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from weft.reporting.labels import safe_name
 from weft.reporting.runs import SPLITS, TaskRun
 from weft.runs import STANDINGS, RunFolder
 
@@ -32,11 +33,7 @@ class GateTable:
     @property
     def averages(self) -> list[float | None]:
         """The mean gate over all maps that have it, by column."""
-        found = []
-        for column in range(len(self.columns)):
-            values = [row[column] for row in self.gates if row[column] is not None]
-            found.append(mean(values) if values else None)  # type: ignore[type-var]
-        return found
+        return column_means(self.gates)
 
     @property
     def is_sparse(self) -> bool:
@@ -60,7 +57,7 @@ class MixtureRun:
     @property
     def key(self) -> str:
         """Names the mixture in addresses and file names."""
-        return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in self.run)
+        return safe_name(self.run)
 
 
 def mixtures_of(runs: Sequence[TaskRun]) -> list[MixtureRun]:
@@ -120,6 +117,12 @@ def gate_table(folder: RunFolder) -> GateTable | None:
         gates=gates,
         selected=selected,
     )
+
+
+def column_means(cells: Grid) -> list[float | None]:
+    """The mean over the maps that have a value, by column."""
+    columns = [[v for v in column if v is not None] for column in zip(*cells, strict=True)]
+    return [mean(values) if values else None for values in columns]
 
 
 def short_names(modules: Sequence[str]) -> list[str]:

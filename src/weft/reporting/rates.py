@@ -8,7 +8,7 @@ from typing import Any
 from weft.atomic import write_text
 from weft.grid import label_of
 from weft.reporting.drawing import MARKERS, PALETTE
-from weft.tables import FRACTIONS
+from weft.reporting.labels import scale_of
 
 NAME = "learning-rates"
 DASHES = ("-", "--", ":", "-.")
@@ -105,8 +105,9 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -
     return lines
 
 
-def _unit(metric: str) -> tuple[int, str]:
-    return (100, " (%)") if metric.startswith(FRACTIONS) else (1, " (no unit)")
+def _unit(metric: str) -> tuple[float, str]:
+    scale = scale_of(metric)
+    return scale, " (no unit)" if scale == 1 else " (%)"
 
 
 def _caption(board: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

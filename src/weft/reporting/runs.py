@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.config import Run, validate
+from weft.config import Run
 from weft.data import find_kind, find_spec
 from weft.expert import Card
+from weft.loading import task_of
+from weft.recipes import recipe_file
 from weft.runs import CONFIG, RunFolder
 from weft.storage import CARD, read_card
-from weft.tasks.base import Task, TaskSpec
+from weft.tasks.base import Task
+from weft.tracking import log_lines
 
 SPLITS = ("validation", "test", "holdout", "train")
 """Which scores of a run a report is about: the first of these that it has."""
@@ -31,7 +34,7 @@ class TaskRun:
     method: str
     """The recipe's name, or the mixture's."""
     family: str
-    """mixture, full, head or adapters: what was trained."""
+    """mixture, or what the recipe trains: adapters, head or base."""
     seed: int
     settings: dict[str, Any]
     """Everything that decides the result but the seed; equal for runs that only repeat each other."""
@@ -114,6 +117,11 @@ def _task_run(part: RunFolder, run: Run, place: Path) -> TaskRun:
         missing.append(
             f"its task's description ({run.task.name}) is not there: its first score counts as its metric"
         )
+    family = _family(run)
+    if family is None:
+        missing.append(
+            f"its recipe's description ({run.recipe.name}) is not there: it counts as one of adapters"
+        )
     if part.training is None:
         missing.append("training has not ended: no costs")
     if not scores:
@@ -127,7 +135,7 @@ def _task_run(part: RunFolder, run: Run, place: Path) -> TaskRun:
         folder=part,
         task=run.task.label,
         method=run.mixture.name if run.mixture else run.recipe.name,
-        family=_family(run),
+        family=family or "adapters",
         seed=run.seed,
         settings=settings_of(run),
         together=_together(part, run),
@@ -159,10 +167,14 @@ def _settings_at(path: str) -> Any:
     return settings_of(RunFolder(Path(path)).run) if config.is_file() else path
 
 
-def _family(run: Run) -> str:
+def _family(run: Run) -> str | None:
+    """What was trained; None where the recipe is not there any more."""
     if run.mixture is not None:
         return "mixture"
-    return run.recipe.name if run.recipe.name in ("full", "head") else "adapters"
+    try:
+        return recipe_file(run.recipe.name).trains
+    except KeyError:
+        return None
 
 
 def _together(part: RunFolder, run: Run) -> tuple[str, ...]:
@@ -184,8 +196,7 @@ def _task(card: Card | None, run: Run) -> Task | None:
     """The task, which knows its metric; from the expert's card, else as it is described now."""
     assert run.task is not None
     if card is not None:
-        spec = validate(TaskSpec, card.task, "the expert's task")
-        return find_kind(spec)(spec, card.labels)
+        return task_of(card)
     try:
         spec = find_spec(run.task.name)
     except (KeyError, ValueError):
@@ -200,11 +211,7 @@ def _is_regression(task: Task | None) -> bool:
 def _curves(part: RunFolder, task: str) -> tuple[Points, Points]:
     """A task's losses and selection scores; the log lies in the folder of the whole run."""
     log = part.log if part.log.is_file() else RunFolder(part.path.parent).log
-    if not log.is_file():
-        return (), ()
-    # A kill can leave half a line at the end; a whole one ends in a newline.
-    lines = log.read_text(encoding="utf-8").split("\n")[:-1]
-    rows = [json.loads(line) for line in lines if line]
+    rows = [json.loads(line) for line in log_lines(log)]
     loss, selection = (
         tuple((row["step"], row[key][task]) for row in rows if task in row.get(key, {}))
         for key in ("loss", "score")

@@ -1,12 +1,14 @@
 """Runs side by side where they can be compared: one section for each task and split, best first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from weft.reporting.labels import safe_name
 from weft.reporting.runs import TaskRun
+from weft.tracking import flat
 
 NOT_SAID = {"modules", "data", "beside"}
 """Settings that names leave out: they follow from others, or say where and not what."""
@@ -79,8 +81,7 @@ class Section:
     @property
     def key(self) -> str:
         """Names the section in addresses and file names."""
-        whole = f"{self.task}-{self.split or 'unscored'}"
-        return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in whole)
+        return safe_name(f"{self.task}-{self.split or 'unscored'}")
 
 
 def sections_of(runs: Sequence[TaskRun]) -> list[Section]:
@@ -118,11 +119,11 @@ def _section(runs: Sequence[TaskRun]) -> Section:
 
 def _names(runs: Sequence[TaskRun]) -> list[str]:
     """The method of each, with the settings in which it differs from others of its method; else the path."""
-    flat = [_flat(run.settings) for run in runs]
+    settings = [flat(run.settings) for run in runs]
     names = []
-    for run, own in zip(runs, flat, strict=True):
+    for run, own in zip(runs, settings, strict=True):
         rivals = [
-            other for rival, other in zip(runs, flat, strict=True) if rival.method == run.method
+            other for rival, other in zip(runs, settings, strict=True) if rival.method == run.method
         ]
         keys = dict.fromkeys(key for rival in rivals for key in rival)
         apart = [key for key in keys if len({repr(rival.get(key)) for rival in rivals}) > 1]
@@ -141,16 +142,6 @@ def _short(value: Any) -> str:
     if value is None:
         return "default"
     return Path(value).name if isinstance(value, str) else f"{value}"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 REMARKS = {

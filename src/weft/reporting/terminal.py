@@ -6,34 +6,33 @@ from rich.table import Table as Rich
 
 from weft.reporting.cells import Table, gates_table, score_table, standings_table
 from weft.reporting.contents import Report, summary
-from weft.tables import WIDTH
+from weft.tables import console
 
 
 def show_report(report: Report) -> None:
     """Print sections and mixtures, and what is missing."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    out = console()
     for section in report.sections:
-        _say(console, *summary(section), *section.remarks)
-        _show(console, score_table(section))
+        say(out, *summary(section), *section.remarks)
+        _show(out, score_table(section))
     for mixture in report.mixtures:
-        _say(console, *mixture.said)
+        say(out, *mixture.said)
         for table in (standings_table(mixture), gates_table(mixture)):
             if table.rows:
-                _show(console, table)
-    _say(console, *(f"missing: {line}" for line in report.missing))
+                _show(out, table)
+    say(out, *(f"missing: {line}" for line in report.missing))
 
 
-def _say(console: Console, *lines: str) -> None:
+def say(out: Console, *lines: str) -> None:
+    """Print lines as they are: no markup, broken only by the terminal."""
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        out.print(line, markup=False, soft_wrap=True)
 
 
-def _show(console: Console, table: Table) -> None:
+def _show(out: Console, table: Table) -> None:
     shown = Rich(title=escape(table.caption), title_justify="left", title_style="dim")
     for at, header in enumerate(table.headers):
         shown.add_column(escape(header), justify="left" if at < table.words else "right")
     for row in table.rows:
         shown.add_row(*map(escape, row))
-    console.print(shown)
+    out.print(shown)
