@@ -12,12 +12,13 @@ from statistics import mean
 from typing import Any
 
 from accuracy import told
-from weft.comparison import Job
 from weft.config import MixtureSettings, Run
 from weft.data import find_kind, find_spec
+from weft.jobs import Job, run_job, score_of
 from weft.mixing import method_of, starts_from_experts
+from weft.mixtures import mixtures
+from weft.mixtures.base import TrainedSpec
 from weft.runs import RunFolder
-from weft.training import train
 
 EPOCHS = {"wnut17": 6, "squad": 5, "swag": 4}
 """Of a task's own expert, and of full fine-tuning."""
@@ -62,6 +63,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "adamole": _of(WARM, "adamole", start="experts"),
     "mixlora": _of(NEW, "mixlora", num_experts=3, rank=3, alpha=6),
 }
+
+
+def _unnamed() -> dict[str, dict[str, Any]]:
+    """Mixtures that nobody has written settings for above: their own defaults, over the own experts where they can."""
+    named = {method["mixture"]["name"] for method in METHODS.values() if "mixture" in method}
+    found = {}
+    for name in sorted({*mixtures.names()} - named):
+        new = issubclass(mixtures.load(name).settings_type, TrainedSpec)
+        found[name] = _of(WARM, name, start="experts") if new else _of(GATE, name)
+    return found
+
+
+METHODS |= _unnamed()
 MAIN = ("xlora", "single_pass-embedding", "single_pass-layer", "single_pass-local")
 SEEDS = (0, 1, 2)
 
@@ -138,18 +152,13 @@ def all_finished(jobs: Sequence[Job]) -> list[RunFolder]:
     """The folders of some runs, each begun, resumed or left as it is."""
     for number, job in enumerate(jobs):
         if not job.is_complete:
-            report = told(job, number, len(jobs))
-            if job.folder.exists():
-                train(resume=job.folder, report=report)
-            else:
-                train(job.run, out=job.folder, report=report)
+            run_job(job, told(job, number, len(jobs)))
     return [RunFolder.open(job.folder) for job in jobs]
 
 
 def value_of(folder: Path, task: str) -> float:
     """The score of a run on one task."""
-    metric = find_kind(find_spec(task)).metric
-    return next(row["value"] for row in RunFolder.open(folder).metrics if row["name"] == metric)
+    return score_of(folder, find_kind(find_spec(task)).metric)["value"]
 
 
 def ratio(value: float, of: float) -> float:

@@ -37,25 +37,17 @@ from mixture_runs import (
 )
 from weft.beside import SUM
 from weft.comparison import examples_of, predictions_of
-from weft.counting import mixture_parameters
 from weft.lowrank.peft_tensors import read_tensors
 from weft.recogniser import Recogniser
 from weft.recognition import RECOGNITION
+from weft.reproduction.counts import mixture_count
+from weft.reproduction.figures import Address
+from weft.reproduction.published import published
 from weft.runs import STANDINGS, RunFolder
 from weft.scoring import mean_difference, mean_score, share
 
 KEPT, GATE_SHARE, RECOGNISED = 0.98, 0.01, 0.99
 """The goals: share of every own expert's score, gate's share of the base, share of rows whose task is recognised."""
-PUBLISHED = {
-    "bert-base": {"trained": 53, "all": 164, "settings": {}},
-    "bert-large": {"trained": 57, "all": 392, "settings": {"train_experts": True}},
-}
-"""X-LoRA with three experts in a published table, in millions, and the settings that give its numbers."""
-TWICE = (
-    "The published numbers count the head twice: it is registered in the model, and its parameters are added once "
-    "more to the trained ones and to all. Its two rows differ in settings: experts are frozen in the first and "
-    "trained in the second."
-)
 
 
 def measured(parts: Sequence[RunFolder], own: Sequence[RunFolder]) -> dict[str, Any]:
@@ -162,19 +154,22 @@ def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def published_counts() -> dict[str, Any]:
     """A published table's parameters of X-LoRA, reconstructed from the architectures alone."""
-    found = {}
-    for base, said in PUBLISHED.items():
-        settings = {"depth": 8, "width": 2048, "layerwise": True, **said["settings"]}
-        own = mixture_parameters("xlora", base, 3, settings)
-        printed = {"trained": own["trained"] + own["gates"], "all": own["of"] + own["gates"]}
+    study, found = published(), {}
+    for base, settings in study.reconstruction.settings.items():
+        own = mixture_count(base)
+        said = {
+            name: float(study.figure(Address(6, base, "xlora", None, metric)).value)
+            for name, metric in (("all", "parameters"), ("trained", "trainable_parameters"))
+        }
+        printed = dict(zip(said, own.printed, strict=True))
         found[base] = {
             "settings": settings,
-            "published_millions": {key: said[key] for key in printed},
+            "published_millions": said,
             "head_counted_twice": printed,
-            "agrees": all(printed[key] // 10**6 == said[key] for key in printed),
-            "once": {"trained": own["trained"], "all": own["of"], "head": own["gates"]},
+            "agrees": all(printed[name] // 10**6 == said[name] for name in said),
+            "once": {"all": own.of, "trained": own.trained, "head": own.head},
         }
-    return {"bases": found, "explanation": TWICE}
+    return {"bases": found, "explanation": study.reconstruction.says}
 
 
 def main() -> None:
