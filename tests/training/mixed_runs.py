@@ -62,9 +62,8 @@ class Runs:
         return train(run, out=self.folder / f"experts-{base}")
 
     def _mixture(self, base: str, name: str, *overrides: str) -> RunFolder:
-        """The experts of a base mixed in two steps: X-LoRA those of all kinds, others three."""
+        """The experts of a base, one of every kind of head that fits it, mixed in two steps."""
         parts = [part.path for part in self.experts(base).parts()]
-        parts = parts if name in ("xlora", "single_pass") else parts[:3]
         config = mix_config(parts, name, [*steps(2), *overrides])
         return train(config, out=self.folder / f"{name}-{base}-{len(list(self.folder.iterdir()))}")
 
