@@ -3,8 +3,9 @@
     python benchmarks/variants.py --data ../shared/data
 
 Embedded base, WNUT17, batch 16, rank 8 on query + value where the rank is free, otherwise each recipe's own defaults.
-Recipe and plain LoRA train side by side in one process, step by step on the same rows; the ratio is the median over
-steps. Memory is that of a fresh process for each. Building is timed on maps of BERT-large's shape, where decompositions
+Recipe and plain LoRA train side by side in one process, on the same maps, step by step on the same rows; the ratio is
+the median over steps. LoRAM's base is the whole one here, for what a pruned one saves depends on how much is pruned.
+Memory is that of a fresh process for each. Building is timed on maps of BERT-large's shape, where decompositions
 of W0 cost the most.
 """
 
@@ -33,7 +34,7 @@ SHAPES = {"query": (1024, 1024), "ffn_in": (4096, 1024)}
 """Maps of BERT-large by role."""
 
 
-def session_of(name: str, data: str, steps: int, precision: str) -> Session:
+def session_of(recipe: dict[str, Any], data: str, steps: int, precision: str) -> Session:
     """A training of one recipe, ready to step."""
     run = Run.model_validate(
         {
@@ -43,7 +44,7 @@ def session_of(name: str, data: str, steps: int, precision: str) -> Session:
                 "data": f"{data}/wnut17",
                 "max_examples": {"train": 16 * (steps + WARM_UP), "validation": 8},
             },
-            "recipe": {"name": name},
+            "recipe": recipe,
             "training": {"max_steps": steps + WARM_UP, "precision": precision},
             "device": "cpu",
         }
@@ -51,6 +52,11 @@ def session_of(name: str, data: str, steps: int, precision: str) -> Session:
     session = assemble(run, torch.device("cpu"))
     torch.manual_seed(0)
     return session
+
+
+def plain_beside(name: str) -> dict[str, Any]:
+    """Plain LoRA on the maps that a recipe adapts."""
+    return {"name": "lora", "targets": resolve(RecipeSettings(name=name)).settings.targets}
 
 
 def step_seconds(session: Session, stepper: Stepper, step: int) -> float:
@@ -79,8 +85,8 @@ def build_seconds(name: str) -> dict[str, float]:
 
 def measure(name: str, data: str, steps: int, precision: str) -> dict[str, Any]:
     """One recipe beside plain LoRA."""
-    sessions = {"lora": session_of("lora", data, steps, precision)}
-    sessions["own"] = session_of(name, data, steps, precision)
+    sessions = {"lora": session_of(plain_beside(name), data, steps, precision)}
+    sessions["own"] = session_of({"name": name}, data, steps, precision)
     steppers = {side: Stepper(own, Accelerator(cpu=True)) for side, own in sessions.items()}
     ratios, own_seconds = [], []
     for step in range(steps + WARM_UP):
@@ -101,16 +107,17 @@ def measure(name: str, data: str, steps: int, precision: str) -> dict[str, Any]:
     }
 
 
-def peak_memory(name: str, data: str, precision: str) -> float:
+def peak_memory(recipe: dict[str, Any], data: str, precision: str) -> float:
     """Peak memory in MiB of a fresh process that takes ten steps."""
-    command = [sys.executable, __file__, "--data", data, "--only", name, "--precision", precision]
+    own = json.dumps(recipe)
+    command = [sys.executable, __file__, "--data", data, "--only", own, "--precision", precision]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def only(name: str, data: str, precision: str) -> None:
+def only(recipe: dict[str, Any], data: str, precision: str) -> None:
     """Take ten steps and print this process's peak memory."""
-    session = session_of(name, data, 5, precision)
+    session = session_of(recipe, data, 5, precision)
     stepper = Stepper(session, Accelerator(cpu=True))
     for step in range(5 + WARM_UP):
         stepper.step(session.learners, step)
@@ -129,13 +136,15 @@ def main() -> None:
     arguments = parser.parse_args()
     data = str(Path(arguments.data).resolve())
     if arguments.only:
-        only(arguments.only, data, arguments.precision)
+        only(json.loads(arguments.only), data, arguments.precision)
         return
-    plain = peak_memory("lora", data, arguments.precision)
     results = []
     for name in arguments.recipes:
         result = measure(name, data, arguments.steps, arguments.precision)
-        memory = plain if name == "lora" else peak_memory(name, data, arguments.precision)
+        memory, plain = (
+            peak_memory(recipe, data, arguments.precision)
+            for recipe in ({"name": name}, plain_beside(name))
+        )
         result |= {"peak_memory_mib": round(memory), "memory_over_lora": round(memory / plain, 3)}
         print(json.dumps(result), flush=True)
         results.append(result)
