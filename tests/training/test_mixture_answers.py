@@ -159,6 +159,16 @@ def test_uniform_gates_beside_are_the_uniform_mixture(runs: Runs) -> None:
             assert row["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
+def test_what_stands_beside_answers_with_the_experts_own_heads(runs: Runs) -> None:
+    more = ("mixture.train_heads=true", "training.learning_rate=0.5")
+    mixture = runs.mixture("bert", "meteora", *more)
+    uniform = {row["task"]: row for row in beside(runs.mixture("bert", "uniform"))["rows"][::-1]}
+    rows = [row for row in beside(mixture)["rows"] if row["what"] == UNIFORM]
+    assert {row["task"] for row in rows} == uniform.keys()
+    for row in rows:
+        assert row["score"] == uniform[row["task"]]["score"]
+
+
 def test_other_runs_can_stand_beside(runs: Runs, tmp_path: Path) -> None:
     parts = [part.path for part in runs.experts("bert").parts()][:2]
     names = [path.name for path in parts]
