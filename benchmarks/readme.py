@@ -71,6 +71,79 @@ def variants() -> list[str]:
     ]
 
 
+def mixtures() -> list[str]:
+    """Every mixture beside its own experts, as far as they were measured."""
+    result = read("mixtures")
+    if result is None:
+        return []
+    lines = []
+    for row in result["rows"]:
+        tasks = row["tasks"]
+        cells = [
+            f"{100 * own['score']['value']:.1f} ({100 * own['share_of_own']:.1f})"
+            for own in (tasks.get(task) for task in NAMES)
+            if own is not None
+        ]
+        gate, took, seen = "", "", ""
+        if "gate_parameters" in row:
+            gate = f"{100 * row['gate_share_of_base']:.2f}"
+            took = f"{row['forward_over_base']:.2f}"
+            hits = sum(own["recognition"]["value"] * own["n"] for own in tasks.values())
+            seen = f"{100 * hits / sum(own['n'] for own in tasks.values()):.2f}"
+        name = row["method"]
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {gate} | {took} | {seen} | {len(row['seeds'])} |"
+        )
+    rows = result["settings"]["rows"]
+    titles = " | ".join(f"{title} %" for title in NAMES.values())
+    goals = [
+        f"Goal, {goal['goal']}: "
+        + (f"reached by {', '.join(goal['by'])}." if goal["reached"] else "not reached.")
+        for goal in result["goals"]
+    ]
+    return [
+        f"Mixtures of three experts, {rows:,} training rows a task, each at its own searched rate; in brackets the "
+        "share of the own expert's score with the same seed. Heads are known; recognised is the share of rows whose "
+        "task the mixture names itself (`benchmarks/mixture_scores.py`).",
+        "",
+        *goals,
+        "",
+        "<details><summary>The table</summary>",
+        "",
+        f"| | {titles} | gate, % of base | forward / base | recognised % | seeds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *lines,
+        "",
+        "</details>",
+        "",
+    ]
+
+
+def cost() -> list[str]:
+    """What the variants cost beside plain LoRA."""
+    result = read("variants-cost-cpu")
+    if result is None:
+        return []
+    rows = [row for row in result["results"] if row["recipe"] != "lora"]
+    slowest = sorted(rows, key=lambda row: -row["step_over_lora"])[:3]
+    said = ", ".join(f"{row['recipe']} {row['step_over_lora']:.2f}x" for row in slowest)
+    return [
+        f"- A training step of {len(rows)} variants beside plain LoRA's (CPU, {result['settings']['precision']}): the "
+        f"slowest are {said}."
+    ]
+
+
+def mixture_speed() -> list[str]:
+    """What a mixture's forward and step take."""
+    result = read("mixture-speed-cpu")
+    lines = []
+    for goal in result["targets"][:3] if result else []:
+        name = goal["goal"].replace("many", "25 experts, single pass")
+        said = ", ".join(f"{at} {own['mixture']:.2f}x" for at, own in goal["numbers"].items())
+        lines.append(f"- {name} (at most {goal['limit']}x asked): {said}.")
+    return lines
+
+
 def speed() -> list[str]:
     """Sentences on overhead and throughput, as far as they were measured."""
     lines = []
@@ -106,7 +179,10 @@ def main() -> None:
             *accuracy(),
             "",
             *variants(),
+            *mixtures(),
             *speed(),
+            *cost(),
+            *mixture_speed(),
         ]
     )
     block = f"<!-- results -->\n{body}\n<!-- /results -->"
