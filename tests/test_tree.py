@@ -81,7 +81,6 @@ LEVELS = (
         "weft.comparison",
         "weft.differences",
         "weft.leaderboard",
-        "weft.reproduction",
         "weft.analysis",
         "weft.demo",
         "weft.demonstration",
@@ -89,6 +88,7 @@ LEVELS = (
     (
         "weft.serving",
         "weft.reporting",
+        "weft.reproduction",
         "weft.progress",
         "weft.tables",
         "weft.cli",

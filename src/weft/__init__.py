@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from weft.prediction import predict
     from weft.pruning import prune
     from weft.pruning.recovery import recover
+    from weft.reproduction.reproducing import reproduce
     from weft.training import train
 
     __version__: str
@@ -28,6 +29,7 @@ __all__ = [
     "predict",
     "prune",
     "recover",
+    "reproduce",
     "train",
 ]
 
@@ -40,6 +42,7 @@ _PLACES = {
     "predict": "weft.prediction:predict",
     "prune": "weft.pruning:prune",
     "recover": "weft.pruning.recovery:recover",
+    "reproduce": "weft.reproduction.reproducing:reproduce",
     "train": "weft.training:train",
 }
 

@@ -31,7 +31,7 @@ def test_a_command_exists_because_its_file_does() -> None:
         sorted(
             [
                 *("train", "evaluate", "predict", "export", "import", "list", "show", "schema"),
-                *("compare", "demo", "mix", "prune", "recover", "report"),
+                *("compare", "demo", "mix", "prune", "recover", "report", "reproduce"),
             ]
         )
         == FILES

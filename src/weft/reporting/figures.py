@@ -103,6 +103,7 @@ def _sizes(section: Section) -> Figure:
             own.set_xscale("symlog", linthresh=smallest)
         own.margins(x=0.08)
         own.xaxis.set_major_formatter(lambda value, _: compact(value))
+        own.xaxis.set_minor_formatter(lambda value, _: "")
         _legend(own, known)
         place_numbers(drawn, own, points, [str(places[id(entry)]) for entry in known])
 

@@ -1,7 +1,7 @@
 """The report as one HTML file: style, tables and figures inside, no script, nothing from outside."""
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from typing import Any
 
 from weft.reporting.cells import gates_table, heading, runs_table, score_table, standings_table
 from weft.reporting.contents import Report, summary
@@ -20,14 +20,6 @@ def page(report: Report, figures: Mapping[str, Sequence[Figure]]) -> str:
     Raises:
         ValueError: If jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError:
-        raise ValueError("the page needs jinja2: pip install 'weft[report]'") from None
-    text = resources.files("weft.reporting").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     sections = [
         {
             "key": section.key,
@@ -52,6 +44,35 @@ def page(report: Report, figures: Mapping[str, Sequence[Figure]]) -> str:
         }
         for mixture in report.mixtures
     ]
-    return environment.from_string(text).render(
-        title=report.title, sections=sections, mixtures=mixtures, missing=report.missing
+    return render(
+        "weft.reporting",
+        title=report.title,
+        sections=sections,
+        mixtures=mixtures,
+        missing=report.missing,
     )
+
+
+def render(package: str, **values: Any) -> str:
+    """A package's own page in the frame and with the parts that all pages have.
+
+    Args:
+        package: Holds `page.html.j2`.
+        values: What the page shows.
+
+    Raises:
+        ValueError: If jinja2 is not installed.
+    """
+    try:
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+    except ImportError:
+        raise ValueError("the page needs jinja2: pip install 'weft[report]'") from None
+    places = [PackageLoader(name, "") for name in dict.fromkeys((package, "weft.reporting"))]
+    environment = Environment(
+        loader=ChoiceLoader(places),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(**values)

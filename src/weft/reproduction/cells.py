@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from weft.grid import label_of
 from weft.reproduction.counts import count, mixture_count
 from weft.reproduction.figures import Address, Figure
 from weft.reproduction.filling import Filling, fillings
@@ -43,8 +44,7 @@ def _cell(plan: Plan, figure: Figure, found: Mapping[Address, Filling]) -> Cell:
     assert own.base is not None
     ours = measured(plan, own.base, address)
     if ours is None:
-        where = plan.stage(STUDY, own.base).folder
-        why = f"not measured: no finished run in {where / 'final'} yet"
+        why = f"not measured: no finished run in {label_of(own.base)}/{STUDY}/final yet"
         return Cell(figure, own, None, remarks=(*own.differences, why))
     remarks = own.differences
     if ours.seeds < len(plan.seeds):

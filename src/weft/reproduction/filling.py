@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from weft.grid import label_of
 from weft.reproduction.figures import Address
 from weft.reproduction.plan import Plan
 
@@ -40,15 +41,12 @@ def _filling(plan: Plan, address: Address) -> Filling:
 
 def _base(plan: Plan, published: str | None) -> str | None:
     """The base that is trained in a published one's place."""
-    for name, entry in plan.profile.bases.items():
-        if (entry.stands_for or name) == published:
-            return name
-    return None
+    return next((b for b in plan.profile.bases if plan.published_base(b) == published), None)
 
 
 def _missing(plan: Plan, base: str | None) -> str:
     name = plan.study.bases.get(str(base), base)
-    have = ", ".join(plan.profile.bases)
+    have = ", ".join(map(label_of, plan.profile.bases))
     return (
         f"profile {plan.name} does not train {name}, only {have}; profile paper does, from the hub"
     )

@@ -68,12 +68,23 @@ class Plan:
     profile: Profile
     study: Study
     seeds: tuple[int, ...]
+    out: Path
+    """Folder of the run folders."""
     stages: tuple[Stage, ...]
     mixtures: tuple[MixtureRun, ...]
 
     def stage(self, name: str, base: str) -> Stage:
         """The grid called `name` of one base."""
         return next(own for own in self.stages if (own.name, own.base) == (name, base))
+
+    def published_base(self, base: str) -> str:
+        """The published base whose place one takes."""
+        return self.profile.bases[base].stands_for or base
+
+    def set_name(self, task: str) -> str:
+        """What the rows of a published task are called, which may be another set."""
+        entry = self.profile.tasks.get(task)
+        return entry.called if entry and entry.called else self.study.tasks[task]
 
 
 def make_plan(
@@ -119,7 +130,7 @@ def make_plan(
     for one in mixed:
         MixtureSettings.model_validate({"name": one.name, **one.row.settings})
         validate(TrainingSettings, {**own.training, **one.row.training}, f"mixture {one.name}")
-    return Plan(name, own, study, chosen, tuple(stages), tuple(mixed))
+    return Plan(name, own, study, chosen, out, tuple(stages), tuple(mixed))
 
 
 def _data(name: str, own: Profile, out: Path, data: str | Path | None) -> Path | None:

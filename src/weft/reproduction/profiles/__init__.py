@@ -1,10 +1,11 @@
 """Profiles: how much of the study is run, on which bases and sets; one YAML file each."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from weft.config import RecipeSettings, Settings, validate
+from weft.config import RecipeSettings, Settings, read_yaml, validate
 from weft.registry import Registry
 
 profiles: Registry[object] = Registry("weft.reproduction.profiles", suffix=".yaml")
@@ -26,6 +27,8 @@ class SetEntry(Settings):
     """Settings of the task beside its name and folder."""
     generated: str | None = None
     """The set of `weft.demo` that takes its place."""
+    called: str = ""
+    """What the rows are called in tables, where they are not the published set."""
     difference: str = ""
     """In what the set is not the published one."""
     study: dict[str, Any] = {}
@@ -89,9 +92,12 @@ class Profile(Settings):
 
 
 def profile(name: str) -> Profile:
-    """The profile called `name`.
+    """The profile called `name`, or that of a YAML file of the user's own.
 
     Raises:
         KeyError: If there is none; names the nearest.
+        ValueError: If the file is not there or a setting is wrong, naming the key.
     """
+    if name.endswith((".yaml", ".yml")):
+        return validate(Profile, read_yaml(Path(name)), name)
     return validate(Profile, profiles.read(name), f"profiles/{name}.yaml")

@@ -1,0 +1,84 @@
+"""`weft reproduce`: the study's six tables beside ours."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FAILED = 1
+"""Exit code where runs failed and the rest is done."""
+
+
+def command(
+    *,
+    profile: Annotated[str, typer.Option(help="paper, small, demo, or a YAML file.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with a sub-folder for each set; no hub then.")
+    ] = None,
+    bases: Annotated[
+        Path | None, typer.Option(help="Folder with a sub-folder for each base; no hub then.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many; default: the profile's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; default: runs/reproduce-<profile>.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at the same time; default: 1, with --ray all.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster; local starts one here.")
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, help="USD for an hour of the machine; default: an assumed one."),
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", "--dry-run", help="Only say what would run and how long.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
+) -> None:
+    """Run what is missing of a profile and write its report; the same call goes on where it stopped."""
+    from contextlib import nullcontext
+
+    from weft.ray_workers import ray_workers
+    from weft.reproduction.costs import PRICE
+    from weft.reproduction.forecast import forecast
+    from weft.reproduction.needs import ready
+    from weft.reproduction.reproducing import plan_for
+    from weft.reproduction.result import gather
+    from weft.reproduction.running import run
+    from weft.reproduction.terminal import reproduction_shown, show, show_forecast
+    from weft.reproduction.writing import write
+    from weft.workers import local_workers
+
+    plan = plan_for(profile, out, data=data, bases=bases, seeds=seeds)
+    plan, notes = ready(plan, fetch=not plan_only)
+    # Workers of one machine share the cores, or the accelerator, that the estimate was measured on.
+    ahead = forecast(plan, notes=tuple(notes), at_once=workers or 1 if ray is not None else 1)
+    if plan_only and as_json:
+        typer.echo(json.dumps(ahead.as_json(), indent=1))
+    elif not quiet or plan_only:
+        show_forecast(ahead, stderr=not plan_only)
+    if plan_only:
+        return
+    with reproduction_shown(ahead, quiet=quiet) as watch:
+        if ray is None:
+            place = nullcontext(local_workers(workers or 1, watch))
+        else:
+            place = ray_workers(ray, device=plan.profile.device, at_once=workers, watch=watch)
+        with place as runner:
+            outcome = run(plan, runner)
+    found = gather(outcome, PRICE if price is None else price)
+    written = write(found)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+    else:
+        show(found)
+        for path in written:
+            typer.echo(f"wrote {path}")
+    if outcome.failed:
+        raise typer.Exit(FAILED)

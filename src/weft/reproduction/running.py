@@ -1,0 +1,112 @@
+"""A plan brought to its end: two comparisons a base, then the mixtures of the experts they leave."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.comparison import Row, Runner, Unfinished, compare
+from weft.jobs import Job, run_job
+from weft.reproduction.continuing import refuse_other
+from weft.reproduction.plan import MixtureRun, Plan
+from weft.reproduction.steps import experts_of, mixture_job
+from weft.runs import RunFolder
+
+NOT_FINISHED = "not finished"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not come to its end; the same call tries it again."""
+
+    run: str
+    """Its folder below that of the plan."""
+    error: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has come of a plan."""
+
+    plan: Plan
+    rows: dict[tuple[str, str], list[Row]]
+    """Complete cells by stage and base."""
+    mixtures: tuple[MixtureRun, ...]
+    """Complete ones."""
+    failed: tuple[Failure, ...]
+
+    @property
+    def mixture_seeds(self) -> dict[tuple[str, str], list[MixtureRun]]:
+        """The complete mixtures by base and name."""
+        found: dict[tuple[str, str], list[MixtureRun]] = {}
+        for mixture in self.mixtures:
+            found.setdefault((mixture.base, mixture.name), []).append(mixture)
+        return found
+
+
+def run(plan: Plan, runner: Runner | None = None) -> Outcome:
+    """Run what is missing of a plan.
+
+    Args:
+        plan: What to run; its sets and bases are there (`weft.reproduction.needs.ready`).
+        runner: As in `weft.comparison.compare`; without one, what a run raises is raised.
+
+    Raises:
+        ValueError: If the plan's folder holds runs of other settings.
+        Interrupted: On SIGINT or SIGTERM, after the state of the runs in progress was saved.
+    """
+    refuse_other(plan)
+    rows, failed = {}, []
+    for stage in plan.stages:
+        try:
+            # Only seeds may differ from what is there, which `refuse_other` has seen to.
+            found = compare(stage.grid, stage.folder, extend=True, runner=runner)
+        except Unfinished as stopped:
+            found = stopped.rows
+            failed += [_failure(plan, job) for job in stopped.failed]
+        rows[stage.name, stage.base] = found
+    able, unable = _mixtures(plan)
+    (runner or _Here()).run([job for _, job in able])
+    failed += unable + [_failure(plan, job) for _, job in able if not job.is_complete]
+    done = tuple(mixture for mixture, job in able if job.is_complete)
+    return Outcome(plan, rows, done, tuple(failed))
+
+
+def _mixtures(plan: Plan) -> tuple[list[tuple[MixtureRun, Job]], list[Failure]]:
+    """Mixtures that can be trained, or are; and why the others cannot."""
+    able, unable = [], []
+    for mixture in plan.mixtures:
+        experts, job = experts_of(plan, mixture), mixture_job(plan, mixture)
+        where = mixture.folder.relative_to(plan.out).as_posix()
+        if experts is None or job is None or not all(own.is_complete for own in experts):
+            unable.append(Failure(where, "its experts are not finished"))
+        elif job.is_complete and _mixed(job.folder) != [own.folder.parts[-3:] for own in experts]:
+            unable.append(Failure(where, "it mixes other experts than these; remove that folder"))
+        else:
+            able.append((mixture, job))
+    return able, unable
+
+
+def _mixed(folder: Path) -> list[tuple[str, ...]]:
+    """Task, recipe, rate and seed of the experts that a mixture was made of, wherever they lay."""
+    settings = RunFolder.open(folder).run.mixture
+    return [Path(run).parts[-3:] for run in settings.runs] if settings else []
+
+
+def _failure(plan: Plan, job: Job) -> Failure:
+    where = job.folder.relative_to(plan.out).as_posix()
+    return Failure(where, without_places(job.failure or NOT_FINISHED))
+
+
+def without_places(text: str) -> str:
+    """Text without the folders that files lie in, which say more of a machine than of a failure."""
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+", ".../", text)
+
+
+class _Here:
+    """One after the other, in this process."""
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if not job.is_complete:
+                run_job(job)
