@@ -1,4 +1,4 @@
-"""Which task is a row of? What mixtures read of it beside a bag of words, also without the form that gives it away.
+"""Which task is a row of? A mixture's recogniser beside a bag of words, also without the form that gives it away.
 
 For `mixture_scores.py`. Asked are whole validation rows; and harder, single sentences (the tagging set as it is),
 questions without their passages, and single endings without what they end. Sequences of a row vote.
@@ -82,9 +82,7 @@ def by_mixture(run: RunFolder, texts: Texts) -> dict[str, Any]:
     one = next(iter(loaded.runs.values()))
 
     def recognise(sequences: Sequence[Sequence[int]], rows: Sequence[int]) -> list[Recognised]:
-        said = features(
-            one.model, loaded.mix, sequences, device=one.device, precision=one.precision
-        )
+        said = features(one.model, sequences, device=one.device, precision=one.precision)
         return loaded.recogniser(said, rows)
 
     return {"parameters": loaded.recogniser.parameters, **judged(recognise, texts)}

@@ -57,6 +57,7 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "single_pass-embedding": {"name": "single_pass", "reader": "embedding"},
     "single_pass-layer": {"name": "single_pass", "reader": "layer", "layer": 2},
     "single_pass-local": {"name": "single_pass", "reader": "local"},
+    "early_pass": {"name": "early_pass"},
     "meteora": {"name": "meteora"},
     "lora_mixer": {"name": "lora_mixer"},
     "smora": {"name": "smora", "rank": EXPERTS * RANK, "top_k": RANK},
@@ -68,7 +69,7 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "mixlora": {"name": "mixlora", **NEW},
 }
 PLAIN = "plain LoRA"
-STEPS = ("single_pass-embedding", "single_pass-layer", "single_pass-local", "xlora")
+STEPS = ("single_pass-embedding", "single_pass-layer", "single_pass-local", "early_pass", "xlora")
 """Whose step is timed beside a plain LoRA's."""
 TASKS = ("wnut17", "squad", "swag")
 BATCH = 8

@@ -1,7 +1,7 @@
-"""The task of a row: a linear classifier on what the gates read, and how sure its score is."""
+"""The task of a row: a linear classifier on what the base's first layer makes of it, and how sure its score is."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -12,9 +12,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.training.mixed import exact, ingredients, mixed, model_of, rows
-from weft.lowrank.route import Route, routed
-from weft.mixed import Mix
-from weft.mixing import MIX
 from weft.model import Model
 from weft.recogniser import Recogniser
 from weft.recognition import PENALTY, features, fit, fit_rows, sequences_of
@@ -22,13 +19,7 @@ from weft.scoring import share
 
 CPU = torch.device("cpu")
 TASKS = ("one", "two", "three")
-READERS = [
-    ("xlora", {}),
-    ("single_pass", {"reader": "embedding"}),
-    ("single_pass", {"reader": "layer"}),
-    ("single_pass", {"reader": "local"}),
-    ("switch", {}),
-]
+MIXTURES = ("xlora", "single_pass", "early_pass", "switch")
 
 
 def clouds(count: int = 40, spread: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -85,50 +76,50 @@ def test_saved_and_read_again_it_says_the_same() -> None:
         Recogniser.of(TASKS, {"recognise.weight": one.weight})
 
 
-@pytest.fixture(params=READERS, ids=lambda own: "-".join([own[0], *own[1].values()]))
+@pytest.fixture(params=[*[("bert", name) for name in MIXTURES], ("gpt2", "xlora")], ids="-".join)
 def reading(
     request: pytest.FixtureRequest, tiny_folder: Callable[[str], Path]
-) -> tuple[Model, Mix, str, Mapping[str, Any]]:
-    """A mixture on a tiny BERT, its name and settings."""
-    name, settings = request.param
-    base = exact(tiny_folder("bert"))
-    owners = ingredients(base)
-    mix = mixed(base, owners, name, **settings)
-    return model_of(base, owners, mix), mix, name, settings
+) -> tuple[Model, bool]:
+    """A tiny base with a mixture on it, and whether it is causal."""
+    kind, name = request.param
+    base = exact(tiny_folder(kind))
+    owners = ingredients(base, ("topic", "tags"))
+    return model_of(base, owners, mixed(base, owners, name)), kind == "gpt2"
 
 
-def state(model: Model, name: str, settings: Mapping[str, Any], ids: list[int]) -> Tensor:
-    """What the gates read of one sequence, by transformers' own record of its hidden states."""
-    inputs = {"input_ids": torch.tensor([ids]), "token_type_ids": torch.zeros(1, len(ids)).long()}
-    below = settings.get("reader") == "layer"
-    with torch.inference_mode(), routed(Route.everywhere(MIX) if below else None):
-        states = model.trunk(**inputs, output_hidden_states=True).hidden_states
-    return states[-1 if name == "xlora" else int(below)][0]
-
-
-def test_features_are_means_of_what_the_gates_read_whatever_lies_beside(reading: Any) -> None:
-    model, mix, name, settings = reading
-    sequences, _ = sequences_of([item.record for item in rows("endings", 4)])
-    found = features(model, mix, sequences, device=CPU, precision="fp64")
-    wanted = [state(model, name, settings, ids).mean(0) for ids in sequences]
-    assert_close(found, torch.stack(wanted).float(), rtol=1e-5, atol=1e-6)
+def test_features_are_the_first_layer_s_of_the_bare_base_whatever_lies_beside(
+    reading: tuple[Model, bool],
+) -> None:
+    model, causal = reading
+    sequences, _ = sequences_of([item.record for item in rows("topic", 4) + rows("tags", 4)])
+    found = features(model, sequences, device=CPU, precision="fp64")
+    typed = {} if causal else {"token_type_ids": 0}
+    for ids, said in zip(sequences, found, strict=True):
+        inputs = {"input_ids": torch.tensor([ids])}
+        inputs |= {name: torch.zeros(1, len(ids)).long() for name in typed}
+        with torch.inference_mode():
+            state = model.trunk(**inputs, output_hidden_states=True).hidden_states[1][0]
+        wanted = torch.cat([state.mean(0), state[-1 if causal else 0]])
+        assert_close(said, wanted.float(), rtol=1e-5, atol=1e-6)
     order = list(reversed(range(len(sequences))))
-    turned = features(model, mix, [sequences[at] for at in order], device=CPU, precision="fp64")
+    turned = features(model, [sequences[at] for at in order], device=CPU, precision="fp64")
     assert_close(turned, found[order], rtol=1e-6, atol=1e-6)
 
 
-def test_neither_token_types_nor_order_matter_and_every_row_counts_the_same(reading: Any) -> None:
-    model, mix, *_ = reading
+def test_neither_token_types_nor_order_matter_and_every_row_counts_the_same(
+    reading: tuple[Model, bool],
+) -> None:
+    model, _ = reading
     records = {name: [own.record for own in rows(name, 6)] for name in ("topic", "tags")}
-    where = {"device": CPU, "precision": "fp64"}
-    one = fit_rows(model, mix, records, **where)
+    where: dict[str, Any] = {"device": CPU, "precision": "fp64"}
+    one = fit_rows(model, records, **where)
     typed = {
         name: [
             {**own, "token_type_ids": [[1] * len(ids) for ids in own["input_ids"]]} for own in kept
         ]
         for name, kept in records.items()
     }
-    same = fit_rows(model, mix, typed, **where)
+    same = fit_rows(model, typed, **where)
     assert torch.equal(same.weight, one.weight)
     # A row of two equal sequences says what one of them does.
     doubled = {
@@ -136,11 +127,11 @@ def test_neither_token_types_nor_order_matter_and_every_row_counts_the_same(read
         for name, kept in records.items()
     }
     sequences, owners = sequences_of(records["topic"] + records["tags"])
-    read = features(model, mix, sequences, **where)
+    read = features(model, sequences, **where)
     turned = {name: kept[::-1] for name, kept in records.items()}
     # What a unit of a feature is, which the penalty looks at, is of sequences.
     for changed, near in ((turned, 1e-4), (doubled, 2e-2)):
-        other = fit_rows(model, mix, changed, **where)
+        other = fit_rows(model, changed, **where)
         for said, was in zip(other(read, owners), one(read, owners), strict=True):
             assert said.probabilities == pytest.approx(was.probabilities, abs=near)
     assert one.tasks == ("topic", "tags")

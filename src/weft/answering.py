@@ -37,7 +37,7 @@ def predict_auto(
     runs = mixture.runs
     any_run = next(iter(runs.values()))
     fitting = [tasks_fitting(mixture, value, at) for at, value in enumerate(inputs)]
-    # By the first task it fits: what a gate sees of a row's words is the same for all.
+    # As the first task that it fits has it; which form that is is all that a task would add.
     sequences, owners = sequences_of(
         [
             runs[names[0]].task.encode(
@@ -49,7 +49,6 @@ def predict_auto(
     said = mixture.recogniser(
         features(
             any_run.model,
-            mixture.mix,
             sequences,
             device=any_run.device,
             precision=any_run.precision,

@@ -21,7 +21,6 @@ from weft.gate_maps import gate_maps
 from weft.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.loading import LoadedRun, load_mixture_model, load_run_model
 from weft.lowrank.route import Members
-from weft.mixed import Mix
 from weft.model import Model
 from weft.recognition import RECOGNITION, recognition
 from weft.runs import RunFolder
@@ -138,11 +137,8 @@ def _evaluate(
     )
     scores = score(rows.task, found, examples, seed=loaded.run.seed)
     if loaded.recogniser is not None:
-        mix = loaded.model.expert(loaded.members[0])
-        assert isinstance(mix, Mix)
         scores[RECOGNITION] = recognition(
             loaded.model,
-            mix,
             loaded.recogniser,
             loaded.name,
             records,

@@ -21,7 +21,7 @@ from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
 from weft.lowrank.checkpoint import PeftFolder, read_peft
 from weft.mixing import HEAD_ONLY, MIX
 from weft.recipes import recipe_file, resolve
-from weft.recogniser import Recogniser
+from weft.recogniser import STATES, Recogniser
 from weft.runs import CONFIG, RunFolder
 from weft.storage import check_kind, read_card, save_expert, versions
 from weft.storage.dense import write_checkpoint
@@ -207,7 +207,7 @@ def _import_mixture(
         raise ValueError(f"a task may not be called {name!r} here; rename its file")
     take_head(_from_base({}, head, base), head, folder)
     own = (Expert(name, {}, head), card)
-    width = base.config.hidden_size
+    width = STATES * base.config.hidden_size
     with atomic_folder(run_folder.path) as draft, TemporaryDirectory() as experts:
         found = import_xlora(folder, base, own, Path(experts))
         write_text(draft / CONFIG, to_yaml(run.model_copy(update={"mixture": found.settings})))

@@ -96,12 +96,12 @@ def _write_mixture(session: Session, folder: RunFolder) -> None:
     assert run.mixture is not None
     where = {"device": session.device, "precision": run.training.precision}
     rows = {stream.name: stream.records for stream in session.streams}
-    recogniser = fit_rows(session.model, mix, rows, **where)
+    recogniser = fit_rows(session.model, rows, **where)
     heads = {}
     for stream in session.streams:
         part = RunFolder(folder.path / stream.name)
         records = session.final_rows(stream.name)[1]
-        hits = recognition(session.model, mix, recogniser, stream.name, records, **where)
+        hits = recognition(session.model, recogniser, stream.name, records, **where)
         extra = {"n": len(records), "seed": run.seed, "split": run.training.evaluate_on}
         metrics = [*part.metrics, {"name": RECOGNITION, **asdict(hits), **extra}]
         part.write_metrics(metrics)

@@ -13,7 +13,7 @@ from weft.lowrank.route import Members
 from weft.mixed import Mix
 from weft.model import Model
 from weft.recipes import recipe_file
-from weft.recogniser import Recogniser
+from weft.recogniser import STATES, Recogniser
 from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.storage import load_expert, load_full, read_card
@@ -124,6 +124,11 @@ def load_mixture_model(
     model.eval()
     settings = {part.run.task.label: part.run for part in folder.parts() if part.run.task}
     recogniser = Recogniser.of(list(heads), extra).to(where)
+    if recogniser.weight.shape[1] != (wide := STATES * base.config.hidden_size):
+        raise ValueError(
+            f"{folder.mixture}: what recognises tasks reads {recogniser.weight.shape[1]} features, here a sequence has "
+            f"{wide}; it is of another version: train the mixture again"
+        )
     runs = {
         name: LoadedRun(
             model=model,

@@ -8,6 +8,7 @@ trunk without gradient from inside that hook; a generation keeps keys and values
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache, PreTrainedModel
 
 from weft.expert import Expert
-from weft.gates.call import Call, calling, current_calls
+from weft.gates.call import Call, Pass, calling, current_calls
 from weft.gates.trace import GateTrace, current_trace
 from weft.lowrank.attach import module_at
 from weft.lowrank.route import Route, current_route, routed
@@ -95,8 +96,8 @@ _caches: ContextVar[dict[str, DynamicCache] | None] = ContextVar("weft_mix_cache
 """Keys and values of scaling passes by mixture, over one generation."""
 _constant: ContextVar[float | None] = ContextVar("weft_mix_constant", default=None)
 """The gates of a scaling pass under way."""
-_looking: ContextVar[str | None] = ContextVar("weft_mix_looking", default=None)
-"""The mixture whose reading is all that a forward is for."""
+_last: ContextVar[int | None] = ContextVar("weft_mix_last", default=None)
+"""How many layers a forward under way is to run, where that is not all."""
 _open: ContextVar[tuple[AbstractContextManager[object], ...]] = ContextVar(
     "weft_mix_open", default=()
 )
@@ -133,7 +134,7 @@ def _hooks(trunk: nn.Module, mix: Mix) -> Iterator[RemovableHandle]:
             return
         call = found[name] = Call(_trace(route, mix.labels, kwargs), constant=_constant.get())
         if mixture.reads_pass is not None and call.constant is None:
-            call.hidden = _scaling_pass(module, args, kwargs, name, mixture.reads_pass)
+            call.hidden = _pass(module, args, kwargs, name, mixture.reads_pass)
             mixture.begin(call)
 
     def end(module: nn.Module, args: Any, output: Any) -> None:
@@ -149,15 +150,16 @@ def _hooks(trunk: nn.Module, mix: Mix) -> Iterator[RemovableHandle]:
     def read(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         state = args[0] if args else kwargs["hidden_states"]
         call = (current_calls() or {}).get(name)
-        if _looking.get() == name:
-            raise _Seen(state)
-        if call is not None and mixture.reads_layer is not None:
+        if call is not None:
             call.hidden = state
             mixture.begin(call)
 
-    yield layers_of(trunk)[mixture.reads_layer or 0].register_forward_pre_hook(
-        read, with_kwargs=True
-    )
+    layers = layers_of(trunk)
+    if mixture.reads_layer is not None:
+        yield layers[mixture.reads_layer].register_forward_pre_hook(read, with_kwargs=True)
+    stops = {early(trunk), mixture.reads_pass and mixture.reads_pass.layers} - {None}
+    for at in stops & {*range(len(layers))}:
+        yield layers[at].register_forward_pre_hook(partial(_stop, at), with_kwargs=True)
 
 
 class _Seen(Exception):  # noqa: N818 - ends a forward that has shown what was wanted
@@ -166,22 +168,26 @@ class _Seen(Exception):  # noqa: N818 - ends a forward that has shown what was w
         self.state = state
 
 
-def state_read(trunk: nn.Module, mix: Mix, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The hidden state that a mixture's gates read, (sequences, seq, hidden), and no more of the forward.
+def _stop(at: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    """End a forward in front of layer `at`, if it was to go no further."""
+    if _last.get() == at:
+        raise _Seen(args[0] if args else kwargs["hidden_states"])
 
-    Where gates read the map's own input, or nothing, it is the input of the first layer.
+
+def early(trunk: nn.Module) -> int:
+    """How many layers it takes until a token has seen its sequence: one, if there is one more to stop in front of."""
+    return min(1, len(layers_of(trunk)) - 1)
+
+
+def early_state(trunk: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What the bare base makes of its inputs in its first layer, (sequences, seq, hidden), and no more of the forward.
+
+    Args:
+        trunk: Has a mixture woven in.
+        inputs: As the trunk takes them.
     """
-    mixture = mix.mixture
     extra = {} if getattr(trunk.config, "use_cache", None) is None else {"use_cache": False}
-    if mixture.reads_pass is not None:
-        return _scaling_pass(trunk, (), {**inputs, **extra}, mix.name, mixture.reads_pass)
-    route = Route.everywhere(mix.name) if mixture.reads_layer else None
-    try:
-        with scoped(_looking, mix.name), routed(route):
-            trunk(**inputs, **extra)
-    except _Seen as seen:
-        return seen.state
-    raise RuntimeError("the trunk's layers were never reached")
+    return _forward(trunk, (), {**inputs, **extra}, Pass(layers=early(trunk)), None)
 
 
 def _finish(name: str, mixture: Mixture, at: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
@@ -205,19 +211,32 @@ def _trace(route: Route, labels: Mapping[str, int], kwargs: Mapping[str, Any]) -
     return trace
 
 
-def _scaling_pass(
-    trunk: nn.Module, args: Any, kwargs: Mapping[str, Any], name: str, value: float
-) -> Tensor:
-    """The last hidden state of a forward with every gate at `value`, without gradient."""
+def _pass(trunk: nn.Module, args: Any, kwargs: Mapping[str, Any], name: str, what: Pass) -> Tensor:
+    """The state that a mixture's separate pass ends with."""
     own = dict(kwargs)
     if own.get("past_key_values") is not None:
         caches = _caches.get()
         if caches is None:
             raise ValueError(
-                "keys and values are cached outside of `caching()`: those of the scaling pass would be lost"
+                "keys and values are cached outside of `caching()`: those of the separate pass would be lost"
             )
         config = cast(PreTrainedModel, trunk).config
         own["past_key_values"] = caches.setdefault(name, DynamicCache(config=config))
-    route = Route.everywhere(name) if value else None
-    with torch.no_grad(), scoped(_constant, value), routed(route):
-        return trunk(*args, **own).last_hidden_state
+    return _forward(trunk, args, own, what, Route.everywhere(name) if what.value else None)
+
+
+def _forward(
+    trunk: nn.Module, args: Any, kwargs: Mapping[str, Any], what: Pass, route: Route | None
+) -> Tensor:
+    """The last state of as many layers as `what` runs, without gradient."""
+    whole = what.layers is None or what.layers >= len(layers_of(trunk))
+    with (
+        torch.no_grad(),
+        scoped(_constant, what.value),
+        scoped(_last, None if whole else what.layers),
+        routed(route),
+    ):
+        try:
+            return trunk(*args, **kwargs).last_hidden_state
+        except _Seen as seen:
+            return seen.state

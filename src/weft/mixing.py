@@ -12,13 +12,15 @@ from weft.adapters.base import Adapter, NotLowRank
 from weft.base import Base
 from weft.config import MixtureSettings, RecipeSettings, Run, TaskSettings, load_run, validate
 from weft.expert import Card, Expert, check_rank
+from weft.gates.frame import Frame
 from weft.gates.stack import Part, Stack
 from weft.heads import trained_dtype
+from weft.kinds import KINDS
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.roles import resolve
 from weft.mixed import Mix
 from weft.mixtures import mixtures
-from weft.mixtures.base import Frame, Mixture, Spec, TrainedSpec
+from weft.mixtures.base import Mixture, Spec, TrainedSpec
 from weft.recipes import recipe_file
 from weft.registry import unknown
 from weft.runs import RunFolder
@@ -138,7 +140,8 @@ def read_ingredients(runs: Sequence[str], base: Base) -> dict[str, Ingredient]:
 
 def frame_of(config: PreTrainedConfig) -> Frame:
     """What a mixture has to know of a trunk."""
-    return Frame(config.model_type, config.hidden_size, config.num_hidden_layers)
+    causal = KINDS["causal_lm"].fits(config)
+    return Frame(config.model_type, config.hidden_size, config.num_hidden_layers, causal)
 
 
 def make_mix(

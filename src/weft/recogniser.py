@@ -1,6 +1,6 @@
-"""Which task is this? A linear classifier on what the gates of a mixture read.
+"""Which task is this? A linear classifier on what the base's first layer makes of a sequence.
 
-    p(task) = softmax(W h + b),    h = mean over the tokens of one encoded sequence
+    p(task) = softmax(W h + b),    h = [mean over tokens; a token that has seen all others]
 
 It sees one sequence with its token types at zero: no field's name, no number of choices. The sequences of a row vote by
 the sum of their log probabilities.
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+STATES = 2
+"""Hidden states that a sequence is read from, side by side: their mean, and one token's."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Recogniser:
 
     Attributes:
         tasks: Their names, in the order of the weights.
-        weight: (tasks, hidden).
+        weight: (tasks, features).
         bias: (tasks,).
     """
 
@@ -41,7 +44,7 @@ class Recogniser:
         """The task of each row.
 
         Args:
-            features: (sequences, hidden).
+            features: (sequences, features), of `weft.recognition.features`.
             rows: For every sequence the number of its row, from 0 without gaps.
         """
         logits = features.to(self.weight) @ self.weight.T + self.bias

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from weft.gates.reading import summary
 from weft.inference import TOKENS_PER_BATCH, autocast, evaluating, padding_id
-from weft.mixed import Mix, state_read
+from weft.kinds import KINDS
+from weft.mixed import early_state
 from weft.model import Model
-from weft.recogniser import Recogniser
+from weft.recogniser import STATES, Recogniser
 from weft.scoring import Score, share
 from weft.tasks.base import Record
 
@@ -29,24 +31,26 @@ def sequences_of(records: Sequence[Record]) -> tuple[list[list[int]], list[int]]
 
 def features(
     model: Model,
-    mix: Mix,
     sequences: Sequence[Sequence[int]],
     *,
     device: torch.device,
     precision: str = "fp32",
 ) -> Tensor:
-    """What the gates read of each sequence, averaged over its tokens: (sequences, hidden), single precision.
+    """What the bare base's first layer makes of each sequence: (sequences, 2 hidden), single precision.
+
+    Its mean over tokens and the token that has seen it whole (`weft.gates.reading.summary`): no expert has spoken yet,
+    so it is the same for every mixture, and costs a layer.
 
     Args:
-        model: Has the mixture resident.
-        mix: The mixture.
+        model: Has a mixture resident.
         sequences: Token ids.
         device: Where the model is.
         precision: Arithmetic of the forward pass.
     """
     order = sorted(range(len(sequences)), key=lambda at: -len(sequences[at]))
     typed = "token_type_ids" in model.base.tokenizer.model_input_names
-    found = torch.zeros(len(sequences), model.base.config.hidden_size)
+    causal = KINDS["causal_lm"].fits(model.base.config)
+    found = torch.zeros(len(sequences), STATES * model.base.config.hidden_size)
     with evaluating(model), torch.inference_mode(), autocast(device, precision):
         while order:
             width = len(sequences[order[0]])
@@ -61,9 +65,8 @@ def features(
             inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
             if typed:
                 inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-            state = state_read(model.trunk, mix, inputs).float()
-            real = inputs["attention_mask"].unsqueeze(-1)
-            found[chosen] = ((state * real).sum(1) / real.sum(1)).cpu()
+            state = early_state(model.trunk, inputs).float()
+            found[chosen] = summary(state, inputs["attention_mask"], causal=causal).cpu()
     return found
 
 
@@ -101,7 +104,6 @@ def fit(tasks: Sequence[str], found: Tensor, labels: Tensor, weights: Tensor) ->
 
 def fit_rows(
     model: Model,
-    mix: Mix,
     records: Mapping[str, Sequence[Record]],
     *,
     device: torch.device,
@@ -110,8 +112,7 @@ def fit_rows(
     """A classifier of the rows of several tasks; every row counts the same, however many sequences it has.
 
     Args:
-        model: Has the mixture resident.
-        mix: The mixture.
+        model: Has a mixture resident.
         records: Training rows by task; the first `MOST_ROWS` of each are used.
         device: Where the model is.
         precision: Arithmetic of the forward pass.
@@ -120,7 +121,7 @@ def fit_rows(
     for label, rows in enumerate(records.values()):
         chosen = rows[:MOST_ROWS]
         sequences, owners = sequences_of(chosen)
-        parts.append(features(model, mix, sequences, device=device, precision=precision))
+        parts.append(features(model, sequences, device=device, precision=precision))
         counts = torch.bincount(torch.tensor(owners), minlength=len(chosen))
         labels += [label] * len(sequences)
         weights.append(1 / counts[owners] / len(chosen))
@@ -129,7 +130,6 @@ def fit_rows(
 
 def recognition(
     model: Model,
-    mix: Mix,
     recogniser: Recogniser,
     task: str,
     records: Sequence[Record],
@@ -140,8 +140,7 @@ def recognition(
     """The share of a task's rows that are taken for that task's.
 
     Args:
-        model: Has the mixture resident.
-        mix: The mixture.
+        model: Has a mixture resident.
         recogniser: Its own.
         task: Whose rows they are.
         records: The rows.
@@ -149,5 +148,5 @@ def recognition(
         precision: Arithmetic of the forward pass.
     """
     sequences, owners = sequences_of(records)
-    said = recogniser(features(model, mix, sequences, device=device, precision=precision), owners)
+    said = recogniser(features(model, sequences, device=device, precision=precision), owners)
     return share(sum(one.task == task for one in said), len(said))

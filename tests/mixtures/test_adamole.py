@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from weft.gates.call import Call
+from weft.gates.frame import Frame
 from weft.gates.stack import Part
 from weft.gates.trace import GateTrace
 from weft.mixtures import adamole
-from weft.mixtures.base import Frame, Mixture
+from weft.mixtures.base import Mixture
 
 MAP = "layer.0.attention.self.query"
 Make = Callable[..., Mixture]

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from weft.gates.call import Call
+from weft.gates.frame import Frame
 from weft.gates.stack import Part, Stack
 from weft.mixtures import hydralora
-from weft.mixtures.base import Frame, Mixture
+from weft.mixtures.base import Mixture
 
 MAP = "layer.0.attention.self.query"
 Make = Callable[..., Mixture]

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from weft.gates.call import Call
+from weft.gates.frame import Frame
 from weft.gates.gate import Gate
 from weft.gates.stack import Part
 from weft.gates.trace import GateTrace
 from weft.mixtures import loramoe
-from weft.mixtures.base import Frame, Mixture
+from weft.mixtures.base import Mixture
 
 MAP = "layer.0.intermediate.dense"
 Make = Callable[..., Mixture]

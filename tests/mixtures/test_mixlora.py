@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from weft.base import load_base
 from weft.gates.call import Call
+from weft.gates.frame import Frame
 from weft.gates.losses import balance_mixtral
 from weft.gates.trace import GateTrace, traced
 from weft.lowrank.attach import frozen_linear
@@ -22,7 +23,7 @@ from weft.lowrank.roles import resolve
 from weft.lowrank.route import Route, given_rows
 from weft.mixed import Mix
 from weft.mixtures import mixtures
-from weft.mixtures.base import Frame, Mixture
+from weft.mixtures.base import Mixture
 from weft.model import Model
 
 MODEL_TYPES = ["bert", "distilbert", "gpt2", "llama", "modernbert"]

@@ -24,7 +24,7 @@ from weft.mixed import Mix
 from weft.mixing import Ingredient, make_mix
 from weft.model import Model
 from weft.recipes import resolve
-from weft.recogniser import Recogniser
+from weft.recogniser import STATES, Recogniser
 from weft.storage import save_expert
 from weft.storage.mixture import save_mixture
 
@@ -74,7 +74,7 @@ def mixed_run(
         settings=said,
         ingredients=owners,
         heads=heads,
-        extra=Recogniser(("mine",), torch.zeros(1, 32), torch.zeros(1)).tensors(),
+        extra=Recogniser(("mine",), torch.zeros(1, STATES * 32), torch.zeros(1)).tensors(),
     )
     values = {"base": base.source, "task": "mine", "mixture": said.model_dump()}
     run = Run.model_validate(values | {"training": {"precision": precision}})

@@ -19,6 +19,7 @@ PROMPTS = ["the good dog", "a", "she said that he went to the city", "one new"]
 WRITERS = [
     ("xlora", {}),
     ("xlora", {"scaling_value": 0.5, "layerwise": True, "top_k": 2}),
+    ("early_pass", {"layerwise": True}),
     ("single_pass", {"reader": "embedding"}),
     ("single_pass", {"reader": "layer"}),
     ("single_pass", {"reader": "local"}),
@@ -95,7 +96,7 @@ def test_new_tokens_alone_reach_the_layers(
     longest = max(
         len(prompt_ids(model.base, text, Generation(max_new_tokens=NEW), "")) for text in PROMPTS
     )
-    passes = 2 if name == "xlora" else 1
+    passes = 2 if name in ("xlora", "early_pass") else 1
     written = max(map(len, tokens(model, MIX, cache=True)))
     assert widths == [longest] * passes + [1] * passes * (written - 1)
     widths.clear()

@@ -41,7 +41,7 @@ OF_EXPERTS = [name for name in NAMES if takes_experts(name)]
 READERS = [("single_pass", {"reader": reader}) for reader in ("embedding", "layer", "local")]
 DEEP = {"layerwise": True, "depth": 2, "width": 8}
 FROZEN = [("xlora", {}), ("xlora", DEEP | {"top_k": 2, "scaling_value": 0.2}), *READERS]
-FROZEN += [("meteora", {}), ("lora_mixer", {})]
+FROZEN += [("early_pass", {}), ("meteora", {}), ("lora_mixer", {})]
 ALL = [(name, of_experts(name)) for name in OF_EXPERTS] + READERS[1:]
 TASKS = ("topic", "tags", "endings")
 
@@ -206,12 +206,15 @@ def test_a_call_runs_the_trunk_as_often_as_it_says(
     owners = ingredients(base)
     model = model_of(base, owners, mixed(base, owners, name, **settings))
     calls: list[int] = []
-    layers_of(base.trunk)[0].register_forward_hook(lambda *_: calls.append(1))
+    for at, layer in enumerate(layers_of(base.trunk)):
+        layer.register_forward_hook(lambda *_, at=at: calls.append(at))
+    once = [*range(len(layers_of(base.trunk)))]
+    before = {"xlora": once, "early_pass": [0]}.get(name, [])
     for training in (True, False):
         model.train(training)
         calls.clear()
         model(batch_of(all_rows(MIX)))
-        assert len(calls) == (2 if name == "xlora" else 1)
+        assert calls == [*before, *once]
 
 
 @case(

@@ -8,12 +8,24 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from weft.gates.trace import GateTrace
 from weft.scoped import scoped
+
+
+class Pass(NamedTuple):
+    """A forward of the trunk before the one that counts, without gradient.
+
+    Attributes:
+        value: What every gate is meanwhile; 0 is the bare base.
+        layers: How many layers it runs; None runs all.
+    """
+
+    value: float = 0.0
+    layers: int | None = None
 
 
 @dataclass

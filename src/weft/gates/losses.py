@@ -18,6 +18,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from weft.gates.trace import GateTrace
+
+IGNORED = -100
+"""The label that cross-entropy leaves out."""
+
 
 def balance_switch(p: Tensor) -> Tensor:
     """Switch Transformer's (Fedus et al. 2021, arXiv:2101.03961, equation 4); p (tokens, experts)."""
@@ -58,7 +63,31 @@ def z_loss(logits: Tensor) -> Tensor:
 
 def label_ce(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy against the expert a token belongs to; labels of -100 do not count."""
-    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
+    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED)
+
+
+def task_ce(trace: GateTrace, logits: Tensor) -> Tensor:
+    """`label_ce` of one map against each row's own task; 0 where no row has an expert of its own.
+
+    Args:
+        trace: Whose the rows are, and which tokens are real.
+        logits: (sequences, seq, experts), of which every real token counts; or (rows, experts).
+
+    Raises:
+        ValueError: If the call does not say whose its rows are.
+    """
+    if trace.labels is None:
+        raise ValueError(
+            "these gates are trained on the task of every row, and the call names none; give the rows' tasks "
+            "with the batch, or set label_weight 0"
+        )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    own = trace.labels.masked_fill(trace.labels < 0, IGNORED)
+    own = own.view(-1, *[1] * (logits.dim() - 2)).expand(logits.shape[:-1])
+    if logits.dim() > 2:
+        logits, own = trace.counted(logits), trace.counted(own)
+    # A mean over nothing is not a number; the gates still get their (zero) gradient.
+    return label_ce(logits, own) if bool((own >= 0).any()) else logits.sum() * 0.0
 
 
 def entropy(p: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ them, what its training adds to the loss, and what is trained. It knows nothing 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 from weft.config import Settings
 from weft.dropout import dropout
 from weft.gates import apply
-from weft.gates.call import Call
+from weft.gates.call import Call, Pass
+from weft.gates.frame import Frame
 from weft.gates.gate import Gate, GateSpec, gate
 from weft.gates.mid import diag
 from weft.gates.networks import Routers
@@ -58,15 +58,6 @@ class TrainedSpec(Spec):
     """Strength of new experts: each is scaled by alpha / rank."""
     targets: list[str] | str = ["query", "value"]
     """Where new experts go, in the terms of a recipe's targets."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The trunk that a mixture is made for."""
-
-    model_type: str
-    hidden: int
-    layers: int
 
 
 class Mixture(nn.Module, ABC):
@@ -175,8 +166,8 @@ class Mixture(nn.Module, ABC):
         return self._place[module]
 
     @property
-    def reads_pass(self) -> float | None:
-        """Gates of the separate pass whose last state the gate reads; None: there is no such pass."""
+    def reads_pass(self) -> Pass | None:
+        """The separate pass whose last state the gate reads; None: there is no such pass."""
         return None
 
     @property

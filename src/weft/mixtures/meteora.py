@@ -28,9 +28,6 @@ from weft.gates.gate import GateSpec
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
-IGNORED = -100
-"""The label that cross-entropy leaves out."""
-
 
 class Spec(base.FrozenSpec):
     """Settings of MeteoRA."""
@@ -71,21 +68,5 @@ class MeteoRA(base.Routed):
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         if not self.spec.label_weight:
             return {}
-        each = [_label_ce(trace, logits) for logits in trace.logits.values()]
+        each = [losses.task_ce(trace, logits) for logits in trace.logits.values()]
         return {"label_ce": (self.spec.label_weight, losses.over(each))}
-
-
-def _label_ce(trace: GateTrace, logits: Tensor) -> Tensor:
-    """The label loss of one map, (sequences, seq, experts) or (rows, experts); 0 where no token has a label."""
-    if trace.labels is None:
-        raise ValueError(
-            "MeteoRA trains its gates on the task of every row, and the call names none; give the rows' tasks "
-            "with the batch, or set label_weight 0"
-        )
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    own = trace.labels.masked_fill(trace.labels < 0, IGNORED)
-    own = own.view(-1, *[1] * (logits.dim() - 2)).expand(logits.shape[:-1])
-    if logits.dim() > 2:
-        logits, own = trace.counted(logits), trace.counted(own)
-    # A mean over nothing is not a number; the gates still get their (zero) gradient.
-    return losses.label_ce(logits, own) if bool((own >= 0).any()) else logits.sum() * 0.0

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.gates.call import Call
+from weft.gates.call import Call, Pass
 from weft.gates.gate import Gate, GateSpec, gate
 from weft.gates.lookup import AtOnce
 from weft.gates.networks import GateHead
@@ -70,8 +70,8 @@ class XLoRA(base.Mixture):
         )
 
     @property
-    def reads_pass(self) -> float | None:
-        return self.spec.scaling_value
+    def reads_pass(self) -> Pass | None:
+        return Pass(self.spec.scaling_value)
 
     @property
     def gate_spec(self) -> GateSpec:

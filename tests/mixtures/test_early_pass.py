@@ -1,0 +1,107 @@
+"""Early-pass gates: one answer for a sequence, from what the bare base's first layers make of it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from weft.gates.call import Call, Pass
+from weft.gates.frame import Frame
+from weft.gates.reading import summary
+from weft.gates.stack import Part
+from weft.gates.trace import GateTrace
+from weft.mixtures import mixtures
+from weft.mixtures.base import Mixture
+
+MAP = "layer.0.attention.self.query"
+NEXT = "layer.1.attention.self.query"
+Make = Callable[..., Mixture]
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(
+        shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(shape))
+    )
+
+
+def called(mixture: Mixture, hidden: Tensor, mask: Tensor | None = None, **trace: Tensor) -> Call:
+    call = Call(GateTrace(mask, **trace), hidden=hidden)
+    mixture.begin(call)
+    return call
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_the_equation_token_by_token(make: Make, parts: list[Part], layerwise: bool) -> None:
+    mixture = make("early_pass", parts, layerwise=layerwise, temperature=2.0, maps=[MAP, NEXT])
+    x, hidden = drawn(2, 4, 3), drawn(2, 4, 3)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    call = called(mixture, hidden, mask)
+    head = dict(mixture.head.named_parameters())  # type: ignore[union-attr]
+    weight, bias = head["maps.0.weight"], head["maps.0.bias"]
+    for at, module in enumerate((MAP, NEXT)):
+        found = mixture.weave(module, x, call)
+        own = slice(3 * at, 3 * at + 3) if layerwise else slice(0, 3)
+        for row, length in enumerate((4, 2)):
+            read = torch.cat([hidden[row, :length].mean(0), hidden[row, 0]])
+            gates = ((weight[own] @ read + bias[own]) / 2.0).softmax(-1)
+            for token in range(4):
+                wanted = sum(
+                    gate * part.scale * (part.B @ (part.A @ x[row, token]))
+                    for gate, part in zip(gates, parts, strict=True)
+                )
+                assert_close(found[row, token], wanted)
+
+
+def test_padding_on_either_side_changes_no_gate(make: Make, parts: list[Part]) -> None:
+    mixture, hidden = make("early_pass", parts), drawn(1, 3, 3)
+    x = drawn(1, 5, 3)
+    whole = called(mixture, hidden)
+    mixture.weave(MAP, x[:, :3], whole)
+    for left in (0, 2):
+        padded = torch.full((1, 5, 3), 7.0, dtype=torch.float64)
+        padded[:, left : left + 3] = hidden
+        mask = torch.zeros(1, 5, dtype=torch.long)
+        mask[:, left : left + 3] = 1
+        call = called(mixture, padded, mask)
+        mixture.weave(MAP, x, call)
+        assert_close(call.trace.gates[MAP].gates[:, 0], whole.trace.gates[MAP].gates[:, 0])
+        read = summary(padded, mask, causal=True)
+        assert_close(read, torch.cat([hidden.mean(1), hidden[:, 2]], -1))
+
+
+def test_every_sequence_counts_once_in_the_label_loss(make: Make, parts: list[Part]) -> None:
+    mixture = make("early_pass", parts, label_weight=0.5)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]])
+    call = called(mixture, drawn(3, 3, 3), mask, labels=torch.tensor([2, 0, -1]))
+    mixture.weave(MAP, drawn(3, 3, 3), call)
+    ((weight, value),) = mixture.losses(call.trace).values()
+    log = call.trace.logits[MAP][:, 0].log_softmax(-1)
+    assert weight == 0.5
+    assert_close(value, -(log[0, 2] + log[1, 0]) / 2)
+    assert make("early_pass", parts, label_weight=0.0).losses(call.trace) == {}
+    with pytest.raises(ValueError, match="call names none"):
+        mixture.losses(GateTrace(mask, None, call.trace.gates, call.trace.logits))
+
+
+def test_on_a_decoder_a_token_s_gates_read_that_token_alone(parts: list[Part]) -> None:
+    kind = mixtures.load("early_pass")
+    spec, frame = kind.settings_type(), Frame("llama", 3, 2, causal=True)
+    stacks = {MAP: kind.from_experts(MAP, parts, frame, spec)}
+    mixture = kind("abc", stacks, frame, spec, torch.Generator().manual_seed(0)).double().eval()
+    hidden, x = drawn(1, 4, 3), drawn(1, 4, 3)
+    whole, changed = (
+        called(mixture, hidden),
+        called(mixture, hidden.clone().index_fill_(1, torch.tensor(3), 9.0)),
+    )
+    for call in (whole, changed):
+        mixture.weave(MAP, x, call)
+    before, after = (call.trace.gates[MAP].gates for call in (whole, changed))
+    assert torch.equal(before[:, :3], after[:, :3])
+    assert not torch.equal(before[:, 3], after[:, 3])
+    assert not torch.equal(before[:, 0], before[:, 1])
+
+
+def test_its_pass_is_short_and_the_bare_base_s(make: Make, parts: list[Part]) -> None:
+    assert make("early_pass", parts, pass_layers=2).reads_pass == Pass(0.0, 2)
