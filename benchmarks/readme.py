@@ -15,6 +15,10 @@ NAMES = {
 }
 
 
+NOISE = 0.05
+"""Corrected p below which a difference is called one."""
+
+
 def read(name: str) -> dict[str, Any] | None:
     """A result file, if it was measured."""
     path = Path("results") / f"{name}.json"
@@ -60,6 +64,8 @@ def variants() -> list[str]:
         "rate, three seeds; difference from plain LoRA paired by row and seed, p after Holm's correction "
         "(`benchmarks/variant_scores.py`).",
         "",
+        *_beyond_noise(),
+        "",
         "<details><summary>The table</summary>",
         "",
         "| set | recipe | adapters | rate | score % [95 % interval] | ± seeds | from lora | p |",
@@ -69,6 +75,28 @@ def variants() -> list[str]:
         "</details>",
         "",
     ]
+
+
+def _beyond_noise() -> list[str]:
+    """Which variants differ from plain LoRA, a line for each set."""
+    lines = []
+    for task, title in NAMES.items():
+        result = read(f"variants-{task}")
+        if result is None:
+            continue
+        apart = [
+            row for row in result["rows"] if (row["from_lora"] or {}).get("p_corrected", 1) < NOISE
+        ]
+        said = [
+            f"{word} {', '.join(names)}"
+            for word, sign in (("higher", 1), ("lower", -1))
+            if (names := [row["recipe"] for row in apart if sign * row["from_lora"]["value"] > 0])
+        ]
+        steps = result["rows"][0]["steps"]
+        lines.append(
+            f"- {title}, {steps:,} steps: beyond noise (p < {NOISE}) {'; '.join(said) or 'none differs'}."
+        )
+    return lines
 
 
 def mixtures() -> list[str]:
