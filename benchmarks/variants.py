@@ -6,7 +6,7 @@ Embedded base, WNUT17, batch 16, rank 8 on query + value where the rank is free,
 Recipe and plain LoRA train side by side in one process, on the same maps, step by step on the same rows; the ratio is
 the median over steps. LoRAM's base is the whole one here, for what a pruned one saves depends on how much is pruned.
 Memory is that of a fresh process for each. Building is timed on maps of BERT-large's shape, where decompositions
-of W0 cost the most.
+of W0 cost the most. Interrupt it as you like: the same call goes on.
 """
 
 import argparse
@@ -30,6 +30,8 @@ from weft.recipes import recipe_file, recipes, resolve
 from weft.stepping import Stepper
 
 WARM_UP = 5
+RANK = 8
+"""Where a recipe has none of its own."""
 SHAPES = {"query": (1024, 1024), "ffn_in": (4096, 1024)}
 """Maps of BERT-large by role."""
 
@@ -69,6 +71,7 @@ def step_seconds(session: Session, stepper: Stepper, step: int) -> float:
 def build_seconds(name: str) -> dict[str, float]:
     """Seconds to start one adapter by map, on BERT-large's shapes."""
     recipe = resolve(RecipeSettings(name=name))
+    rank = getattr(recipe.spec, "rank", RANK)
     found = {}
     for role, shape in SHAPES.items():
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)) / 32
@@ -76,7 +79,11 @@ def build_seconds(name: str) -> dict[str, float]:
         for _ in range(3):
             started = time.perf_counter()
             make_adapters(
-                recipe, {"map": weight}, {"map": 8}, torch.Generator().manual_seed(0), torch.float32
+                recipe,
+                {"map": weight},
+                {"map": rank},
+                torch.Generator().manual_seed(0),
+                torch.float32,
             )
             times.append(time.perf_counter() - started)
         found[role] = round(statistics.median(times), 4)
@@ -138,8 +145,14 @@ def main() -> None:
     if arguments.only:
         only(json.loads(arguments.only), data, arguments.precision)
         return
+    kept = Path("runs") / f"variants-cost-{arguments.precision}-{arguments.steps}.jsonl"
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
+    done = {row["recipe"]: row for row in map(json.loads, lines)}
     results = []
     for name in arguments.recipes:
+        if name in done:
+            results.append(done[name])
+            continue
         result = measure(name, data, arguments.steps, arguments.precision)
         memory, plain = (
             peak_memory(recipe, data, arguments.precision)
@@ -147,6 +160,9 @@ def main() -> None:
         )
         result |= {"peak_memory_mib": round(memory), "memory_over_lora": round(memory / plain, 3)}
         print(json.dumps(result), flush=True)
+        kept.parent.mkdir(exist_ok=True)
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
         results.append(result)
     path = Path("results") / "variants-cost-cpu.json"
     written = {

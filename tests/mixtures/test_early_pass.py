@@ -71,6 +71,27 @@ def test_padding_on_either_side_changes_no_gate(make: Make, parts: list[Part]) -
         assert_close(read, torch.cat([hidden.mean(1), hidden[:, 2]], -1))
 
 
+def test_features_are_measured_by_all_that_training_has_seen(make: Make, parts: list[Part]) -> None:
+    mixture = make("early_pass", parts)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    steps = [[drawn(2, 4, 3), 1 + drawn(2, 4, 3)], [3 * drawn(2, 4, 3)]]
+    read: list[Tensor] = []
+    for done, pieces in enumerate(steps, 1):
+        mixture.train()
+        for hidden in pieces:
+            before = mixture.standard(torch.ones(6))  # type: ignore[operator]
+            called(mixture, hidden, mask)
+            # A step is over when it is: its pieces are all seen alike.
+            assert torch.equal(mixture.standard(torch.ones(6)), before)  # type: ignore[operator]
+            read.append(summary(hidden, mask, causal=False))
+        mixture.eval()
+        called(mixture, 100 + drawn(2, 4, 3), mask)
+        mixture.after_step(done, 2)
+        every = torch.cat(read)
+        wanted = (every - every.mean(0)) / every.std(0, unbiased=False)
+        assert_close(mixture.standard(every), wanted)  # type: ignore[operator]
+
+
 def test_every_sequence_counts_once_in_the_label_loss(make: Make, parts: list[Part]) -> None:
     mixture = make("early_pass", parts, label_weight=0.5)
     mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]])

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from weft.lowrank.start import normal, uniform
 
+LEAST = 1e-6
+"""The smallest variance that a feature is divided by the root of."""
+
 
 class Routers(nn.Module):
     """One linear gate a map, without bias.
@@ -88,6 +91,48 @@ class GateHead(nn.Module):
                 x = nn.functional.dropout(x.relu(), self.dropout, self.training)
             x = layer(x)
         return x
+
+
+class Standard(nn.Module):
+    """Features at mean 0 and variance 1, by all that training has seen up to the last step.
+
+    Batches are not measured by themselves: a piece of a step may hold one task alone, and inference one row.
+
+    Args:
+        size: Number of features.
+        like: Says the device.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    seen: Tensor
+    fresh: Tensor
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size, device=like.device))
+        self.register_buffer("scale", torch.ones(size, device=like.device))
+        # Sums of features and of their squares, and the number of rows.
+        for name in ("seen", "fresh"):
+            self.register_buffer(name, torch.zeros(2 * size + 1, device=like.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) to the same shape."""
+        return (x - self.mean.to(x.dtype)) * self.scale.to(x.dtype)
+
+    def look(self, x: Tensor) -> None:
+        """Remember rows of a training batch, (rows, size), until the step is done."""
+        x = x.detach().to(self.fresh.dtype)
+        self.fresh += torch.cat([x.sum(0), x.square().sum(0), x.new_tensor([len(x)])])
+
+    def settle(self) -> None:
+        """Take in what was remembered."""
+        self.seen += self.fresh
+        self.fresh.zero_()
+        size = len(self.mean)
+        mean, square = (self.seen[:-1] / self.seen[-1].clamp_min(1)).split(size)
+        self.mean.copy_(mean)
+        self.scale.copy_((square - mean.square()).clamp_min(LEAST).rsqrt())
 
 
 def _linear(inner: int, out: int, generator: torch.Generator, like: Tensor) -> nn.Linear:

@@ -1,7 +1,8 @@
 """Early-pass gates: X-LoRA whose first pass ends after a layer, asked once for a sequence, told the task in training.
 
     H = state of the bare base after its first layers (constant: no gradient)
-    h = [mean over real tokens; first token],    S = softmax(head(h) / temperature), the same for all tokens
+    h = [mean over real tokens; first token], at mean 0 and variance 1 over what training has seen
+    S = softmax(head(h) / temperature), the same for all tokens
     y = W0 x + b + sum_e S_le s_e B_e A_e drop(x)
     loss = task loss + weight * mean over rows of -log S_t,    t the row's own task
 
@@ -22,7 +23,7 @@ from weft.gates import losses
 from weft.gates.call import Call, Pass
 from weft.gates.gate import Gate, GateSpec, gate
 from weft.gates.lookup import AtOnce
-from weft.gates.networks import GateHead
+from weft.gates.networks import GateHead, Standard
 from weft.gates.reading import summary
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
@@ -55,8 +56,11 @@ class EarlyPass(base.Mixture):
 
     def build(self, generator: torch.Generator) -> None:
         own = self.spec
+        wide = self.frame.hidden * (1 if self.frame.causal else 2)
+        # What tells tasks apart is small beside what all sequences share, the first token's state above all.
+        self.standard = Standard(wide, self.like)
         self.head = GateHead(
-            self.frame.hidden * (1 if self.frame.causal else 2),
+            wide,
             len(self.experts) * (len(self.modules_woven) if own.layerwise else 1),
             depth=own.depth,
             width=own.width,
@@ -78,9 +82,17 @@ class EarlyPass(base.Mixture):
         state = call.hidden.to(torch.promote_types(call.hidden.dtype, torch.float32))
         if not self.frame.causal:
             state = summary(state, call.trace.mask, causal=False).unsqueeze(1)
-        said = self.head(state).unflatten(-1, (-1, len(self.experts)))
+        if self.training:
+            self.standard.look(call.trace.tokens(state) if self.frame.causal else state[:, 0])
+        said = self.head(self.standard(state)).unflatten(-1, (-1, len(self.experts)))
         said = said.expand(-1, call.hidden.shape[1], -1, -1)
         call.once["gates"] = AtOnce(said, gate(said, self.gating))
+
+    def tallies(self) -> list[Tensor]:
+        return [self.standard.fresh]
+
+    def after_step(self, done: int, total: int) -> None:
+        self.standard.settle()
 
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
         if "gates" not in call.once:
