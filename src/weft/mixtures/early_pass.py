@@ -52,6 +52,7 @@ class EarlyPass(base.Mixture):
     """Two passes, the first of which is short."""
 
     settings_type = Spec
+    learning_rate = 5e-3
     spec: Spec
 
     def build(self, generator: torch.Generator) -> None:
