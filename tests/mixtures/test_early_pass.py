@@ -1,6 +1,7 @@
 """Early-pass gates: one answer for a sequence, from what the bare base's first layers make of it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def drawn(*shape: int) -> Tensor:
     )
 
 
-def called(mixture: Mixture, hidden: Tensor, mask: Tensor | None = None, **trace: Tensor) -> Call:
+def called(mixture: Mixture, hidden: Tensor, mask: Tensor | None = None, **trace: Any) -> Call:
     call = Call(GateTrace(mask, **trace), hidden=hidden)
     mixture.begin(call)
     return call
@@ -34,7 +35,8 @@ def called(mixture: Mixture, hidden: Tensor, mask: Tensor | None = None, **trace
 
 @pytest.mark.parametrize("layerwise", [False, True])
 def test_the_equation_token_by_token(make: Make, parts: list[Part], layerwise: bool) -> None:
-    mixture = make("early_pass", parts, layerwise=layerwise, temperature=2.0, maps=[MAP, NEXT])
+    settings: dict[str, Any] = {"layerwise": layerwise, "temperature": 2.0, "top_k": None}
+    mixture = make("early_pass", parts, **settings, maps=[MAP, NEXT])
     x, hidden = drawn(2, 4, 3), drawn(2, 4, 3)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     call = called(mixture, hidden, mask)
@@ -55,7 +57,7 @@ def test_the_equation_token_by_token(make: Make, parts: list[Part], layerwise: b
 
 
 def test_padding_on_either_side_changes_no_gate(make: Make, parts: list[Part]) -> None:
-    mixture, hidden = make("early_pass", parts), drawn(1, 3, 3)
+    mixture, hidden = make("early_pass", parts, top_k=None), drawn(1, 3, 3)
     x = drawn(1, 5, 3)
     whole = called(mixture, hidden)
     mixture.weave(MAP, x[:, :3], whole)
@@ -108,7 +110,10 @@ def test_every_sequence_counts_once_in_the_label_loss(make: Make, parts: list[Pa
 
 def test_on_a_decoder_a_token_s_gates_read_that_token_alone(parts: list[Part]) -> None:
     kind = mixtures.load("early_pass")
-    spec, frame = kind.settings_type(), Frame("llama", 3, 2, causal=True)
+    spec, frame = (
+        kind.settings_type.model_validate({"top_k": None}),
+        Frame("llama", 3, 2, causal=True),
+    )
     stacks = {MAP: kind.from_experts(MAP, parts, frame, spec)}
     mixture = kind("abc", stacks, frame, spec, torch.Generator().manual_seed(0)).double().eval()
     hidden, x = drawn(1, 4, 3), drawn(1, 4, 3)
@@ -122,6 +127,20 @@ def test_on_a_decoder_a_token_s_gates_read_that_token_alone(parts: list[Part]) -
     assert torch.equal(before[:, :3], after[:, :3])
     assert not torch.equal(before[:, 3], after[:, 3])
     assert not torch.equal(before[:, 0], before[:, 1])
+
+
+def test_inference_keeps_the_likeliest_and_training_all(make: Make, parts: list[Part]) -> None:
+    mixture, hidden, x = make("early_pass", parts), drawn(2, 3, 3), drawn(2, 3, 3)
+    said = {}
+    for training in (True, False):
+        call = called(mixture.train(training), hidden)
+        mixture.weave(MAP, x, call)
+        said[training] = call.trace.gates[MAP].gates
+    assert (said[True] > 0).all()
+    hot = torch.nn.functional.one_hot(said[True].argmax(-1), 3).to(said[False])
+    assert_close(said[False], hot)
+    with pytest.raises(ValueError, match="more than the 3 experts"):
+        make("early_pass", parts, top_k=4)
 
 
 def test_its_pass_is_short_and_the_bare_base_s(make: Make, parts: list[Part]) -> None:

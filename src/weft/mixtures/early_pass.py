@@ -11,6 +11,9 @@ token on its own, and MeteoRA (Xu et al. 2024, arXiv:2405.13053), whose label lo
 there after one layer, when its first token has looked at all others; so the gates of every map, the first included, are
 known before the pass that counts, for 1 / layers of a pass instead of a whole one.
 
+Training mixes softly, so that the tasks' losses reach all experts' gates; inference keeps the likeliest expert. A soft
+rest of others costs the recognised expert some of its score, and choices of one row would get gates of their own.
+
 On a decoder a token must not see those after it: there each token has gates of its own, from its own state after those
 layers, and the label loss is a mean over tokens. Keys and values of both passes are cached in generation.
 """
@@ -44,6 +47,8 @@ class Spec(base.FrozenSpec):
     """Gates of its own for every map, or the same for all."""
     temperature: float = Field(default=1.0, gt=0)
     """What logits are divided by in the softmax."""
+    top_k: int | None = Field(default=1, ge=1)
+    """Experts that are kept in inference, their gates summing to 1; None keeps all, as training does."""
     label_weight: float = Field(default=1.0, ge=0)
     """Weight of the gates' cross-entropy against the row's own task; 0 trains by the tasks' losses alone."""
 
@@ -57,6 +62,7 @@ class EarlyPass(base.Mixture):
 
     def build(self, generator: torch.Generator) -> None:
         own = self.spec
+        base.check_k(own.top_k, len(self.experts))
         wide = self.frame.hidden * (1 if self.frame.causal else 2)
         # What tells tasks apart is small beside what all sequences share, the first token's state above all.
         self.standard = Standard(wide, self.like)
@@ -76,7 +82,12 @@ class EarlyPass(base.Mixture):
 
     @property
     def gate_spec(self) -> GateSpec:
-        return GateSpec(temperature=self.spec.temperature)
+        own = self.spec
+        if self.training or own.top_k is None:
+            return GateSpec(temperature=own.temperature)
+        return GateSpec(
+            temperature=own.temperature, select="top_k", k=own.top_k, normalise="renormalise"
+        )
 
     def begin(self, call: Call) -> None:
         assert call.hidden is not None
