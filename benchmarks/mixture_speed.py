@@ -40,6 +40,8 @@ from weft.inference import autocast
 from weft.lowrank.route import Route
 from weft.mixed import Mix
 from weft.mixing import Ingredient, make_mix
+from weft.mixtures import mixtures
+from weft.mixtures.base import TrainedSpec
 from weft.model import Model
 from weft.stepping import Stepper
 from weft.training import train
@@ -67,6 +69,11 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "mola": {"name": "mola", **MAPS, "experts_by_layer": [EXPERTS]},
     "adamole": {"name": "adamole", **MAPS},
     "mixlora": {"name": "mixlora", **NEW},
+}
+MIXTURES |= {
+    name: {"name": name}
+    | (NEW if issubclass(mixtures.load(name).settings_type, TrainedSpec) else {})
+    for name in sorted({*mixtures.names()} - {own["name"] for own in MIXTURES.values()})
 }
 PLAIN = "plain LoRA"
 STEPS = ("single_pass-embedding", "single_pass-layer", "single_pass-local", "early_pass", "xlora")

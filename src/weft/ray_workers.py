@@ -13,7 +13,7 @@ from typing import Any
 
 from weft.interruption import Interrupted
 from weft.jobs import Job, run_job
-from weft.workers import RETRIES, Ending, Watch, Workers
+from weft.workers import RETRIES, Ending, Watch, Workers, local_workers
 
 LOCAL = "local"
 """The address that makes Ray start a cluster of this machine alone."""
@@ -59,6 +59,25 @@ def ray_workers(
     finally:
         if not connected:
             ray.shutdown()
+
+
+@contextmanager
+def workers_at(
+    address: str | None, *, device: str, at_once: int | None, watch: Watch | None
+) -> Iterator[Workers]:
+    """A runner where it was asked for: a Ray cluster, or processes of this machine if there is no address.
+
+    Args:
+        address: As `ray_workers` takes it, or None.
+        device: The grid's.
+        at_once: Runs at the same time; None is one here, and all that a cluster has room for.
+        watch: Told how far it is.
+    """
+    if address is None:
+        yield local_workers(at_once or 1, watch)
+        return
+    with ray_workers(address, device=device, at_once=at_once, watch=watch) as runner:
+        yield runner
 
 
 class RayTasks:

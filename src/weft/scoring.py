@@ -57,7 +57,7 @@ def score(
     statistics = _statistics(task, predictions, examples)
     values = _values(task, statistics.sum(0))
     drawn = task.metrics(_resampled(statistics, resamples, seed))
-    return {name: _interval(value, drawn[name], level) for name, value in values.items()}
+    return {name: interval(value, drawn[name], level) for name, value in values.items()}
 
 
 def paired_difference(
@@ -89,7 +89,7 @@ def paired_difference(
     both = _resampled(np.concatenate([a, b], axis=1), resamples, seed)
     drawn_a, drawn_b = (task.metrics(totals) for totals in np.split(both, 2, axis=1))
     return {
-        name: _interval(first[name] - second[name], drawn_a[name] - drawn_b[name], level)
+        name: interval(first[name] - second[name], drawn_a[name] - drawn_b[name], level)
         for name in first
     }
 
@@ -154,7 +154,8 @@ def _resampled(statistics: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(totals)
 
 
-def _interval(value: float, drawn: np.ndarray, level: float) -> Score:
+def interval(value: float, drawn: np.ndarray, level: float) -> Score:
+    """A value with the quantiles of its resamples; those that are no number do not count."""
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     drawn = drawn[np.isfinite(drawn)]
@@ -186,17 +187,28 @@ def mean_score(
         level: Probability that the interval is meant to cover, 0 to 1.
         seed: Decides the resamples.
     """
+    values, drawn = means(task, runs, examples, resamples, seed)
+    return {name: interval(value, drawn[name], level) for name, value in values.items()}
+
+
+def means(
+    task: Task,
+    runs: Sequence[Sequence[Prediction]],
+    examples: Sequence[Example],
+    resamples: int,
+    seed: int,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Each score's mean over several runs, and the same in every resample of the rows: (resamples,) by score.
+
+    Equal rows, resamples and seed draw equal samples, so that two methods can be held against each other.
+    """
     statistics = [_statistics(task, predictions, examples) for predictions in runs]
     values = [_values(task, own.sum(0)) for own in statistics]
     drawn = [task.metrics(_resampled(own, resamples, seed)) for own in statistics]
-    return {
-        name: _interval(
-            float(np.mean([own[name] for own in values])),
-            np.mean([own[name] for own in drawn], axis=0),
-            level,
-        )
-        for name in values[0]
-    }
+    return (
+        {name: float(np.mean([own[name] for own in values])) for name in values[0]},
+        {name: np.mean([own[name] for own in drawn], axis=0) for name in values[0]},
+    )
 
 
 @dataclass(frozen=True)
@@ -255,7 +267,7 @@ def mean_difference(
     for name in values[0]:
         by_run = np.stack([own[name] for own in drawn], axis=1)
         means = np.take_along_axis(by_run, chosen, axis=1).mean(axis=1)
-        middle = _interval(float(np.mean([own[name] for own in values])), means, level)
+        middle = interval(float(np.mean([own[name] for own in values])), means, level)
         tail = min((means <= 0).sum(), (means >= 0).sum())
         p = min(1.0, 2 * (tail + 1) / (resamples + 1))
         found[name] = Difference(middle.value, middle.low, middle.high, p)

@@ -21,8 +21,18 @@ if TYPE_CHECKING:
 
 REFUSED = 2
 """Exit code where something that was given is wrong."""
+RUNS_FAILED = 1
+"""Exit code where some of several runs failed and the rest is done."""
 STOPPED = 130
 """Exit code where training was asked to stop: 128 + SIGINT, as shells have it."""
+
+
+AtOnce = Annotated[
+    int | None, typer.Option(min=1, help="Runs at the same time; default: 1, with --ray all.")
+]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Ray cluster; local starts one here.")
+]
 
 
 class Commands(typer.core.TyperGroup):

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-FAILED = 1
-"""Exit code where runs failed and the rest is done."""
+from weft.cli import RUNS_FAILED, AtOnce, Cluster
 
 
 def command(
@@ -23,12 +22,8 @@ def command(
     baseline: Annotated[
         str | None, typer.Option(help="Recipe that the others are held against.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at the same time; default: 1, with --ray all.")
-    ] = None,
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster; local starts one here.")
-    ] = None,
+    workers: AtOnce = None,
+    ray: Cluster = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="Take a folder of another grid; keep its runs.")
     ] = False,
@@ -36,15 +31,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the leaderboard as JSON.")] = False,
 ) -> None:
     """Run what is missing of a grid and print its leaderboard; the same call goes on where it stopped."""
-    from contextlib import nullcontext
-
     from weft.comparison import Unfinished, compare
     from weft.grid import cells_of, load_grid
     from weft.jobs import planned
     from weft.leaderboard import leaderboard
-    from weft.ray_workers import ray_workers
+    from weft.ray_workers import workers_at
     from weft.reporting.boards import comparison_shown, show_leaderboard, show_plan, write_board
-    from weft.workers import local_workers
 
     chosen = load_grid(grid, set_ or [])
     if baseline is not None:
@@ -54,16 +46,14 @@ def command(
     if not quiet:
         show_plan(plans, folder)
     failed = []
-    with comparison_shown(plans, quiet=quiet) as watch:
-        if ray is None:
-            place = nullcontext(local_workers(workers or 1, watch))
-        else:
-            place = ray_workers(ray, device=chosen.device, at_once=workers, watch=watch)
-        with place as runner:
-            try:
-                rows = compare(chosen, folder, extend=extend, runner=runner)
-            except Unfinished as found:
-                rows, failed = found.rows, found.failed
+    with (
+        comparison_shown(plans, quiet=quiet) as watch,
+        workers_at(ray, device=chosen.device, at_once=workers, watch=watch) as runner,
+    ):
+        try:
+            rows = compare(chosen, folder, extend=extend, runner=runner)
+        except Unfinished as found:
+            rows, failed = found.rows, found.failed
     board = leaderboard(chosen, folder, rows, baseline=baseline, failed=failed)
     board = write_board(board, folder)
     if as_json:
@@ -71,4 +61,4 @@ def command(
     else:
         show_leaderboard(board, folder)
     if failed:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(RUNS_FAILED)

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-FAILED = 1
-"""Exit code where runs failed and the rest is done."""
+from weft.cli import RUNS_FAILED, AtOnce, Cluster
 
 
 def command(
@@ -25,12 +24,8 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder; default: runs/reproduce-<profile>.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at the same time; default: 1, with --ray all.")
-    ] = None,
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster; local starts one here.")
-    ] = None,
+    workers: AtOnce = None,
+    ray: Cluster = None,
     price: Annotated[
         float | None,
         typer.Option(min=0, help="USD for an hour of the machine; default: an assumed one."),
@@ -42,9 +37,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
     """Run what is missing of a profile and write its report; the same call goes on where it stopped."""
-    from contextlib import nullcontext
-
-    from weft.ray_workers import ray_workers
+    from weft.ray_workers import workers_at
     from weft.reproduction.costs import PRICE
     from weft.reproduction.forecast import forecast
     from weft.reproduction.needs import ready
@@ -53,7 +46,6 @@ def command(
     from weft.reproduction.running import run
     from weft.reproduction.terminal import reproduction_shown, show, show_forecast
     from weft.reproduction.writing import write
-    from weft.workers import local_workers
 
     plan = plan_for(profile, out, data=data, bases=bases, seeds=seeds)
     plan, notes = ready(plan, fetch=not plan_only)
@@ -65,13 +57,12 @@ def command(
         show_forecast(ahead, stderr=not plan_only)
     if plan_only:
         return
-    with reproduction_shown(ahead, quiet=quiet) as watch:
-        if ray is None:
-            place = nullcontext(local_workers(workers or 1, watch))
-        else:
-            place = ray_workers(ray, device=plan.profile.device, at_once=workers, watch=watch)
-        with place as runner:
-            outcome = run(plan, runner)
+    device = plan.profile.device
+    with (
+        reproduction_shown(ahead, quiet=quiet) as watch,
+        workers_at(ray, device=device, at_once=workers, watch=watch) as runner,
+    ):
+        outcome = run(plan, runner)
     found = gather(outcome, PRICE if price is None else price)
     written = write(found)
     if as_json:
@@ -81,4 +72,4 @@ def command(
         for path in written:
             typer.echo(f"wrote {path}")
     if outcome.failed:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(RUNS_FAILED)
