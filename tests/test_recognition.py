@@ -1,5 +1,6 @@
 """The task of a row: a linear classifier on what the base's first layer makes of it, and how sure its score is."""
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.training.mixed import exact, ingredients, mixed, model_of, rows
+from weft.lowrank.route import Route
+from weft.mixed import layers_of
+from weft.mixing import MIX
 from weft.model import Model
 from weft.recogniser import Recogniser
 from weft.recognition import PENALTY, features, fit, fit_rows, sequences_of
@@ -104,6 +108,24 @@ def test_features_are_the_first_layer_s_of_the_bare_base_whatever_lies_beside(
     order = list(reversed(range(len(sequences))))
     turned = features(model, [sequences[at] for at in order], device=CPU, precision="fp64")
     assert_close(turned, found[order], rtol=1e-6, atol=1e-6)
+
+
+def test_a_pass_stops_where_its_own_reader_looks(tiny_folder: Callable[[str], Path]) -> None:
+    base = exact(tiny_folder("bert"))
+    layers = layers_of(base.trunk)
+    layers.append(copy.deepcopy(layers[0]))
+    base.config.num_hidden_layers = len(layers)
+    owners = ingredients(base, ("topic", "tags"))
+    model = model_of(base, owners, mixed(base, owners, "early_pass", pass_layers=2))
+    calls: list[int] = []
+    for at, layer in enumerate(layers):
+        layer.register_forward_hook(lambda *_, at=at: calls.append(at))
+    features(model, [[5, 6, 7]], device=CPU, precision="fp64")
+    assert calls == [0]
+    calls.clear()
+    with torch.inference_mode():
+        model.states({"input_ids": torch.tensor([[5, 6, 7]])}, Route.everywhere(MIX))
+    assert calls == [0, 1, 0, 1, 2]
 
 
 def test_neither_token_types_nor_order_matter_and_every_row_counts_the_same(
