@@ -27,9 +27,9 @@ OWN_RATES = {"wnut17": 1.5e-3, "squad": 2.7e-3, "swag": 1.5e-3}
 FULL_RATES = {"wnut17": 2e-4, "squad": 2e-4, "swag": 5e-5}
 LORA = {"name": "lora", "rank": 8, "alpha": 16, "targets": ["query", "value"]}
 TRAINING = {"precision": "bf16", "base_dropout": 0.0}
-GATE = {"rates": (1e-3, 5e-3, 2.5e-2), "epochs": 1}
+GATE = {"rates": (1e-3, 5e-3, 2.5e-2), "epochs": 2}
 """The gate alone learns; frozen experts, and their heads."""
-WARM = {"rates": (1e-4, 5e-4, 2.5e-3), "epochs": 1}
+WARM = {"rates": (1e-4, 5e-4, 2.5e-3), "epochs": 2}
 """Gate and heads learn, and experts from where their runs left them."""
 NEW = {"rates": (7e-4, 1.5e-3, 3e-3), "epochs": 5}
 """Everything is learned from nothing, in as many epochs as the own experts took."""
