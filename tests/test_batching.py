@@ -104,6 +104,13 @@ def test_the_route_gives_each_sequence_its_rows_experts() -> None:
     assert collate([MIXED[0], MIXED[2]], PAD).route.choice is None
 
 
+def test_choices_are_answered_together_and_windows_apart() -> None:
+    batch = collate([item("spans", [3, 4], 1), *MIXED], PAD)
+    assert [part.head for part in batch.parts] == ["choice", "spans", "text", "words"]
+    assert batch.route.rows == (0, 0, 2, 2, 4, 5, 6, 7, 8, 9)
+    assert collate([MIXED[0], MIXED[2]], PAD).route.rows is None
+
+
 def test_a_base_without_token_types_gets_none() -> None:
     batch = collate([item("text", [3], types=False)], PAD)
     assert set(batch.inputs) == {"input_ids", "attention_mask"}

@@ -129,7 +129,18 @@ def collate(
     counts = [len(items[at].record["input_ids"]) for at in order]
     route = Route.by_row([items[at].members for at in order], counts)
     owners = [items[at].head for at, count in zip(order, counts, strict=True) for _ in range(count)]
-    return Batch(inputs, tuple(parts), route.owned(owners))
+    return Batch(
+        inputs, tuple(parts), route.owned(owners).together(_answered([items[at] for at in order]))
+    )
+
+
+def _answered(items: Sequence[Item]) -> list[int]:
+    """For every sequence the number of those that it is answered with: its row's, or its own."""
+    found: list[int] = []
+    for item in items:
+        first, count = len(found), len(item.record["input_ids"])
+        found += [first] * count if KINDS[item.kind].compares else range(first, first + count)
+    return found
 
 
 def _part(head: str, rows: list[int], items: Sequence[Item], start: int, labels: bool) -> Part:

@@ -9,7 +9,7 @@ import torch
 
 from weft.base import Base
 from weft.batching import Item, collate
-from weft.kinds import KINDS, MultipleChoice
+from weft.kinds import KINDS
 from weft.model import Model
 
 TOKENS_PER_BATCH = 4096
@@ -72,7 +72,7 @@ def _units(item: Item) -> list[Item]:
     """The parts of a row that can be answered apart: its windows, or itself."""
     record = item.record
     count = len(record["input_ids"])
-    if count == 1 or isinstance(KINDS[item.kind], MultipleChoice):
+    if count == 1 or KINDS[item.kind].compares:
         return [item]
     names = [name for name in ("input_ids", "token_type_ids", "labels") if name in record]
     return [

@@ -24,6 +24,8 @@ class Kind(ABC):
     language_model = False
     has_classes = False
     """Whether the task decides how many logits there are."""
+    compares = False
+    """Whether the sequences of a row are set against each other, and so never answered apart."""
 
     def fits(self, config: transformers.PreTrainedConfig) -> bool:
         """Whether transformers has a task class of this kind for the base."""
@@ -109,6 +111,7 @@ class MultipleChoice(_ByRow):
 
     auto = "AutoModelForMultipleChoice"
     trains_pooler = True
+    compares = True
 
     def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
         return torch.tensor([record["labels"] for record in records])

@@ -205,9 +205,11 @@ def _trace(route: Route, labels: Mapping[str, int], kwargs: Mapping[str, Any]) -
     """The record of this call: the caller's, or one that goes with it."""
     trace = current_trace() or GateTrace()
     mask = trace.mask = kwargs.get("attention_mask")
+    device = None if mask is None else mask.device
     if route.owners is not None:
-        device = None if mask is None else mask.device
         trace.labels = torch.tensor([labels.get(own, -1) for own in route.owners], device=device)
+    if route.rows is not None:
+        trace.rows = torch.tensor(route.rows, device=device)
     return trace
 
 

@@ -105,7 +105,7 @@ def test_every_sequence_counts_once_in_the_label_loss(make: Make, parts: list[Pa
     assert_close(value, -(log[0, 2] + log[1, 0]) / 2)
     assert make("early_pass", parts, label_weight=0.0).losses(call.trace) == {}
     with pytest.raises(ValueError, match="call names none"):
-        mixture.losses(GateTrace(mask, None, call.trace.gates, call.trace.logits))
+        mixture.losses(GateTrace(mask, gates=call.trace.gates, logits=call.trace.logits))
 
 
 def test_on_a_decoder_a_token_s_gates_read_that_token_alone(parts: list[Part]) -> None:

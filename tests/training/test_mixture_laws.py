@@ -28,6 +28,7 @@ from tests.training.mixed import (
     with_factors,
 )
 from weft.base import Base
+from weft.batching import Batch, Item
 from weft.config import load_run
 from weft.expert import factors_of
 from weft.gates.trace import GateTrace, traced
@@ -135,7 +136,7 @@ def test_the_order_of_experts_does_not_matter(
     assert_close(gates[1], {module: own[..., order] for module, own in gates[0].items()})
 
 
-@case(ALL)
+@case([one for one in ALL if one[0] != "early_pass"])
 def test_choices_are_answered_as_if_each_came_alone(
     name: str, settings: dict[str, Any], base: Base
 ) -> None:
@@ -155,6 +156,39 @@ def test_choices_are_answered_as_if_each_came_alone(
         wanted = head(torch.cat(first), torch.ones(3, 1, dtype=torch.long), (3,))
     assert found.shape == (1, 3)
     assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("top_k", [1, None])
+def test_choices_of_a_row_share_early_gates_whatever_stands_beside(
+    top_k: int | None, base: Base
+) -> None:
+    owners = ingredients(base)
+    model = model_of(base, owners, mixed(base, owners, "early_pass", top_k=top_k))
+
+    def said(items: list[Item]) -> tuple[list[Tensor], Tensor, Batch]:
+        batch, trace = batch_of(items), GateTrace()
+        with torch.no_grad(), traced(trace):
+            answers = by_row(model(batch), batch)["endings"]
+        (logits, *_), mask = trace.logits.values(), batch.inputs["attention_mask"].bool()
+        assert mask[:, 0].all()
+        return answers, logits[:, 0], batch
+
+    own = rows("endings", 3, MIX)
+    answers, logits, batch = said([*own, *rows("topic", 3, MIX)])
+    [choices] = [part for part in batch.parts if part.head == "endings"]
+    each = logits[choices.start : choices.stop].view(3, 3, -1)
+    assert_close(each, each[:, :1].expand_as(each))
+    assert not torch.allclose(each[0], each[1])
+    for at, row in enumerate(own):
+        answer, alone, _ = said([row])
+        assert_close(answer[0], answers[at])
+        assert_close(alone, each[at])
+    # Every choice counts alike: the gate's logits are the mean of what each would be given alone.
+    single = []
+    for ids in own[0].record["input_ids"]:
+        record = {"id": "alone", "input_ids": [ids], "labels": 0}
+        single.append(said([Item("endings", "multiple_choice", (MIX,), record)])[1][0])
+    assert_close(each[0, 0], torch.stack(single).mean(0))
 
 
 @pytest.mark.parametrize("name", NAMES)

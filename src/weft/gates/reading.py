@@ -22,3 +22,19 @@ def summary(state: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
     # Padding may stand on either side.
     end = (places * mask).argmax(1) if causal else mask.argmax(1)
     return torch.cat([mean, state[torch.arange(len(state), device=mask.device), end]], -1)
+
+
+def shared(value: Tensor, rows: Tensor | None) -> Tensor:
+    """For every sequence the mean over those that it is answered with, in the same shape.
+
+    Choices are set against each other, so they must meet the same gates.
+
+    Args:
+        value: (sequences, ...).
+        rows: (sequences,), below their number, alike for sequences that are answered together; None: each for itself.
+    """
+    if rows is None:
+        return value
+    wide = torch.cat([value.flatten(1), value.new_ones(len(value), 1)], -1)
+    sums = torch.zeros_like(wide).index_add(0, rows, wide)[rows]
+    return (sums[:, :-1] / sums[:, -1:]).view_as(value)

@@ -21,12 +21,14 @@ class GateTrace:
     Attributes:
         mask: (sequences, seq), 1 where a token is real; None counts all.
         labels: (sequences,), the expert that each sequence belongs to, where known.
+        rows: (sequences,), below their number, alike for sequences that are answered together; None: each for itself.
         gates: By module what its gate said, each (sequences, seq, experts).
         logits: By module what the gate's network said.
     """
 
     mask: Tensor | None = None
     labels: Tensor | None = None
+    rows: Tensor | None = None
     gates: dict[str, Gate] = field(default_factory=dict)
     logits: dict[str, Tensor] = field(default_factory=dict)
 

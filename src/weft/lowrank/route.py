@@ -28,11 +28,14 @@ class Route:
         choice: For every sequence its index into `members`; None if one set serves the whole call.
         owners: For every sequence the expert whose head answers, which gates by task read; a single one owns the
             whole call, None is unknown.
+        rows: For every sequence the number of the row that it is answered with, as one of several choices is; None:
+            each for itself.
     """
 
     members: tuple[Members, ...]
     choice: tuple[int, ...] | None = None
     owners: tuple[str, ...] | None = None
+    rows: tuple[int, ...] | None = None
 
     @classmethod
     def everywhere(cls, *experts: str) -> "Route":
@@ -99,6 +102,10 @@ class Route:
     def owned(self, owners: Sequence[str]) -> "Route":
         """The same experts, and who owns the sequences: one name for each, or one for all."""
         return replace(self, owners=tuple(owners))
+
+    def together(self, rows: Sequence[int]) -> "Route":
+        """The same experts, and which sequences are answered with which: the number of its row for each."""
+        return replace(self, rows=tuple(rows) if len(set(rows)) < len(rows) else None)
 
 
 _current: ContextVar[Route | None] = ContextVar("weft_route", default=None)

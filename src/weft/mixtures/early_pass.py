@@ -2,7 +2,7 @@
 
     H = state of the bare base after its first layers (constant: no gradient)
     h = [mean over real tokens; first token], at mean 0 and variance 1 over what training has seen
-    S = softmax(head(h) / temperature), the same for all tokens
+    S = softmax(head(h) / temperature), the same for all tokens and for all choices of a row
     y = W0 x + b + sum_e S_le s_e B_e A_e drop(x)
     loss = task loss + weight * mean over rows of -log S_t,    t the row's own task
 
@@ -11,8 +11,9 @@ token on its own, and MeteoRA (Xu et al. 2024, arXiv:2405.13053), whose label lo
 there after one layer, when its first token has looked at all others; so the gates of every map, the first included, are
 known before the pass that counts, for 1 / layers of a pass instead of a whole one.
 
-Training mixes softly, so that the tasks' losses reach all experts' gates; inference keeps the likeliest expert. A soft
-rest of others costs the recognised expert some of its score, and choices of one row would get gates of their own.
+Training mixes softly, so that the tasks' losses reach all experts' gates; inference keeps the likeliest expert: a soft
+rest of others costs the recognised expert some of its score. Choices of one row are set against each other, so they get
+one gate, from the mean of their logits.
 
 On a decoder a token must not see those after it: there each token has gates of its own, from its own state after those
 layers, and the label loss is a mean over tokens. Keys and values of both passes are cached in generation.
@@ -27,7 +28,7 @@ from weft.gates.call import Call, Pass
 from weft.gates.gate import Gate, GateSpec, gate
 from weft.gates.lookup import AtOnce
 from weft.gates.networks import GateHead, Standard
-from weft.gates.reading import summary
+from weft.gates.reading import shared, summary
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
@@ -97,6 +98,8 @@ class EarlyPass(base.Mixture):
         if self.training:
             self.standard.look(call.trace.tokens(state) if self.frame.causal else state[:, 0])
         said = self.head(self.standard(state)).unflatten(-1, (-1, len(self.experts)))
+        if not self.frame.causal:
+            said = shared(said, call.trace.rows)
         said = said.expand(-1, call.hidden.shape[1], -1, -1)
         call.once["gates"] = AtOnce(said, gate(said, self.gating))
 
