@@ -36,12 +36,12 @@ from variants import WARM_UP, step_seconds
 from weft.assembly import assemble
 from weft.base import Base, attention_for, load_base
 from weft.config import MixtureSettings, Run
+from weft.gates.settings import TrainedSpec
 from weft.inference import autocast
 from weft.lowrank.route import Route
 from weft.mixed import Mix
 from weft.mixing import Ingredient, make_mix
 from weft.mixtures import mixtures
-from weft.mixtures.base import TrainedSpec
 from weft.model import Model
 from weft.stepping import Stepper
 from weft.training import train

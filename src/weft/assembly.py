@@ -11,6 +11,8 @@ from weft.base import Base, attention_for, check_max_length, load_base
 from weft.config import RecipeSettings, Run
 from weft.expert import Card, Expert, build, check_head_settings
 from weft.factoring import added
+from weft.gates.settings import Spec as MixtureSpec
+from weft.gates.settings import trains_experts
 from weft.heads import Head
 from weft.kinds import kind_for
 from weft.learning import Learner, Stream
@@ -26,8 +28,6 @@ from weft.mixing import (
     starts_from_experts,
     with_mixture,
 )
-from weft.mixtures.base import Spec as MixtureSpec
-from weft.mixtures.base import trains_experts
 from weft.model import Model
 from weft.preparation import prepare, prepare_model, start_from
 from weft.recipes import Recipe, resolve

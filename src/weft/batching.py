@@ -135,7 +135,7 @@ def collate(
 
 
 def _answered(items: Sequence[Item]) -> list[int]:
-    """For every sequence the number of those that it is answered with: its row's, or its own."""
+    """For every sequence the first of those that it is answered together with: its row's, or itself."""
     found: list[int] = []
     for item in items:
         first, count = len(found), len(item.record["input_ids"])

@@ -9,10 +9,10 @@ from transformers import AutoModel
 from weft.base import config_of, skeleton
 from weft.config import MixtureSettings
 from weft.expert import Expert, make_adapters, plan_ranks
+from weft.gates.settings import TrainedSpec
 from weft.gates.stack import Part
 from weft.lowrank.roles import resolve as targeted
 from weft.mixing import frame_of, method_of, starts_from_experts
-from weft.mixtures.base import TrainedSpec
 from weft.recipes import Recipe
 
 RANK = 8

@@ -132,7 +132,11 @@ def _hooks(trunk: nn.Module, mix: Mix) -> Iterator[RemovableHandle]:
         route = current_route()
         if route is None or name not in route.experts:
             return
-        call = found[name] = Call(_trace(route, mix.labels, kwargs), constant=_constant.get())
+        call = found[name] = Call(
+            _trace(route, mix.labels, kwargs),
+            constant=_constant.get(),
+            watched=current_trace() is not None,
+        )
         if mixture.reads_pass is not None and call.constant is None:
             call.hidden = _pass(module, args, kwargs, name, mixture.reads_pass)
             mixture.begin(call)

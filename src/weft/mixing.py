@@ -13,6 +13,7 @@ from weft.base import Base
 from weft.config import MixtureSettings, RecipeSettings, Run, TaskSettings, load_run, validate
 from weft.expert import Card, Expert, check_rank
 from weft.gates.frame import Frame
+from weft.gates.settings import Spec, TrainedSpec
 from weft.gates.stack import Part, Stack
 from weft.heads import trained_dtype
 from weft.kinds import KINDS
@@ -20,7 +21,7 @@ from weft.lowrank.attach import frozen_linear
 from weft.lowrank.roles import resolve
 from weft.mixed import Mix
 from weft.mixtures import mixtures
-from weft.mixtures.base import Mixture, Spec, TrainedSpec
+from weft.mixtures.base import Mixture
 from weft.recipes import recipe_file
 from weft.registry import unknown
 from weft.runs import RunFolder

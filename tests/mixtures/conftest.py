@@ -109,7 +109,9 @@ def woven() -> Callable[..., Tensor]:
     """`woven(mixture, x, module=MAP, **call)`: what the experts add, and nothing of the base."""
 
     def run(mixture: Mixture, x: Tensor, module: str = MAP, **call: Any) -> Tensor:
-        call.setdefault("trace", GateTrace())
-        return mixture.weave(module, x, Call(**call))
+        own = Call(**{"trace": GateTrace(), **call})
+        if own.hidden is not None:
+            mixture.begin(own)
+        return mixture.weave(module, x, own)
 
     return run

@@ -94,7 +94,7 @@ def test_features_are_measured_by_all_that_training_has_seen(make: Make, parts: 
         assert_close(mixture.standard(every), wanted)  # type: ignore[operator]
 
 
-def test_every_sequence_counts_once_in_the_label_loss(make: Make, parts: list[Part]) -> None:
+def test_every_row_counts_once_in_the_label_loss(make: Make, parts: list[Part]) -> None:
     mixture = make("early_pass", parts, label_weight=0.5)
     mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]])
     call = called(mixture, drawn(3, 3, 3), mask, labels=torch.tensor([2, 0, -1]))
@@ -103,6 +103,13 @@ def test_every_sequence_counts_once_in_the_label_loss(make: Make, parts: list[Pa
     log = call.trace.logits[MAP][:, 0].log_softmax(-1)
     assert weight == 0.5
     assert_close(value, -(log[0, 2] + log[1, 0]) / 2)
+    # Choices of a row are one answer, however many there are.
+    rows = torch.tensor([0, 0, 2])
+    call = called(mixture, drawn(3, 3, 3), mask, labels=torch.tensor([2, 2, 1]), rows=rows)
+    mixture.weave(MAP, drawn(3, 3, 3), call)
+    log = call.trace.logits[MAP][:, 0].log_softmax(-1)
+    assert_close(log[0], log[1])
+    assert_close(mixture.losses(call.trace)["label_ce"][1], -(log[0, 2] + log[2, 1]) / 2)
     assert make("early_pass", parts, label_weight=0.0).losses(call.trace) == {}
     with pytest.raises(ValueError, match="call names none"):
         mixture.losses(GateTrace(mask, gates=call.trace.gates, logits=call.trace.logits))

@@ -67,8 +67,9 @@ def test_xlora_sums_of_gates(make: Make, parts: list[Part], x: Tensor) -> None:
     hidden = torch.randn(1, 2, 3, dtype=torch.float64)
 
     def gates(**settings: object) -> tuple[Tensor, Tensor]:
-        call = Call(hidden=hidden)
-        make("xlora", parts, **settings).weave(MAP, x, call)
+        call, mixture = Call(hidden=hidden), make("xlora", parts, **settings)
+        mixture.begin(call)
+        mixture.weave(MAP, x, call)
         found = call.trace.gates[MAP]
         return found.gates, found.selected
 
@@ -129,7 +130,9 @@ def test_the_grouped_path_is_the_dense_one_in_values_and_gradients(
         mixture = make("xlora", parts, top_k=1, train_experts=True)
         mixture.path = path
         own = x.clone().requires_grad_(True)
-        out = mixture.weave(MAP, own, Call(hidden=hidden))
+        call = Call(hidden=hidden)
+        mixture.begin(call)
+        out = mixture.weave(MAP, own, call)
         out.square().sum().backward()
         grads = {name: value.grad for name, value in mixture.named_parameters()}
         results.append((out, own.grad, grads))

@@ -16,13 +16,13 @@ from weft.base import Base, load_base
 from weft.batching import Batch, Item, collate
 from weft.config import MixtureSettings, RecipeSettings
 from weft.expert import Card, Expert, build
+from weft.gates.settings import TrainedSpec
 from weft.gates.trace import GateTrace, traced
 from weft.heads import Head
 from weft.kinds import KINDS
 from weft.mixed import Mix
 from weft.mixing import MIX, Ingredient, make_mix
 from weft.mixtures import mixtures
-from weft.mixtures.base import TrainedSpec
 from weft.model import Model
 from weft.recipes import resolve
 

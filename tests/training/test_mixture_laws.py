@@ -191,6 +191,21 @@ def test_choices_of_a_row_share_early_gates_whatever_stands_beside(
     assert_close(each[0, 0], torch.stack(single).mean(0))
 
 
+@case([*FROZEN[:6], ("early_pass", {"layerwise": True, "top_k": None})])
+def test_nobody_watching_changes_no_answer(name: str, settings: dict[str, Any], base: Base) -> None:
+    for equal in (True, False):
+        owners = ingredients(base, **({"rank": 2} if equal else {}))
+        model = model_of(base, owners, mixed(base, owners, name, **settings))
+        batch = batch_of(all_rows(MIX))
+        with torch.inference_mode():
+            alone = model(batch)
+            with traced(GateTrace()):
+                watched = model(batch)
+        assert_close(alone, watched, rtol=1e-12, atol=1e-12)
+        for own in list(model.experts):
+            model.remove(own)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_further_changes_no_answer_and_no_loss(name: str, base: Base) -> None:
     settings = of_experts(name) if takes_experts(name) else tiny(name)

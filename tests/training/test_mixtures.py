@@ -17,10 +17,10 @@ from tests.training.mixed import NAMES, batch_of, is_new, of_experts, rows, take
 from tests.training.mixed_runs import Runs, runs_of, steps
 from weft.base import load_base
 from weft.evaluation import evaluate
+from weft.gates.settings import trains_experts
 from weft.gates.trace import GateTrace, traced
 from weft.loading import load_run_model
 from weft.mixing import MIX, make_mix, method_of, mix_config, read_ingredients, starts_from_experts
-from weft.mixtures.base import trains_experts
 from weft.runs import RunFolder
 from weft.storage.mixture import folder_digest, load_mixture
 from weft.training import Event, Interrupted, train

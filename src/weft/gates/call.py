@@ -36,12 +36,14 @@ class Call:
         trace: Mask, labels, and what each gate said.
         hidden: (sequences, seq, hidden), the state that the gate reads; None until it is known.
         constant: Every gate is this number; what a scaling pass runs with.
+        watched: Whether what the gates say is recorded for the caller.
         once: What is computed once for many maps.
     """
 
     trace: GateTrace = field(default_factory=GateTrace)
     hidden: Tensor | None = None
     constant: float | None = None
+    watched: bool = True
     once: dict[str, Any] = field(default_factory=dict)
 
 

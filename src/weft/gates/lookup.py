@@ -1,9 +1,12 @@
 """What a map looks up of a whole call: the rows at hand, their tasks, and gates that were made for all maps at once."""
 
+from functools import cached_property
+
 from torch import Tensor
 
 from weft.gates.call import Call
 from weft.gates.gate import Gate
+from weft.gates.mid import by_rank
 from weft.lowrank.route import current_rows
 
 
@@ -16,17 +19,32 @@ class AtOnce:
     """
 
     def __init__(self, logits: Tensor, found: Gate) -> None:
-        self.logits = logits.unbind(-2)
-        self.gates = [Gate(*own) for own in zip(*(v.unbind(-2) for v in found), strict=True)]
+        self._all = logits, found
+        self._spread: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
+
+    # Taken apart for all maps in one operation, whose gradient is one as well.
+    @cached_property
+    def _logits(self) -> tuple[Tensor, ...]:
+        return self._all[0].unbind(-2)
+
+    @cached_property
+    def _gates(self) -> list[Gate]:
+        return [Gate(*own) for own in zip(*(v.unbind(-2) for v in self._all[1]), strict=True)]
 
     def logits_of(self, at: int) -> Tensor:
         """(sequences at hand, seq, experts)."""
-        return rows(self.logits[at])
+        return rows(self._logits[at])
 
     def gate_of(self, at: int) -> Gate:
         """What the gate said of the sequences at hand."""
-        found = self.gates[at]
+        found = self._gates[at]
         return found if current_rows() is None else Gate(*map(rows, found))
+
+    def by_rank(self, at: int, ranks: tuple[int, ...]) -> Tensor:
+        """The gates spread over the ranks of each expert, (sequences, seq, sum of ranks); of all maps in one go."""
+        if ranks not in self._spread:
+            self._spread[ranks] = by_rank(self._all[1].gates, ranks).unbind(-2)
+        return self._spread[ranks][at]
 
 
 def rows(value: Tensor) -> Tensor:

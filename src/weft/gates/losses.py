@@ -71,7 +71,8 @@ def task_ce(trace: GateTrace, logits: Tensor) -> Tensor:
 
     Args:
         trace: Whose the rows are, and which tokens are real.
-        logits: (sequences, seq, experts), of which every real token counts; or (rows, experts).
+        logits: (sequences, seq, experts), of which every real token counts; or (sequences, experts), of which those
+            that are answered together count as one.
 
     Raises:
         ValueError: If the call does not say whose its rows are.
@@ -86,6 +87,9 @@ def task_ce(trace: GateTrace, logits: Tensor) -> Tensor:
     own = own.view(-1, *[1] * (logits.dim() - 2)).expand(logits.shape[:-1])
     if logits.dim() > 2:
         logits, own = trace.counted(logits), trace.counted(own)
+    elif trace.rows is not None:
+        # Four choices would count four times as much as a sentence, and draw it to their expert.
+        own = own.masked_fill(trace.rows != torch.arange(len(own), device=own.device), IGNORED)
     # A mean over nothing is not a number; the gates still get their (zero) gradient.
     return label_ce(logits, own) if bool((own >= 0).any()) else logits.sum() * 0.0
 

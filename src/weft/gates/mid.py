@@ -39,6 +39,8 @@ def by_rank(gates: Tensor, ranks: Sequence[int]) -> Tensor:
         ValueError: If there are neither as many gates as experts nor as ranks.
     """
     if gates.shape[-1] == len(ranks):
+        if len(set(ranks)) == 1:
+            return gates.repeat_interleave(ranks[0], dim=-1)
         counts = torch.tensor(list(ranks), device=gates.device)
         return gates.repeat_interleave(counts, dim=-1, output_size=sum(ranks))
     if gates.shape[-1] == sum(ranks):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from weft.gates.settings import HeadSpec
 from weft.lowrank.start import normal, uniform
 
 LEAST = 1e-6
@@ -58,9 +59,7 @@ class GateHead(nn.Module):
     Args:
         inner: Size of the state.
         out: Number of logits.
-        depth: Linear maps; between them ReLU and dropout.
-        width: Size between the maps.
-        dropout: Between the maps, while training.
+        spec: How many maps, how wide, and the dropout between them; ReLU stands there too.
         generator: Source of the start values.
         like: Says the device.
     """
@@ -69,19 +68,16 @@ class GateHead(nn.Module):
         self,
         inner: int,
         out: int,
-        *,
-        depth: int,
-        width: int,
-        dropout: float,
+        spec: HeadSpec,
         generator: torch.Generator,
         like: Tensor,
     ) -> None:
         super().__init__()
-        sizes = [inner, *[width] * (depth - 1), out]
+        sizes = [inner, *[spec.width] * (spec.depth - 1), out]
         self.maps = nn.ModuleList(
             _linear(before, after, generator, like) for before, after in itertools.pairwise(sizes)
         )
-        self.dropout = dropout
+        self.dropout = spec.head_dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inner) to (..., out)."""

@@ -31,7 +31,7 @@ def shared(value: Tensor, rows: Tensor | None) -> Tensor:
 
     Args:
         value: (sequences, ...).
-        rows: (sequences,), below their number, alike for sequences that are answered together; None: each for itself.
+        rows: (sequences,), for each the first of those that it is answered together with; None: each for itself.
     """
     if rows is None:
         return value

@@ -101,7 +101,7 @@ class Stack(nn.Module):
 
     def up(self, h: Tensor) -> Tensor:
         """`h B_catᵀ`, scaled: (..., ranks out) to (..., out)."""
-        return (h * self.scale if self._scaled else h) @ self.B.T
+        return nn.functional.linear(h * self.scale if self._scaled else h, self.B)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """`A (ranks in, in)` and `B (out, ranks out)`, every scale in B."""

@@ -21,7 +21,7 @@ class GateTrace:
     Attributes:
         mask: (sequences, seq), 1 where a token is real; None counts all.
         labels: (sequences,), the expert that each sequence belongs to, where known.
-        rows: (sequences,), below their number, alike for sequences that are answered together; None: each for itself.
+        rows: (sequences,), for each the first of those that it is answered together with; None: each for itself.
         gates: By module what its gate said, each (sequences, seq, experts).
         logits: By module what the gate's network said.
     """

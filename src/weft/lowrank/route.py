@@ -28,7 +28,7 @@ class Route:
         choice: For every sequence its index into `members`; None if one set serves the whole call.
         owners: For every sequence the expert whose head answers, which gates by task read; a single one owns the
             whole call, None is unknown.
-        rows: For every sequence the number of the row that it is answered with, as one of several choices is; None:
+        rows: For every sequence the first of those that it is answered together with, as choices of a row are; None:
             each for itself.
     """
 
@@ -104,7 +104,7 @@ class Route:
         return replace(self, owners=tuple(owners))
 
     def together(self, rows: Sequence[int]) -> "Route":
-        """The same experts, and which sequences are answered with which: the number of its row for each."""
+        """The same experts, and which sequences are answered with which: for each the first of its row."""
         return replace(self, rows=tuple(rows) if len(set(rows)) < len(rows) else None)
 
 

@@ -30,11 +30,12 @@ from weft.gates import losses
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
 from weft.gates.networks import GateHead
+from weft.gates.settings import HeadSpec, TrainedSpec
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
 
-class Spec(base.TrainedSpec):
+class Spec(TrainedSpec):
     """Settings of AdaMoLE."""
 
     num_experts: int = Field(default=8, ge=1)
@@ -57,8 +58,7 @@ class AdaMoLE(base.Routed):
         super().build(generator)
         sizes = [self.stack(module).A.shape[1] for module in self.modules_woven]
         self.thresholds = nn.ModuleList(
-            GateHead(size, 1, depth=1, width=1, dropout=0.0, generator=generator, like=self.like)
-            for size in sizes
+            GateHead(size, 1, HeadSpec(depth=1), generator, self.like) for size in sizes
         )
 
     @property

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
+from weft.gates.settings import check_k
 from weft.gates.stack import Part, Stack
 from weft.lowrank.start import normal, wide
 from weft.mixtures import base
@@ -72,11 +73,10 @@ class Arrow(base.Mixture):
             stacks = {name: _subtracted(name, own, general, spec) for name, own in stacks.items()}
         super().__init__(experts, stacks, frame, spec, generator)
         routed = len(experts) - len(general)
-        base.check_k(spec.top_k, routed)
+        check_k(spec.top_k, routed)
         self.k = spec.top_k or min(3, routed)
         closed = [-torch.inf if at in general else 0.0 for at in range(len(experts))]
-        device = next(self.parameters()).device
-        self.register_buffer("closed", torch.tensor(closed, device=device), persistent=False)
+        self.register_buffer("closed", self.like.new_tensor(closed), persistent=False)
         for at, stack in enumerate(stacks.values()):
             self.register_buffer(f"prototypes{at}", _prototypes(stack, spec.iterations, generator))
 

@@ -8,56 +8,23 @@ them, what its training adds to the loss, and what is trained. It knows nothing 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from weft.config import Settings
 from weft.dropout import dropout
 from weft.gates import apply
 from weft.gates.call import Call, Pass
 from weft.gates.frame import Frame
 from weft.gates.gate import Gate, GateSpec, gate
+from weft.gates.lookup import AtOnce
 from weft.gates.mid import diag
-from weft.gates.networks import Routers
+from weft.gates.networks import GateHead, Routers
+from weft.gates.settings import HeadSpec, Spec, TrainedSpec, trains_experts
 from weft.gates.stack import Part, Stack
 from weft.gates.trace import GateTrace
 from weft.lowrank.route import current_rows
-
-
-class Spec(Settings):
-    """What every mixture can set."""
-
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Fraction of a map's input dropped before the experts see it, while training."""
-    train_heads: bool | None = None
-    """Whether the tasks' heads go on learning; None: where the experts do."""
-    baselines: bool = True
-    """Whether uniform gates and the sum of the runs' experts are scored beside the mixture."""
-
-
-class FrozenSpec(Spec):
-    """Experts that were trained apart, and may be trained on."""
-
-    train_experts: bool = False
-    """Whether the experts go on learning with the gate."""
-
-
-class TrainedSpec(Spec):
-    """Experts that the mixture trains itself."""
-
-    start: Literal["nothing", "experts"] = "nothing"
-    """New experts, or those of the runs that are mixed."""
-    num_experts: int = Field(default=4, ge=1)
-    """New experts at each map; experts of runs are as many as there are."""
-    rank: int = Field(default=8, ge=1)
-    """Rank of each new expert."""
-    alpha: float = Field(default=16.0, gt=0)
-    """Strength of new experts: each is scaled by alpha / rank."""
-    targets: list[str] | str = ["query", "value"]
-    """Where new experts go, in the terms of a recipe's targets."""
 
 
 class Mixture(nn.Module, ABC):
@@ -94,7 +61,7 @@ class Mixture(nn.Module, ABC):
         self.path: str | None = None
         """dense or grouped to force a path; None takes the cheaper one."""
         self._place = {module: at for at, module in enumerate(stacks)}
-        # Asked for at every map of every call, where a ModuleList and a fresh settings object take as long as the rest.
+        # Asked for at every map of every call: a ModuleList and fresh settings take as long as the rest.
         self._stacks = dict(stacks)
         self._gating: dict[bool, GateSpec] = {}
         self.build(generator)
@@ -231,11 +198,12 @@ class Mixture(nn.Module, ABC):
         return len(self.stack(module).ranks)
 
     def _is_grouped(self, module: str) -> bool:
-        k, ranks = self.gating.k, self.stack(module).ranks
-        one_each = type(self).mid is Mixture.mid and self.gates_wide(module) == len(ranks)
-        if not one_each or (self.path is None and k is None):
+        k = self.gating.k
+        if k is None and self.path is None:
             return False
-        return (self.path or apply.cheaper(ranks, k)) == "grouped"
+        ranks = self.stack(module).ranks
+        one_each = type(self).mid is Mixture.mid and self.gates_wide(module) == len(ranks)
+        return one_each and (self.path or apply.cheaper(ranks, k)) == "grouped"
 
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         """What training adds to the loss, by name: a weight and an unweighted value of this batch."""
@@ -265,26 +233,65 @@ class Routed(Mixture):
     """A linear gate without bias at each map, on the map's own input."""
 
     def build(self, generator: torch.Generator) -> None:
-        shapes = {
-            module: (self.gates_wide(module), stack.A.shape[1])
-            for module, stack in self._stacks.items()
-        }
+        wide = {module: stack.A.shape[1] for module, stack in self._stacks.items()}
+        shapes = {module: (self.gates_wide(module), size) for module, size in wide.items()}
         self.routers = Routers(shapes, generator, self.like)
 
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
         return self.routers(module, x)
 
 
-def check_k(k: int | None, experts: int) -> None:
-    """Refuse to select more experts than there are.
+class Headed(Mixture):
+    """Gates of all maps from one head, known before the first map that they serve."""
 
-    Raises:
-        ValueError: If `k` is more than `experts`.
-    """
-    if k is not None and k > experts:
-        raise ValueError(f"top_k {k} is more than the {experts} experts; choose at most {experts}")
+    spec: HeadSpec
 
+    def build(self, generator: torch.Generator) -> None:
+        own, served = self.spec, self.served
+        self._at = {module: at if own.layerwise else 0 for at, module in enumerate(served)}
+        out = len(self.experts) * (len(served) if own.layerwise else 1)
+        self.head = GateHead(self.inner, out, own, generator, self.like)
 
-def trains_experts(spec: Spec) -> bool:
-    """Whether the experts learn with the gate."""
-    return isinstance(spec, TrainedSpec) or (isinstance(spec, FrozenSpec) and spec.train_experts)
+    @property
+    def served(self) -> Sequence[str]:
+        """Maps whose gates come from the head."""
+        return self.modules_woven
+
+    @property
+    def inner(self) -> int:
+        """Size of what the head reads."""
+        return self.frame.hidden
+
+    @property
+    def gate_spec(self) -> GateSpec:
+        return GateSpec(temperature=self.spec.temperature)
+
+    def ask(self, hidden: Tensor, call: Call) -> Tensor:
+        """What the head says of the state that is read, (sequences, seq, logits of all maps)."""
+        return self.head(hidden)
+
+    def answer(self, logits: Tensor) -> Gate:
+        """The gates of all maps, (sequences, seq, maps, experts)."""
+        return gate(logits, self.gating)
+
+    def begin(self, call: Call) -> None:
+        assert call.hidden is not None
+        said = self.ask(call.hidden.detach(), call).unflatten(-1, (-1, len(self.experts)))
+        call.once["gates"] = AtOnce(said, self.answer(said))
+
+    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
+        return call.once["gates"].logits_of(self._at[module])
+
+    def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
+        return call.once["gates"].gate_of(self._at[module])
+
+    def weave(self, module: str, x: Tensor, call: Call) -> Tensor:
+        watched = call.watched or self.training or current_rows() is not None
+        ahead: AtOnce | None = None if watched else call.once.get("gates")
+        if ahead is None or module not in self._at or self._is_grouped(module):
+            return super().weave(module, x, call)
+        # The same numbers with less around them: at a few tokens a map takes longer to be called than to compute.
+        stack = self._stacks[module]
+        A, gates = stack.A, ahead.by_rank(self._at[module], stack.ranks)
+        z = nn.functional.linear(x.to(A.dtype), A)
+        return stack.up(z * gates.to(z.dtype))

@@ -34,12 +34,13 @@ from weft.dropout import dropout
 from weft.gates.call import Call
 from weft.gates.mid import core
 from weft.gates.networks import Routers
+from weft.gates.settings import TrainedSpec
 from weft.gates.stack import Part, Stack
 from weft.lowrank.start import kaiming, svd, uniform, wide
 from weft.mixtures import base
 
 
-class Spec(base.TrainedSpec):
+class Spec(TrainedSpec):
     """Settings of CoMoL."""
 
     num_experts: int = Field(default=8, ge=1)
@@ -78,7 +79,7 @@ class CoMoL(base.Mixture):
         module: str,
         weight: Tensor,
         frame: base.Frame,
-        spec: base.TrainedSpec,
+        spec: TrainedSpec,
         generator: torch.Generator,
     ) -> Stack:
         (out, inner), rank = weight.shape, spec.rank

@@ -25,36 +25,26 @@ from torch import Tensor
 
 from weft.gates import losses
 from weft.gates.call import Call, Pass
-from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.lookup import AtOnce
-from weft.gates.networks import GateHead, Standard
+from weft.gates.gate import GateSpec
+from weft.gates.networks import Standard
 from weft.gates.reading import shared, summary
+from weft.gates.settings import HeadSpec, check_k
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
 
-class Spec(base.FrozenSpec):
+class Spec(HeadSpec):
     """Settings of early-pass gates."""
 
     pass_layers: int = Field(default=1, ge=1)
     """How many layers of the bare base are run before the gates speak; as many as it has, or more: all."""
-    depth: int = Field(default=1, ge=1)
-    """Linear maps in the head."""
-    width: int = Field(default=128, ge=1)
-    """Size between the head's maps."""
-    head_dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Dropout between the head's maps, while training."""
-    layerwise: bool = False
-    """Gates of its own for every map, or the same for all."""
-    temperature: float = Field(default=1.0, gt=0)
-    """What logits are divided by in the softmax."""
     top_k: int | None = Field(default=1, ge=1)
     """Experts that are kept in inference, their gates summing to 1; None keeps all, as training does."""
     label_weight: float = Field(default=1.0, ge=0)
     """Weight of the gates' cross-entropy against the row's own task; 0 trains by the tasks' losses alone."""
 
 
-class EarlyPass(base.Mixture):
+class EarlyPass(base.Headed):
     """Two passes, the first of which is short."""
 
     settings_type = Spec
@@ -62,20 +52,14 @@ class EarlyPass(base.Mixture):
     spec: Spec
 
     def build(self, generator: torch.Generator) -> None:
-        own = self.spec
-        base.check_k(own.top_k, len(self.experts))
-        wide = self.frame.hidden * (1 if self.frame.causal else 2)
+        check_k(self.spec.top_k, len(self.experts))
+        super().build(generator)
         # What tells tasks apart is small beside what all sequences share, the first token's state above all.
-        self.standard = Standard(wide, self.like)
-        self.head = GateHead(
-            wide,
-            len(self.experts) * (len(self.modules_woven) if own.layerwise else 1),
-            depth=own.depth,
-            width=own.width,
-            dropout=own.head_dropout,
-            generator=generator,
-            like=self.like,
-        )
+        self.standard = Standard(self.inner, self.like)
+
+    @property
+    def inner(self) -> int:
+        return self.frame.hidden * (1 if self.frame.causal else 2)
 
     @property
     def reads_pass(self) -> Pass:
@@ -90,32 +74,23 @@ class EarlyPass(base.Mixture):
             temperature=own.temperature, select="top_k", k=own.top_k, normalise="renormalise"
         )
 
-    def begin(self, call: Call) -> None:
-        assert call.hidden is not None
-        state = call.hidden.to(torch.promote_types(call.hidden.dtype, torch.float32))
-        if not self.frame.causal:
-            state = summary(state, call.trace.mask, causal=False).unsqueeze(1)
+    def ask(self, hidden: Tensor, call: Call) -> Tensor:
+        state = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        if self.frame.causal:
+            if self.training:
+                self.standard.look(call.trace.tokens(state))
+            return self.head(self.standard(state))
+        state = summary(state, call.trace.mask, causal=False)
         if self.training:
-            self.standard.look(call.trace.tokens(state) if self.frame.causal else state[:, 0])
-        said = self.head(self.standard(state)).unflatten(-1, (-1, len(self.experts)))
-        if not self.frame.causal:
-            said = shared(said, call.trace.rows)
-        said = said.expand(-1, call.hidden.shape[1], -1, -1)
-        call.once["gates"] = AtOnce(said, gate(said, self.gating))
+            self.standard.look(state)
+        said = shared(self.head(self.standard(state)), call.trace.rows)
+        return said.unsqueeze(1).expand(-1, hidden.shape[1], -1)
 
     def tallies(self) -> list[Tensor]:
         return [self.standard.fresh]
 
     def after_step(self, done: int, total: int) -> None:
         self.standard.settle()
-
-    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        if "gates" not in call.once:
-            self.begin(call)
-        return call.once["gates"].logits_of(self._at(module))
-
-    def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        return call.once["gates"].gate_of(self._at(module))
 
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         if not self.spec.label_weight:
@@ -129,6 +104,3 @@ class EarlyPass(base.Mixture):
                 losses.over(losses.task_ce(trace, own) for own in each),
             )
         }
-
-    def _at(self, module: str) -> int:
-        return self.place(module) if self.spec.layerwise else 0

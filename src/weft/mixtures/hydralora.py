@@ -24,12 +24,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.gates.mid import tile
+from weft.gates.settings import TrainedSpec
 from weft.gates.stack import Part, Stack
 from weft.lowrank.start import kaiming
 from weft.mixtures import base
 
 
-class Spec(base.TrainedSpec):
+class Spec(TrainedSpec):
     """Settings of HydraLoRA."""
 
     dropout: float = Field(default=0.05, ge=0, lt=1)
@@ -65,7 +66,7 @@ class HydraLoRA(base.Routed):
         module: str,
         weight: Tensor,
         frame: base.Frame,
-        spec: base.TrainedSpec,
+        spec: TrainedSpec,
         generator: torch.Generator,
     ) -> Stack:
         out, inner = weight.shape

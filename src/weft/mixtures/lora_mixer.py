@@ -30,11 +30,12 @@ from weft.gates import losses
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
 from weft.gates.lookup import labels_of
+from weft.gates.settings import FrozenSpec, check_k
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
 
-class Spec(base.FrozenSpec):
+class Spec(FrozenSpec):
     """Settings of LoRA-Mixer."""
 
     top_k: int | None = Field(default=None, ge=1)
@@ -69,7 +70,7 @@ class LoRAMixer(base.Routed):
     def build(self, generator: torch.Generator) -> None:
         super().build(generator)
         spec, count = self.spec, len(self.experts)
-        base.check_k(spec.top_k, count)
+        check_k(spec.top_k, count)
         self.k = spec.top_k or min(3, count)
         self.register_buffer("hard", torch.full((), spec.hard_share > 0, device=self.like.device))
         self._held = spec.train_experts and spec.preserve_weight > 0

@@ -29,11 +29,12 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.gates import losses
+from weft.gates.settings import TrainedSpec
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
 
-class Spec(base.TrainedSpec):
+class Spec(TrainedSpec):
     """Settings of LoRAMoE."""
 
     num_experts: int = Field(default=8, ge=1)

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from weft.gates import losses
 from weft.gates.gate import GateSpec
+from weft.gates.settings import FrozenSpec, check_k
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
 
 
-class Spec(base.FrozenSpec):
+class Spec(FrozenSpec):
     """Settings of MeteoRA."""
 
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -52,7 +53,7 @@ class MeteoRA(base.Routed):
     def build(self, generator: torch.Generator) -> None:
         super().build(generator)
         count = len(self.experts)
-        base.check_k(self.spec.top_k, count)
+        check_k(self.spec.top_k, count)
         self.k = self.spec.top_k or min(2, count)
 
     @property

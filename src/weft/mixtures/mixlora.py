@@ -29,6 +29,7 @@ from weft.gates import losses
 from weft.gates.call import Call
 from weft.gates.gate import GateSpec
 from weft.gates.networks import Routers
+from weft.gates.settings import TrainedSpec, check_k
 from weft.gates.stack import Part, Stack
 from weft.gates.trace import GateTrace
 from weft.lowrank.roles import layer_index, role_of, roles_of
@@ -36,7 +37,7 @@ from weft.lowrank.route import current_rows
 from weft.mixtures import base
 
 
-class Spec(base.TrainedSpec):
+class Spec(TrainedSpec):
     """Settings of MixLoRA."""
 
     dropout: float = Field(default=0.05, ge=0, lt=1)
@@ -63,7 +64,7 @@ class MixLoRA(base.Mixture):
     BLOCK = ("ffn_in", "ffn_out")
 
     def build(self, generator: Generator) -> None:
-        base.check_k(self.spec.top_k, len(self.experts))
+        check_k(self.spec.top_k, len(self.experts))
         inside = [
             name
             for name in self.modules_woven

@@ -27,13 +27,14 @@ from torch import Tensor
 
 from weft.gates import losses
 from weft.gates.gate import GateSpec
+from weft.gates.settings import TrainedSpec, check_k
 from weft.gates.stack import Part, Stack
 from weft.gates.trace import GateTrace
 from weft.lowrank.roles import layer_index
 from weft.mixtures import base
 
 
-class Spec(base.TrainedSpec):
+class Spec(TrainedSpec):
     """Settings of MoLA."""
 
     num_experts: int = Field(default=8, ge=1)
@@ -51,7 +52,7 @@ class Spec(base.TrainedSpec):
     def _agrees(self) -> Self:
         counts = self.experts_by_layer or [self.num_experts]
         if self.start == "nothing":
-            base.check_k(self.top_k, min(counts))
+            check_k(self.top_k, min(counts))
             if max(counts) != self.num_experts:
                 raise ValueError(
                     f"experts_by_layer {counts} and num_experts {self.num_experts}: expected its largest number; "
@@ -68,7 +69,7 @@ class MoLA(base.Routed):
 
     def build(self, generator: torch.Generator) -> None:
         super().build(generator)
-        base.check_k(self.spec.top_k, min(map(self.gates_wide, self.modules_woven)))
+        check_k(self.spec.top_k, min(map(self.gates_wide, self.modules_woven)))
 
     @classmethod
     def from_experts(
@@ -88,7 +89,7 @@ class MoLA(base.Routed):
         module: str,
         weight: Tensor,
         frame: base.Frame,
-        spec: base.TrainedSpec,
+        spec: TrainedSpec,
         generator: torch.Generator,
     ) -> Stack:
         assert isinstance(spec, Spec)

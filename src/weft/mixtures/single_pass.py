@@ -13,6 +13,7 @@ values cached every reader gives the gates it would give without. How good the r
 tables to say.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,101 +21,74 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.gates.call import Call
-from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.lookup import AtOnce
-from weft.gates.networks import GateHead
+from weft.gates.gate import Gate, gate
+from weft.gates.networks import Routers
+from weft.gates.settings import HeadSpec
 from weft.lowrank.roles import layer_index
 from weft.mixtures import base
 
 
-class Spec(base.FrozenSpec):
-    """Settings of single-pass X-LoRA."""
+class Spec(HeadSpec):
+    """Settings of single-pass X-LoRA; depth, width and dropout of the head are not for local."""
 
     reader: Literal["embedding", "layer", "local"] = "embedding"
     """What the gate reads."""
     layer: int = Field(default=1, ge=1)
     """reader layer: the layer, from 0, whose input is read."""
-    depth: int = Field(default=1, ge=1)
-    """Linear maps in the head; not for local."""
-    width: int = Field(default=128, ge=1)
-    """Size between the head's maps."""
-    head_dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Dropout between the head's maps, while training."""
     layerwise: bool = True
     """Gates of its own for every map, or the same for all; local always has its own."""
-    temperature: float = Field(default=1.0, gt=0)
-    """What logits are divided by in the softmax."""
 
 
-class SinglePass(base.Routed):
+class SinglePass(base.Headed):
     """One pass: the gates come from its own beginning."""
 
     settings_type = Spec
     spec: Spec
 
     def build(self, generator: torch.Generator) -> None:
-        own, count = self.spec, len(self.experts)
-        self._first = 0 if own.reader == "embedding" else own.layer
-        layers = {module: layer_index(module) for module in self.modules_woven}
-        self._below = {m for m, at in layers.items() if at is not None and at < self._first}
+        own = self.spec
         if own.reader == "layer" and own.layer >= self.frame.layers:
             raise ValueError(
                 f"layer {own.layer}: the base has layers 0 to {self.frame.layers - 1}; choose one of them"
             )
         if own.reader == "local":
-            super().build(generator)
+            shapes = {m: (len(self.experts), self.stack(m).A.shape[1]) for m in self.modules_woven}
+            self.routers = Routers(shapes, generator, self.like)
+            self._at = {}
             return
-        self.constants = nn.ParameterDict(
-            {
-                _key(module): torch.zeros(count, device=self.like.device)
-                for module in self.modules_woven
-                if module in self._below
-            }
-        )
-        read = [module for module in self.modules_woven if module not in self._below]
-        self._read = {module: at for at, module in enumerate(read)}
-        self.head = GateHead(
-            self.frame.hidden,
-            count * (len(read) if own.layerwise else 1),
-            depth=own.depth,
-            width=own.width,
-            dropout=own.head_dropout,
-            generator=generator,
-            like=self.like,
-        )
+        super().build(generator)
+        zeros = torch.zeros(len(self.experts), device=self.like.device)
+        below = [module for module in self.modules_woven if module not in self._at]
+        self.constants = nn.ParameterDict({_key(module): zeros.clone() for module in below})
+
+    @property
+    def served(self) -> Sequence[str]:
+        layers = {module: layer_index(module) for module in self.modules_woven}
+        return [module for module, at in layers.items() if at is None or at >= self._first]
 
     @property
     def reads_layer(self) -> int | None:
         return None if self.spec.reader == "local" else self._first
 
-    @property
-    def gate_spec(self) -> GateSpec:
-        return GateSpec(temperature=self.spec.temperature)
-
     def begin(self, call: Call) -> None:
-        if self.spec.reader == "local":
-            return
-        assert call.hidden is not None
-        said = self.head(call.hidden.detach()).unflatten(-1, (-1, len(self.experts)))
-        # All maps at once; what is left for a map is to look up its own.
-        call.once["gates"] = AtOnce(said, gate(said, self.gating))
+        if self.spec.reader != "local":
+            super().begin(call)
 
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        if self.spec.reader == "local":
+        if module in self._at:
             return super().logits(module, x, z, call)
-        if module in self._below:
-            return self.constants[_key(module)].expand(*x.shape[:-1], -1)
-        if "gates" not in call.once:
-            self.begin(call)
-        return call.once["gates"].logits_of(self._at(module))
+        if self.spec.reader == "local":
+            return self.routers(module, x)
+        return self.constants[_key(module)].expand(*x.shape[:-1], -1)
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        if self.spec.reader == "local" or module in self._below:
+        if module in self._at:
             return super().gate(module, logits, x, call)
-        return call.once["gates"].gate_of(self._at(module))
+        return gate(logits, self.gating)
 
-    def _at(self, module: str) -> int:
-        return self._read[module] if self.spec.layerwise else 0
+    @property
+    def _first(self) -> int:
+        return self.spec.layer if self.spec.reader == "layer" else 0
 
 
 def _key(module: str) -> str:

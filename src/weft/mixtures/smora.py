@@ -28,6 +28,7 @@ from torch import Tensor
 from weft.gates.call import Call
 from weft.gates.gate import Gate, GateSpec, gate
 from weft.gates.networks import Routers
+from weft.gates.settings import TrainedSpec
 from weft.gates.stack import Stack
 from weft.gates.trace import GateTrace
 from weft.mixtures import base
@@ -36,7 +37,7 @@ SMALLEST = 1e-6
 """What a biased score counts at least, among those selected."""
 
 
-class Spec(base.TrainedSpec):
+class Spec(TrainedSpec):
     """Settings of SMoRA."""
 
     num_experts: int = Field(default=1, ge=1, le=1)
@@ -76,7 +77,7 @@ class SMoRA(base.Mixture):
         module: str,
         weight: Tensor,
         frame: base.Frame,
-        spec: base.TrainedSpec,
+        spec: TrainedSpec,
         generator: torch.Generator,
     ) -> Stack:
         assert isinstance(spec, Spec)

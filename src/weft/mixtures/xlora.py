@@ -18,28 +18,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.gates.call import Call, Pass
-from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.lookup import AtOnce
-from weft.gates.networks import GateHead
+from weft.gates.call import Pass
+from weft.gates.gate import Gate, GateSpec
+from weft.gates.settings import HeadSpec, check_k
 from weft.mixtures import base
 
 
-class Spec(base.FrozenSpec):
+class Spec(HeadSpec):
     """Settings of X-LoRA."""
 
-    depth: int = Field(default=1, ge=1)
-    """Linear maps in the head."""
     width: int = Field(default=2048, ge=1)
     """Size between the head's maps."""
-    head_dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Dropout between the head's maps, while training."""
-    layerwise: bool = False
-    """Gates of its own for every map, or the same for all."""
     softmax: bool = True
     """Whether a token's gates sum to 1."""
-    temperature: float = Field(default=1.0, gt=0)
-    """What logits are divided by in the softmax."""
     top_k: int | None = Field(default=None, ge=1)
     """How many experts a token keeps; None keeps all."""
     softmax_top_k: bool = False
@@ -50,24 +41,15 @@ class Spec(base.FrozenSpec):
     """Gates of the first pass; 0 is the bare base."""
 
 
-class XLoRA(base.Mixture):
+class XLoRA(base.Headed):
     """Two passes: the first says the gates, the second runs with them."""
 
     settings_type = Spec
     spec: Spec
 
     def build(self, generator: torch.Generator) -> None:
-        own, count = self.spec, len(self.experts)
-        base.check_k(own.top_k, count)
-        self.head = GateHead(
-            self.frame.hidden,
-            count * (len(self.modules_woven) if own.layerwise else 1),
-            depth=own.depth,
-            width=own.width,
-            dropout=own.head_dropout,
-            generator=generator,
-            like=self.like,
-        )
+        check_k(self.spec.top_k, len(self.experts))
+        super().build(generator)
 
     @property
     def reads_pass(self) -> Pass | None:
@@ -85,22 +67,8 @@ class XLoRA(base.Mixture):
             normalise="softmax" if inner else "none",
         )
 
-    def begin(self, call: Call) -> None:
-        assert call.hidden is not None
-        said = self.head(call.hidden).unflatten(-1, (-1, len(self.experts)))
-        # All maps at once; what is left for a map is to look up its own.
-        found = gate(said, self.gating)
-        if self.spec.global_weight != 1:
-            found = found._replace(gates=self.spec.global_weight * found.gates)
-        call.once["gates"] = AtOnce(said, found)
-
-    def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
-        if "gates" not in call.once:
-            self.begin(call)
-        return call.once["gates"].logits_of(self._at(module))
-
-    def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        return call.once["gates"].gate_of(self._at(module))
-
-    def _at(self, module: str) -> int:
-        return self.place(module) if self.spec.layerwise else 0
+    def answer(self, logits: Tensor) -> Gate:
+        found = super().answer(logits)
+        if self.spec.global_weight == 1:
+            return found
+        return found._replace(gates=self.spec.global_weight * found.gates)

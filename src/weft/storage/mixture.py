@@ -21,6 +21,7 @@ from weft.atomic import atomic_folder, write_tensors, write_text
 from weft.base import Base
 from weft.config import MixtureSettings, Settings, read_yaml, validate
 from weft.expert import Card, Expert
+from weft.gates.settings import trains_experts
 from weft.gates.stack import Stack
 from weft.heads import trained_dtype
 from weft.lowrank.peft_tensors import read_tensors
@@ -33,7 +34,6 @@ from weft.mixing import (
     method_of,
     starts_from_experts,
 )
-from weft.mixtures.base import trains_experts
 from weft.storage import load_expert, save_expert
 
 DESCRIPTION = "mixture.yaml"

@@ -34,11 +34,11 @@ from weft.atomic import atomic_folder, write_tensors, write_text
 from weft.base import Base, load_base
 from weft.config import MixtureSettings
 from weft.expert import Card, Expert
+from weft.gates.settings import trains_experts
 from weft.kinds import KINDS
 from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder, read_peft
 from weft.mixed import Mix
 from weft.mixing import Ingredient, make_mix
-from weft.mixtures.base import trains_experts
 from weft.mixtures.xlora import XLoRA
 from weft.runs import RunFolder
 from weft.storage import TASK_TYPES, check_kind, load_expert, save_expert
