@@ -3,10 +3,11 @@
     python benchmarks/mixture_speed.py --data ../shared/data
 
 Embedded base, real text, 4 experts of rank 8 on query + value (MixLoRA: feed-forward blocks), batches of 16 x 128 and
-1 x 32 tokens; bf16 is autocast over single precision, as runs compute. All sides of a row alternate within one process;
-figures are medians of ratios (1 x 32: of eight times as many rounds). The loop is the reference: the same gates, and each expert's own forward times its gate
-at each map; in MixLoRA each expert's block on the tokens that chose it. In single precision both give the same states,
-which is checked. A gate's training step stands beside one of a plain LoRA on the same rows of three tasks.
+1 x 32 tokens; bf16 is autocast over single precision, as runs compute. All sides of a row alternate within one
+process; figures are medians of ratios (1 x 32: of eight times as many rounds). The loop is the reference: the same
+gates, and each expert's own forward times its gate at each map; in MixLoRA each expert's block on the tokens that
+chose it. In single precision both give the same states, which is checked. A gate's training step stands beside one of
+a plain LoRA on the same rows of three tasks.
 
 PEFT 0.21.2 does not load experts into an X-LoRA on BERT: its loader writes one `model.` too many before every key. That
 one is taken off here, and nothing else is changed; `use_cache` is off, as it demands. Its experts are all active.
