@@ -45,7 +45,7 @@ def test_a_plan_runs_exactly_what_it_should(name: str, seeds: int) -> None:
                     expected.add((base, STUDY, "final", recipe, (task,), 5e-5, seed))
                 for recipe in ("full", "lora", "lora-all-linear"):
                     expected.add((base, OWN, "final", recipe, (task,), None, seed))
-            for mixture in ("xlora", "single_pass"):
+            for mixture in ("xlora", "single_pass", "early_pass"):
                 expected.add((base, "mixtures", "final", mixture, TASKS, None, seed))
         for recipe, row in plan.profile.recipes.items():
             for rate in row.learning_rates:
@@ -96,7 +96,7 @@ def test_a_mixture_takes_the_experts_of_its_seed() -> None:
     assert {(run.base, run.name, run.seed) for run in plan.mixtures} == {
         (base, name, seed)
         for base in BASES["paper"]
-        for name in ("xlora", "single_pass")
+        for name in ("xlora", "single_pass", "early_pass")
         for seed in (0, 1)
     }
     for one in plan.mixtures:
