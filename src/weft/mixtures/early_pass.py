@@ -48,7 +48,6 @@ class EarlyPass(base.Headed):
     """Two passes, the first of which is short."""
 
     settings_type = Spec
-    learning_rate = 5e-3
     spec: Spec
 
     def build(self, generator: torch.Generator) -> None:
@@ -96,7 +95,7 @@ class EarlyPass(base.Headed):
         if not self.spec.label_weight:
             return {}
         said = list(trace.logits.values())[: None if self.spec.layerwise else 1]
-        # An encoder's are the same for all tokens: every sequence counts once, however long it is.
+        # An encoder's are the same for all tokens: a row counts once, however long it is.
         each = [own if self.frame.causal else own[:, 0] for own in said]
         return {
             "label_ce": (

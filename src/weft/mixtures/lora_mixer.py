@@ -64,6 +64,7 @@ class LoRAMixer(base.Routed):
     """Soft gates with a balance and an entropy of their own."""
 
     settings_type = Spec
+    learning_rate = 5e-3
     spec: Spec
     hard: Tensor  # whether the hard phase goes on; a buffer, so that a checkpoint knows
 

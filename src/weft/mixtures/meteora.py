@@ -47,7 +47,7 @@ class MeteoRA(base.Routed):
     """A top-k gate at each map, told in training which task each row belongs to."""
 
     settings_type = Spec
-    learning_rate = 5e-4
+    learning_rate = 5e-3
     spec: Spec
 
     def build(self, generator: torch.Generator) -> None:

@@ -43,6 +43,7 @@ class SinglePass(base.Headed):
     """One pass: the gates come from its own beginning."""
 
     settings_type = Spec
+    learning_rate = 5e-3
     spec: Spec
 
     def build(self, generator: torch.Generator) -> None:

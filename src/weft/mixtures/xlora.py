@@ -45,6 +45,7 @@ class XLoRA(base.Headed):
     """Two passes: the first says the gates, the second runs with them."""
 
     settings_type = Spec
+    learning_rate = 5e-3
     spec: Spec
 
     def build(self, generator: torch.Generator) -> None:
