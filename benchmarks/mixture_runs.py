@@ -78,8 +78,14 @@ def _unnamed() -> dict[str, dict[str, Any]]:
 
 METHODS |= _unnamed()
 MAIN = ("xlora", "single_pass-embedding", "early_pass")
-"""Trained with every seed; so are the best two others of the search."""
+"""Trained with every seed; so is the best other of the search that mixes the same experts."""
 SEEDS = (0, 1, 2)
+
+
+def mixes_experts(name: str) -> bool:
+    """Whether a method is a mixture of the own experts."""
+    own = METHODS[name].get("mixture")
+    return own is not None and starts_from_experts(method_of(MixtureSettings(**own))[1])
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Study:
         values["tasks"] = [self.task(task) for task in EPOCHS]
         if "mixture" in method:
             values["mixture"] = dict(method["mixture"])
-            if starts_from_experts(method_of(MixtureSettings(**method["mixture"]))[1]):
+            if mixes_experts(name):
                 own = all_finished([self.own(task, seed, held) for task in EPOCHS])
                 values["mixture"]["runs"] = [str(run.path) for run in own]
         epochs = method["epochs"] * (0.5 if held else 1)

@@ -4,12 +4,12 @@
     python benchmarks/mixture_scores.py --only xlora meteora        (in as many processes as there are cores)
     python benchmarks/mixture_scores.py --full
 
-Every method sees the same rows, 1,000 of a task, with a seed's own experts (LoRA, rank 8, query + value).
-Three rates a method are searched on a held-out tenth of train in half the epochs, over experts that have not seen that
-tenth either, by the mean share of their scores; validation is met by the final runs alone. One seed for all; three for
-X-LoRA, its single pass reading the embeddings, early-pass gates and the best two others of the search. Only a gate
-that is learned and not told the task can reach the goals. Interrupt it as you like: the same call goes on. The result
-is results/mixtures.json.
+Every method sees the same rows, 1,000 of a task, with a seed's own experts (LoRA, rank 8, query + value). Three rates
+a method are searched on a held-out tenth of train in half the epochs, over experts that have not seen that tenth
+either, by the mean share of their scores; validation is met by the final runs alone. One seed for all; three for
+X-LoRA, its single pass reading the embeddings, early-pass gates and, of the others that mix the same experts, the
+best of the search. Only a gate that is learned and not told the task can reach the goals. Interrupt it as you like:
+the same call goes on. The result is results/mixtures.json.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from mixture_runs import (
     TRAINING,
     Study,
     all_finished,
+    mixes_experts,
     ratio,
     value_of,
 )
@@ -196,8 +197,8 @@ def main() -> None:
         study.finals(name, SEEDS if name in MAIN else SEEDS[:1])
     if given.only is not None:
         return
-    gates = [n for n in names if "mixture" in METHODS[n] and METHODS[n]["rates"] and n not in MAIN]
-    best = sorted(gates, key=lambda name: -max(study.searched(name).values()))[:2]
+    others = [n for n in names if METHODS[n]["rates"] and n not in MAIN and mixes_experts(n)]
+    best = sorted(others, key=lambda name: -max(study.searched(name).values()))[:1]
     own = {task: all_finished([study.own(task, seed) for seed in SEEDS]) for task in EPOCHS}
     rows = [alone("own expert", own, study)]
     if given.full:
