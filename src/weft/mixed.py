@@ -212,8 +212,8 @@ def _trace(route: Route, labels: Mapping[str, int], kwargs: Mapping[str, Any]) -
     device = None if mask is None else mask.device
     if route.owners is not None:
         trace.labels = torch.tensor([labels.get(own, -1) for own in route.owners], device=device)
-    if route.rows is not None:
-        trace.rows = torch.tensor(route.rows, device=device)
+    # A caller's trace may see several calls: what was together in the last one is not in this.
+    trace.rows = None if route.rows is None else torch.tensor(route.rows, device=device)
     return trace
 
 

@@ -206,6 +206,19 @@ def test_nobody_watching_changes_no_answer(name: str, settings: dict[str, Any], 
             model.remove(own)
 
 
+def test_one_trace_of_several_calls_forgets_which_sequences_were_together(base: Base) -> None:
+    owners = ingredients(base)
+    model = model_of(base, owners, mixed(base, owners, "early_pass", top_k=None))
+    choices, other = batch_of(rows("endings", 1, MIX)), batch_of(rows("topic", 3, MIX))
+    trace = GateTrace()
+    with torch.inference_mode():
+        wanted = by_row(model(other), other)
+        with traced(trace):
+            model(choices)
+            found = by_row(model(other), other)
+    assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_further_changes_no_answer_and_no_loss(name: str, base: Base) -> None:
     settings = of_experts(name) if takes_experts(name) else tiny(name)
