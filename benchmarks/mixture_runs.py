@@ -53,7 +53,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "single_pass-embedding": _of(GATE, "single_pass", reader="embedding"),
     "single_pass-layer": _of(GATE, "single_pass", reader="layer", layer=2),
     "single_pass-local": _of(GATE, "single_pass", reader="local"),
-    "early_pass": _of(GATE, "early_pass"),
     "meteora": _of(GATE, "meteora"),
     "lora_mixer": _of(GATE, "lora_mixer", top_k=2),
     "smora": _of(WARM, "smora", start="experts", top_k=8),

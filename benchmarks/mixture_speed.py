@@ -60,7 +60,6 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "single_pass-embedding": {"name": "single_pass", "reader": "embedding"},
     "single_pass-layer": {"name": "single_pass", "reader": "layer", "layer": 2},
     "single_pass-local": {"name": "single_pass", "reader": "local"},
-    "early_pass": {"name": "early_pass"},
     "meteora": {"name": "meteora"},
     "lora_mixer": {"name": "lora_mixer"},
     "smora": {"name": "smora", "rank": EXPERTS * RANK, "top_k": RANK},

@@ -49,6 +49,18 @@ def looked_at(page: Path, folder: Path, *arguments: str) -> tuple[str, list[str]
     return run.stdout, [line for line in run.stderr.splitlines() if "CONSOLE" in line]
 
 
+class PageTests:
+    """What holds of every page; a file gives the fixture `opened`, the page's path."""
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_nothing_is_refused(self, opened: Path, size: str, tmp_path: Path) -> None:
+        assert_nothing_is_refused(opened, size, tmp_path)
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_nothing_sticks_out(self, opened: Path, size: str, tmp_path: Path) -> None:
+        assert_nothing_sticks_out(opened, size, tmp_path)
+
+
 def assert_nothing_is_refused(page: Path, size: str, folder: Path) -> None:
     """The console is silent, and the picture has the size that was asked for."""
     picture = folder / "page.png"

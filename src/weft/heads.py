@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from weft.base import Base, checkpoint_tensors
-from weft.kinds import MultipleChoice, kind_for
+from weft.kinds import kind_for
 
 
 class Passage(nn.Module):
@@ -177,7 +177,7 @@ class Head(nn.Module):
             sequences_per_row: How many sequences each row owns.
         """
         mask = attention_mask.long()
-        if isinstance(self.kind, MultipleChoice):
+        if self.kind.compares:
             choices = sequences_per_row[0]
             if any(count != choices for count in sequences_per_row):
                 raise ValueError(

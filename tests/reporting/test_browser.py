@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import SIZES, assert_nothing_is_refused, assert_nothing_sticks_out, looked_at
+from tests.browser import PageTests, looked_at
 from weft.reporting.contents import Report
 from weft.reporting.writing import write_report
 
@@ -16,14 +16,8 @@ def opened(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(report, tmp_path_factory.mktemp("page"))[0]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_nothing_is_refused(opened: Path, size: str, tmp_path: Path) -> None:
-    assert_nothing_is_refused(opened, size, tmp_path)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_nothing_sticks_out(opened: Path, size: str, tmp_path: Path) -> None:
-    assert_nothing_sticks_out(opened, size, tmp_path)
+class TestThePage(PageTests):
+    """The page of this folder."""
 
 
 def test_a_page_that_asks_for_more_would_be_noticed(opened: Path, tmp_path: Path) -> None:
