@@ -3,11 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST_WORKERS ?= 2
+# A folder with a sub-folder for each set: wnut17, squad, swag.
+DATA ?= ../shared/data
+SMALL := runs/reproduce-small
 # One thread a worker: torch's own threads would fight over the cores that pytest shares out.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test lint bench clean help
+.PHONY: setup demo test pages lint bench small clean help
 
 setup: $(STAMP) ## install weft and its tools into .venv, at the versions of constraints.txt
 
@@ -23,6 +26,11 @@ demo: $(STAMP) ## train and compare experts on the embedded base; minutes on two
 test: $(STAMP) ## all tests but the slow ones and those that need an accelerator
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not gpu'
 
+pages: $(STAMP) ## reports opened in Chromium without a window; installs Debian's where there is none (needs root)
+	command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		apt-get install --yes --no-install-recommends chromium
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m slow tests/reporting/test_browser.py tests/reproduction/test_page_in_a_browser.py
+
 lint: $(STAMP) ## style, form and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,6 +39,12 @@ lint: $(STAMP) ## style, form and types
 bench: $(STAMP) ## every script of benchmarks/, each writing its result as JSON
 	@set -e; for script in overhead throughput "accuracy wnut17" "accuracy swag" "accuracy squad" "variant_scores wnut17" variants variant_kinds mixture_speed mixture_scores readme; do \
 		set -- $$script; echo "$$script"; HF_HUB_OFFLINE=1 $(BIN)/python "benchmarks/$$1.py" $${2:-}; done
+
+small: $(STAMP) ## the study's tables with profile small and three seeds into results/small; hours on two CPU cores
+	HF_HUB_OFFLINE=1 $(BIN)/weft reproduce --profile small --data $(DATA) --seeds 3 --workers 2 --out $(SMALL)
+	rm -rf results/small && mkdir -p results/small
+	cp -r $(SMALL)/report.html $(SMALL)/report.md $(SMALL)/reproduction.json $(SMALL)/figures results/small
+	$(BIN)/python benchmarks/readme.py
 
 clean: ## remove what was built; runs and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

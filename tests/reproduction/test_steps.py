@@ -101,12 +101,15 @@ def test_sets_of_other_sizes_correct_the_estimate(tiny_profile: Profile, tmp_pat
     assert (same.profile, silent) == (tiny_profile, [])
 
 
-def test_other_seeds_go_on_and_other_settings_are_refused(
+def test_other_seeds_and_recipes_go_on_and_other_settings_are_refused(
     tiny_profile: Profile, copy: Path
 ) -> None:
     refuse_other(fresh(tiny_profile, copy))
     refuse_other(fresh(tiny_profile, copy, seeds=5))
-    lora = tiny_profile.recipes["lora"].model_copy(update={"learning_rates": [1e-3, 5e-3]})
+    lora = tiny_profile.recipes["lora"]
+    for recipes in ({**tiny_profile.recipes, "wider": lora}, {"lora": lora}):
+        refuse_other(fresh(tiny_profile.model_copy(update={"recipes": recipes}), copy))
+    lora = lora.model_copy(update={"learning_rates": [1e-3, 5e-3]})
     recipes = {**tiny_profile.recipes, "lora": lora}
     other = tiny_profile.model_copy(update={"recipes": recipes})
     with pytest.raises(ValueError, match=r"recipes\.lora\.learning_rates is \[0\.001, 0\.01\]"):

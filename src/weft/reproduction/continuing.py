@@ -1,5 +1,9 @@
-"""Whether a folder holds runs of the same settings, so that going on with them is right; more or fewer seeds are."""
+"""Whether a folder holds runs of the same settings, so that going on with them is right.
 
+More or fewer seeds and recipes leave the runs that are there as they are.
+"""
+
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,8 @@ def refuse_other(plan: Plan) -> None:
 
 def _refuse(plan: Plan, stage: Stage, path: Path) -> None:
     there = validate(Grid, read_yaml(path), str(path))
-    before, now = (_settings(grid, plan.profile.sets) for grid in (there, stage.grid))
+    both = there.recipes.keys() & stage.grid.recipes.keys()
+    before, now = (_settings(grid, plan.profile.sets, both) for grid in (there, stage.grid))
     for key in {**before, **now}:
         if before.get(key) != now.get(key):
             raise ValueError(
@@ -32,9 +37,10 @@ def _refuse(plan: Plan, stage: Stage, path: Path) -> None:
             )
 
 
-def _settings(grid: Grid, sets: str) -> dict[str, Any]:
-    """All but the seeds; files and folders wherever they are called from."""
+def _settings(grid: Grid, sets: str, recipes: Collection[str]) -> dict[str, Any]:
+    """All but the seeds, with these recipes alone; files and folders wherever they are called from."""
     values = grid.model_dump(mode="json", exclude={"seeds"})
+    values["recipes"] = {name: values["recipes"][name] for name in sorted(recipes)}
     for entry in values["tasks"].values():
         for key in ("name", "data"):
             said = entry["task"][key]

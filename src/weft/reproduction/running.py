@@ -59,7 +59,7 @@ def run(plan: Plan, runner: Runner | None = None) -> Outcome:
     rows, failed = {}, []
     for stage in plan.stages:
         try:
-            # Only seeds may differ from what is there, which `refuse_other` has seen to.
+            # Only seeds and recipes may differ from what is there, which `refuse_other` has seen to.
             found = compare(stage.grid, stage.folder, extend=True, runner=runner)
         except Unfinished as stopped:
             found = stopped.rows

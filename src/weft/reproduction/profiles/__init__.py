@@ -58,6 +58,8 @@ class RecipeRow(Settings):
 
     recipe: RecipeSettings
     learning_rates: list[float] = Field(min_length=1)
+    training: dict[str, Any] = {}
+    """Training settings of this recipe alone."""
 
 
 class MixtureRow(Settings):
