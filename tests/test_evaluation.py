@@ -18,7 +18,7 @@ from weft.config import RecipeSettings, Run
 from weft.evaluation import evaluate, predictions
 from weft.expert import Card, Expert, build
 from weft.heads import Head
-from weft.inference import outputs, padding_id
+from weft.inference import outputs, padding_id, total_loss
 from weft.kinds import KINDS
 from weft.loading import load_run_model
 from weft.model import Model
@@ -134,6 +134,29 @@ def test_outputs_are_each_row_s_own_whatever_shares_its_batch(bert: Model) -> No
         assert told[-1] == (len(items), len(items))
         told.clear()
     assert [module.training for module in bert.modules()] == modes
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_the_loss_of_rows_is_the_sum_of_their_own(bert: Model, kind: str) -> None:
+    task, pad = task_of(kind), padding_id(bert.base)
+    draw = np.random.default_rng(0)
+    records = [task.encode(example, bert.base.tokenizer) for example in examples_of(task)]
+    items = [Item(kind, kind, (kind,), task.sample(record, draw)) for record in records]
+    loss, count = 0.0, 0
+    bert.eval()
+    with torch.no_grad():
+        for item in items:
+            batch = collate([item], pad)
+            labels = batch.parts[0].labels
+            assert labels is not None
+            loss += KINDS[kind].loss(bert(batch)[kind], labels, 0.0).item()
+            count += KINDS[kind].count(labels)
+    bert.train()
+    assert count > 0
+    found, labelled = total_loss(bert, items, pad_id=pad, device="cpu")
+    assert labelled == count
+    assert found == pytest.approx(loss, rel=1e-5)
+    assert bert.training
 
 
 def test_bf16_rounds_and_fp64_does_not(tiny_folder: Callable[[str], Path]) -> None:

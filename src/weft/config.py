@@ -117,7 +117,9 @@ class TrainingSettings(Settings):
     bucketing: bool = True
     """Batches of rows of similar length: less padding, same rows per epoch."""
     early_stopping: int | None = Field(default=None, ge=1)
-    """Evaluations without a better score before training stops and the best weights return; None never stops."""
+    """Evaluations without a better one before training stops and the best weights return; None never stops."""
+    early_stopping_on: Literal["score", "loss"] = "score"
+    """What is to get better: the task's score, or the mean loss, which a score that starts at 0 may lag behind."""
     select_on: Literal["holdout", "validation"] = "holdout"
     """Rows that stopping looks at: a seeded tenth of train, held out of training, or the validation split."""
     evaluate_on: Literal["validation", "holdout"] = "validation"

@@ -182,6 +182,14 @@ def read_predictions(folder: Path, split: str = "validation") -> dict[str, Predi
     return {row["id"]: row for row in map(json.loads, lines)}
 
 
+def sampled(task: Task, records: Sequence[Record], seed: int = MASK_SEED) -> list[Record]:
+    """Records with what `task.sample` draws: by id, so that neither the rows beside one nor processes decide it."""
+    return [
+        task.sample(record, np.random.default_rng([seed, *record["id"].encode()]))
+        for record in records
+    ]
+
+
 def predictions(
     model: Model,
     task: Task,
@@ -216,11 +224,7 @@ def predictions(
         progress: Told how far it is.
     """
     if sample_seed is not None:
-        # By id: a row's masks depend neither on the rows beside it nor on the number of processes.
-        records = [
-            task.sample(record, np.random.default_rng([sample_seed, *record["id"].encode()]))
-            for record in records
-        ]
+        records = sampled(task, records, sample_seed)
     raw = outputs(
         model,
         [Item(head, kind, members, record) for record in records],

@@ -15,9 +15,10 @@ from accelerate.utils import gather_object
 from weft import checkpointing
 from weft.assembly import Session
 from weft.atomic import atomic_folder
+from weft.batching import Item
 from weft.beside import forward_cost, standings, write_standings
-from weft.evaluation import Evaluation, predictions, save_evaluation
-from weft.inference import padding_id
+from weft.evaluation import Evaluation, predictions, sampled, save_evaluation
+from weft.inference import padding_id, total_loss
 from weft.learning import Stream
 from weft.recognition import RECOGNITION, fit_rows, recognition
 from weft.runs import RunFolder
@@ -144,6 +145,23 @@ def score_rows(
         place = {example["id"]: number for number, example in enumerate(examples)}
         found = sorted(gather_object(found), key=lambda prediction: place[prediction["id"]])
     return found, score(stream.task, found, examples, resamples=resamples, seed=session.run.seed)
+
+
+def mean_loss(
+    session: Session, stream: Stream, records: Sequence[Record], accelerator: Accelerator
+) -> float:
+    """A task's loss over the labelled items of rows, shared out over processes."""
+    own = sampled(stream.task, records[accelerator.process_index :: accelerator.num_processes])
+    part = total_loss(
+        session.model,
+        [Item(stream.head, stream.kind, stream.members, record) for record in own],
+        pad_id=padding_id(session.base),
+        device=session.device,
+        precision=session.run.training.precision,
+    )
+    parts = gather_object([part]) if accelerator.num_processes > 1 else [part]
+    losses, counts = zip(*parts, strict=True)
+    return sum(losses) / max(1, sum(counts))
 
 
 def _summary(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from weft.base import Base
-from weft.batching import Item, collate
+from weft.batching import Batch, Item, collate
 from weft.kinds import KINDS
 from weft.model import Model
 
@@ -44,28 +44,64 @@ def outputs(
         tokens_per_batch: Padded tokens in one forward call, unless a single row has more.
         progress: Told how far it is.
     """
-    device = torch.device(device)
     units = [(row, unit) for row, item in enumerate(items) for unit in _units(item)]
     found: list[list[Any]] = [[] for _ in units]
-    batches = _batches([unit for _, unit in units], tokens_per_batch, model.base.config.vocab_size)
     left = Counter(row for row, _ in units)
     done = 0
-    with evaluating(model), torch.inference_mode(), autocast(device, precision):
-        for batch_rows in batches:
-            batch = collate([units[at][1] for at in batch_rows], pad_id).to(device)
-            answers = model(batch)
-            for part in batch.parts:
-                raw = KINDS[part.kind].outputs(answers[part.head], part.labels, part.lengths)
-                for at, output in zip(part.rows, raw, strict=True):
-                    found[batch_rows[at]] = output
-                    left[units[batch_rows[at]][0]] -= 1
-                    done += left[units[batch_rows[at]][0]] == 0
-            if progress is not None:
-                progress(done, len(items))
+    own = [unit for _, unit in units]
+    for batch_rows, batch, answers in _forwards(
+        model, own, pad_id, tokens_per_batch, device=torch.device(device), precision=precision
+    ):
+        for part in batch.parts:
+            raw = KINDS[part.kind].outputs(answers[part.head], part.labels, part.lengths)
+            for at, output in zip(part.rows, raw, strict=True):
+                found[batch_rows[at]] = output
+                left[units[batch_rows[at]][0]] -= 1
+                done += left[units[batch_rows[at]][0]] == 0
+        if progress is not None:
+            progress(done, len(items))
     rows: list[list[Any]] = [[] for _ in items]
     for (row, _), output in zip(units, found, strict=True):
         rows[row].append(output)
     return [own[0] if len(own) == 1 else [part for o in own for part in o] for own in rows]
+
+
+def total_loss(
+    model: Model,
+    items: Sequence[Item],
+    *,
+    pad_id: int,
+    device: torch.device | str,
+    precision: str = "fp32",
+) -> tuple[float, int]:
+    """The sum of the loss over the labelled items of rows, without dropout and smoothing, and how many they are."""
+    loss, count = torch.zeros((), dtype=torch.float64), 0
+    units = [unit for item in items for unit in _units(item)]
+    for _, batch, answers in _forwards(
+        model, units, pad_id, TOKENS_PER_BATCH, device=torch.device(device), precision=precision
+    ):
+        for part in batch.parts:
+            assert part.labels is not None
+            kind = KINDS[part.kind]
+            loss += kind.loss(answers[part.head], part.labels, 0.0).double().cpu()
+            count += kind.count(part.labels)
+    return loss.item(), count
+
+
+def _forwards(
+    model: Model,
+    units: Sequence[Item],
+    pad_id: int,
+    tokens_per_batch: int,
+    *,
+    device: torch.device,
+    precision: str,
+) -> Iterator[tuple[list[int], Batch, dict[str, torch.Tensor]]]:
+    """Which units a batch holds, the batch, and what the model makes of it."""
+    with evaluating(model), torch.inference_mode(), autocast(device, precision):
+        for rows in _batches(units, tokens_per_batch, model.base.config.vocab_size):
+            batch = collate([units[at] for at in rows], pad_id).to(device)
+            yield rows, batch, model(batch)
 
 
 def _units(item: Item) -> list[Item]:

@@ -80,11 +80,11 @@ class Stream:
 
 
 class Stopper:
-    """Remembers the best score and says when patience is over.
+    """Remembers the best score or loss and says when patience is over.
 
     Args:
-        patience: Evaluations without a better score before training stops; None never stops.
-        higher_is_better: Direction of the score.
+        patience: Evaluations without a better one before training stops; None never stops.
+        higher_is_better: Direction of what is watched.
     """
 
     def __init__(self, patience: int | None, higher_is_better: bool) -> None:
@@ -153,7 +153,8 @@ class Learner:
         self._trunk = trunk
         self.rebuild_optimizer()
         self.total = max(stream.total_steps for stream in streams)
-        self.stopper = Stopper(training.early_stopping, streams[0].task.higher_is_better)
+        higher = streams[0].task.higher_is_better and training.early_stopping_on == "score"
+        self.stopper = Stopper(training.early_stopping, higher)
         self.best: dict[str, Tensor] = {}
         self.is_over = False
         self.done = 0

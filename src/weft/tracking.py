@@ -89,10 +89,11 @@ class Log:
         rate = {"learning_rate": learners[0].optimizer.param_groups[0]["lr"], "tokens": tokens}
         self._write(step, {"loss": self.mean, **rate})
 
-    def scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Write the selection scores by task."""
+    def scores(self, step: int, scores: Mapping[str, float], losses: Mapping[str, float]) -> None:
+        """Write the selection rows' scores by task, and their losses where training looks at them."""
         if scores:
-            self._write(step, {"score": dict(scores)})
+            held = {"held_loss": dict(losses)} if losses else {}
+            self._write(step, {"score": dict(scores), **held})
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         if self._file:

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from weft import checkpointing
 from weft.assembly import Session, assemble
 from weft.config import Run, load_run
-from weft.finishing import finish, score_rows
+from weft.finishing import finish, mean_loss, score_rows
 from weft.interruption import Interrupted, interrupts
 from weft.learning import Learner, Stream
 from weft.mixing import with_mixture
@@ -137,7 +137,7 @@ class Loop:
                 done = step + 1
                 log.add(done, losses, self.stepper.tokens, self.learners)
                 if self._is_due(done, self.training.eval_every, self.training.early_stopping):
-                    log.scores(done, self._evaluate(done))
+                    self._evaluate(done, log)
                     self.seconds = time.perf_counter() - began
                 if self.report and self.accelerator.is_main_process:
                     self.report(self._event(done, log.mean))
@@ -178,16 +178,21 @@ class Loop:
         longest = max(self.session.streams, key=lambda stream: stream.total_steps)
         return bool(otherwise) and (done % longest.steps_per_epoch == 0 or done == self.total)
 
-    def _evaluate(self, done: int) -> dict[str, float]:
-        """Scores of the selection rows; stops learners whose patience is over."""
+    def _evaluate(self, done: int, log: Log) -> None:
+        """Score the selection rows and stop learners whose patience is over."""
         fresh: dict[str, float] = {}
+        losses: dict[str, float] = {}
+        on_loss = self.training.early_stopping_on == "loss"
         for learner in self.learners:
             if learner.is_over or learner.stopper.best_step >= learner.total:
                 continue
             for stream in learner.streams:
                 if stream.name not in fresh and stream.held is not None:
                     fresh[stream.name] = self._score(stream)
-            values = [fresh[stream.name] for stream in learner.streams if stream.name in fresh]
+                    if on_loss:
+                        losses[stream.name] = self._loss(stream)
+            watched = losses if on_loss else fresh
+            values = [watched[stream.name] for stream in learner.streams if stream.name in watched]
             if not values or self.training.early_stopping is None:
                 continue
             if learner.stopper.better(sum(values) / len(values), done):
@@ -196,12 +201,16 @@ class Loop:
                 learner.restore_best()
                 learner.is_over = True
         self.scores |= fresh
-        return fresh
+        log.scores(done, fresh, losses)
 
     def _score(self, stream: Stream) -> float:
         assert stream.held is not None
         _, scores = score_rows(self.session, stream, *stream.held, self.accelerator, resamples=0)
         return scores[stream.task.metric].value
+
+    def _loss(self, stream: Stream) -> float:
+        assert stream.held is not None
+        return mean_loss(self.session, stream, stream.held[1], self.accelerator)
 
     def _event(self, done: int, loss: dict[str, float]) -> Event:
         longest = max(self.session.streams, key=lambda stream: stream.total_steps)

@@ -116,7 +116,7 @@ def test_a_cell_without_a_run_is_empty_and_says_so() -> None:
 
 def test_finished_runs_fill_their_cells(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     own = profile("demo")
-    stop = {"epochs": 5, "early_stopping": 1, "batch_size": 4}
+    stop = {"epochs": 5, "early_stopping": 1, "early_stopping_on": "score", "batch_size": 4}
     task = own.tasks["wnut17"].model_copy(update={"study": stop})
     base = str(tiny_folder("bert"))
     tiny = own.model_copy(

@@ -92,6 +92,7 @@ def test_people_and_claims_are_there() -> None:
     bounds = {name: (claim.bound, claim.share) for name, claim in study.claims.items()}
     assert bounds == {"kept": (0.9, 0.01), "faster": (1.0, None), "cheap": (30.0, None)}
     assert study.settings.early_stopping == {"wnut17": 5}
+    assert study.settings.early_stopping_on == "loss"
     assert study.settings.targets == ["query", "value"]
 
 

@@ -186,6 +186,30 @@ def test_early_stopping_is_per_expert_and_brings_the_best_weights_back(
         assert final == pytest.approx(best, abs=1e-12)
 
 
+def test_early_stopping_on_loss_keeps_the_weights_with_the_least(
+    run_of: Settings, tmp_path: Path
+) -> None:
+    training = {
+        "max_steps": 40,
+        "eval_every": 2,
+        "early_stopping": 3,
+        "early_stopping_on": "loss",
+        "select_on": "validation",
+        "learning_rate": 0.05,
+    }
+    folder = train(run_of("tags", training=training), out=tmp_path / "run")
+    lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
+    losses = {line["step"]: line["held_loss"]["tags"] for line in lines if "held_loss" in line}
+    assert all(line["score"].keys() == {"tags"} for line in lines if "held_loss" in line)
+    best = min(losses, key=lambda step: losses[step])
+    assert folder.training is not None
+    assert folder.training["best_step"] == best
+    assert folder.training["steps"] == max(losses) == best + 6 < 40
+    # The score is best elsewhere, so that watching it would be seen.
+    scores = {line["step"]: line["score"]["tags"] for line in lines if "held_loss" in line}
+    assert max(scores, key=lambda step: scores[step]) != best
+
+
 @pytest.mark.parametrize("experts", ["shared", "both"])
 def test_shared_experts_are_saved_as_one_expert_for_each_task(
     run_of: Settings, tmp_path: Path, experts: str

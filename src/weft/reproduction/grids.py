@@ -42,8 +42,11 @@ def study_grid(
     """Full fine-tuning and LoRA at the settings of table 1."""
     tasks = {}
     for task, entry in own.tasks.items():
-        stop = {"early_stopping": study.settings.early_stopping.get(task)}
-        training = {**_times(study, task), "select_on": "validation", **stop, **entry.study}
+        patience = study.settings.early_stopping.get(task)
+        stop: dict[str, Any] = {"early_stopping": patience, "select_on": "validation"}
+        if patience is not None:
+            stop["early_stopping_on"] = study.settings.early_stopping_on
+        training = {**_times(study, task), **stop, **entry.study}
         tasks[task] = {"task": _task(task, entry, folder), "training": training}
     lora = {"name": "lora", "rank": int(_same(study, "rank")), "targets": study.settings.targets}
     rates = [_same(study, "learning_rate")]

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from importlib import resources
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, Field, model_validator
@@ -82,6 +82,7 @@ class Common(Settings):
     targets: list[str]
     early_stopping: dict[str, int]
     """Patience in epochs by task."""
+    early_stopping_on: Literal["score", "loss"]
 
 
 class Reconstruction(Settings):
