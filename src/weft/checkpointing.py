@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from weft.adamw import laid_out_as
 from weft.atomic import atomic_folder, write_tensors, write_text
 from weft.learning import Learner
 
@@ -164,8 +165,7 @@ def _restore(
         state = under(f"moment/{name}/")
         if state:
             learner.optimizer.state[parameter] = {
-                key: value.to(parameter.device) if value.dim() else value
-                for key, value in state.items()
+                key: laid_out_as(parameter.detach(), value) for key, value in state.items()
             }
     learner.best = under("best/")
     for name, hook in learner.hooks().items():

@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weft.adamw import AdamW
 from weft.batching import Item, epoch_batches
 from weft.config import TrainingSettings
 from weft.expert import Expert
 from weft.lowrank.route import Members
 from weft.recipes import Recipe
 from weft.tasks.base import Example, Record, Task
-
-BETAS = (0.9, 0.999)
-EPS = 1e-8
 
 
 @dataclass
@@ -162,7 +160,7 @@ class Learner:
 
     def rebuild_optimizer(self) -> None:
         """A fresh AdamW over what the recipes' rules say now."""
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=0.0, betas=BETAS, eps=EPS)
+        self.optimizer = AdamW(self._groups())
         self.peaks: list[float] = [group["lr"] for group in self.optimizer.param_groups]
 
     def _groups(self) -> list[dict[str, Any]]:
