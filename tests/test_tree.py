@@ -28,6 +28,7 @@ LEVELS = (
         "weft.atomic",
         "weft.dropout",
         "weft.attention",
+        "weft.adamw",
         "weft.scoped",
     ),
     ("weft.digest", "weft.locate", "weft.bases", "weft.base"),
