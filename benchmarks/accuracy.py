@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
-from weft.comparison import Grid, Job, compare
-from weft.training import Event, Report
+from weft.comparison.comparing import Grid, Job, compare
+from weft.training.loop import Event, Report
 
 RECIPES: dict[str, Any] = {
     "full": {"recipe": {"name": "full"}, "learning_rates": [5e-5, 1e-4, 2e-4, 4e-4]},

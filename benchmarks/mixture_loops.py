@@ -12,10 +12,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from weft.gates.call import Call
-from weft.gates.networks import Routers
-from weft.mixed import layers_of
-from weft.mixtures.base import Mixture
+from weft.methods.gates.call import Call
+from weft.methods.gates.networks import Routers
+from weft.methods.mixtures.contract import Mixture
+from weft.model.mixed import layers_of
 
 
 class Loop:

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.base import load_base
-from weft.data import load_task
-from weft.encoding import cache_folder, encode_examples
-from weft.loading import load_mixture_model
-from weft.recogniser import Recognised, Recogniser
-from weft.recognition import MOST_ROWS, features, sequences_of
+from weft.answering.recognition import MOST_ROWS, features, sequences_of
+from weft.base.loading import load_base
+from weft.data.encoding import cache_folder, encode_examples
+from weft.data.reading import load_task
+from weft.model.recogniser import Recognised, Recogniser
 from weft.runs import RunFolder
-from weft.scoring import share
-from weft.tasks.base import Example
+from weft.storage.loading import load_mixture_model
+from weft.tasks.contract import Example
+from weft.tasks.scoring import share
 
 Sequences = tuple[list[list[int]], list[int]]
 """Token ids, and for each the number of its row."""

@@ -12,12 +12,12 @@ from statistics import mean
 from typing import Any
 
 from accuracy import told
+from weft.comparison.jobs import Job, run_job, score_of
 from weft.config import MixtureSettings, Run
-from weft.data import find_kind, find_spec
-from weft.gates.settings import TrainedSpec
-from weft.jobs import Job, run_job, score_of
-from weft.mixing import method_of, starts_from_experts
-from weft.mixtures import mixtures
+from weft.data.reading import find_kind, find_spec
+from weft.methods.gates.settings import TrainedSpec
+from weft.methods.mixtures import mixtures
+from weft.model.mixing import method_of, starts_from_experts
 from weft.runs import RunFolder
 
 EPOCHS = {"wnut17": 6, "squad": 5, "swag": 4}

@@ -37,16 +37,16 @@ from mixture_runs import (
     ratio,
     value_of,
 )
-from weft.beside import SUM
-from weft.comparison import examples_of, predictions_of
+from weft.answering.recognition import RECOGNITION
+from weft.comparison.comparing import examples_of, predictions_of
 from weft.lowrank.peft_tensors import read_tensors
-from weft.recogniser import Recogniser
-from weft.recognition import RECOGNITION
+from weft.model.recogniser import Recogniser
 from weft.reproduction.counts import mixture_count
 from weft.reproduction.figures import Address
 from weft.reproduction.published import published
 from weft.runs import STANDINGS, RunFolder
-from weft.scoring import mean_difference, mean_score, share
+from weft.tasks.scoring import mean_difference, mean_score, share
+from weft.training.standings import SUM
 
 KEPT, GATE_SHARE, RECOGNISED = 0.98, 0.01, 0.99
 """The goals: share of every own expert's score, gate's share of the base, share of rows whose task is recognised."""

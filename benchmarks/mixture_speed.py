@@ -34,18 +34,18 @@ from machine import machine
 from mixture_loops import Loop, blocks
 from overhead import expert, inputs_of, peft_model, seconds
 from variants import WARM_UP, step_seconds
-from weft.assembly import assemble
-from weft.base import Base, attention_for, load_base
+from weft.answering.inference import autocast
+from weft.base.loading import Base, attention_for, load_base
 from weft.config import MixtureSettings, Run
-from weft.gates.settings import TrainedSpec
-from weft.inference import autocast
 from weft.lowrank.route import Route
-from weft.mixed import Mix
-from weft.mixing import Ingredient, make_mix
-from weft.mixtures import mixtures
-from weft.model import Model
-from weft.stepping import Stepper
-from weft.training import train
+from weft.methods.gates.settings import TrainedSpec
+from weft.methods.mixtures import mixtures
+from weft.model.mixed import Mix
+from weft.model.mixing import Ingredient, make_mix
+from weft.model.model import Model
+from weft.training.assembly import assemble
+from weft.training.loop import train
+from weft.training.stepping import Stepper
 
 BARE, OURS, LOOP, PEER = "bare base", "mixture", "loop over experts", "PEFT"
 SHAPES = ((16, 128), (1, 32))

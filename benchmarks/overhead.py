@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import AutoModel
 
 from machine import machine
-from weft.base import Base, load_base
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build
 from weft.lowrank.attach import force_path
 from weft.lowrank.route import Route
-from weft.model import Model
-from weft.recipes import resolve
+from weft.methods.recipes import resolve
+from weft.model.expert import Expert, build
+from weft.model.model import Model
 
 ROWS, TOKENS, RANK = 32, 64, 8
 EXPERTS = 25

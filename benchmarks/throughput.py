@@ -30,12 +30,12 @@ from transformers import (
 )
 
 from machine import machine
-from weft.base import load_base
+from weft.base.loading import load_base
 from weft.config import TaskSettings
-from weft.data import load_task
-from weft.encoding import cache_folder, encode_examples
-from weft.finishing import peak_memory_mib
-from weft.training import train
+from weft.data.encoding import cache_folder, encode_examples
+from weft.data.reading import load_task
+from weft.training.finishing import peak_memory_mib
+from weft.training.loop import train
 
 BATCH = 16
 ROWS = {"wnut17": 960, "squad": 240}

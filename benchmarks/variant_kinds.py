@@ -25,20 +25,20 @@ from typing import Any
 
 from machine import machine
 from variant_scores import NOT_COMPARED
+from weft.answering.prediction import predict
 from weft.atomic import write_text
-from weft.comparison import predictions_of
+from weft.comparison.comparing import predictions_of
 from weft.config import to_yaml
-from weft.data import load_task
-from weft.demo import write_demo_data
-from weft.demonstration import GUESSES
-from weft.formats import read_rows
-from weft.prediction import predict
-from weft.recipes import recipe_file, recipes
+from weft.data.formats import read_rows
+from weft.data.generated import write_demo_data
+from weft.data.reading import load_task
+from weft.demo.demonstration import GUESSES
+from weft.methods.recipes import recipe_file, recipes
 from weft.runs import RunFolder
-from weft.scoring import paired_difference, score
-from weft.tasks.base import Example, Prediction, Task, TaskSpec
-from weft.tasks.sequence_classification import SequenceClassification
-from weft.training import train
+from weft.tasks.contract import Example, Prediction, Task, TaskSpec
+from weft.tasks.kinds.sequence_classification import SequenceClassification
+from weft.tasks.scoring import paired_difference, score
+from weft.training.loop import train
 
 RESULT = Path("results") / "variants-kinds.json"
 RECIPES = [

@@ -6,8 +6,8 @@
 2,000 training rows a set (CODAH has 1,876). Four rates a recipe, spread by factors of three, are searched on a held-out
 tenth of train with one seed, and a fifth where the best of them is the largest; the best is trained with three seeds
 and scored once on validation. Rank 8 on query + value wherever the rank is free. Differences from plain LoRA are paired
-by row and seed (`weft.differences`), with Holm's correction. Interrupt it as you like: the same call goes on. The
-result is results/variants-<set>.json.
+by row and seed (`weft.comparison.differences`), with Holm's correction. Interrupt it as you like: the same call goes
+on. The result is results/variants-<set>.json.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from typing import Any
 
 from accuracy import told
 from machine import machine
-from weft.comparison import Grid, Row, compare
-from weft.differences import paired_with
-from weft.recipes import recipe_file, recipes
+from weft.comparison.comparing import Grid, Row, compare
+from weft.comparison.differences import paired_with
+from weft.methods.recipes import recipe_file, recipes
 
 ROWS = 2000
 SPREAD = (1, 3, 9, 27)

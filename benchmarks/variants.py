@@ -22,12 +22,12 @@ import torch
 from accelerate import Accelerator
 
 from machine import machine
-from weft.assembly import Session, assemble
 from weft.config import RecipeSettings, Run
-from weft.expert import make_adapters
-from weft.finishing import peak_memory_mib
-from weft.recipes import recipe_file, recipes, resolve
-from weft.stepping import Stepper
+from weft.methods.recipes import recipe_file, recipes, resolve
+from weft.model.expert import make_adapters
+from weft.training.assembly import Session, assemble
+from weft.training.finishing import peak_memory_mib
+from weft.training.stepping import Stepper
 
 WARM_UP = 5
 RANK = 8

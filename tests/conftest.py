@@ -11,6 +11,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Never the user's own.
 os.environ["WEFT_CACHE"] = tempfile.mkdtemp(prefix="weft-cache-")
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -25,7 +27,8 @@ from tokenizers import (
 )
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from weft.base import Base, load_base
+from tests.tiny_tasks import write_tasks
+from weft.base.loading import Base, load_base
 
 torch.set_num_threads(1)
 transformers.logging.disable_progress_bar()
@@ -205,3 +208,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets in {folder}; set WEFT_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tasks; never to be changed."""
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture
+def run_of(tiny_folder: Callable[[str], Path], tasks_folder: Path) -> Callable[..., dict[str, Any]]:
+    """Settings of a short run on a tiny base, double precision and no dropout unless asked otherwise."""
+
+    def settings(*tasks: str, base: str = "bert", **values: Any) -> dict[str, Any]:
+        named = [{"name": str(tasks_folder / name / f"{name}.yaml")} for name in tasks]
+        training = {
+            "max_steps": 8,
+            "batch_size": 4,
+            "learning_rate": 5e-3,
+            "precision": "fp64",
+            "base_dropout": 0.0,
+        } | values.pop("training", {})
+        what = {"task": named[0]} if len(named) == 1 else {"tasks": named}
+        return {"base": str(tiny_folder(base)), "training": training, "seed": 3, **what, **values}
+
+    return settings

@@ -7,8 +7,8 @@ import pytest
 
 import weft
 from weft.config import load_run
-from weft.data import find_kind, find_spec, load_task
-from weft.recipes import resolve
+from weft.data.reading import find_kind, find_spec, load_task
+from weft.methods.recipes import resolve
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

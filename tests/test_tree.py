@@ -11,97 +11,41 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weft"
 
-METHODS = (
-    "weft.adapters",
-    "weft.optimizers",
-    "weft.penalties",
-    "weft.controllers",
-    "weft.plans",
-    "weft.mixtures",
-    "weft.merges",
-)
+FOLDERS = ("adapters", "optimizers", "penalties", "controllers", "plans", "mixtures", "merges")
+METHODS = tuple(f"weft.methods.{folder}" for folder in FOLDERS)
+"""Folders of which every file but the contract is a method."""
 
-LEVELS = (
-    (
-        "weft.registry",
-        "weft.config",
-        "weft.atomic",
-        "weft.dropout",
-        "weft.attention",
-        "weft.adamw",
-        "weft.scoped",
-    ),
-    ("weft.digest", "weft.locate", "weft.bases", "weft.base"),
-    ("weft.lowrank", "weft.gates"),
-    METHODS,
-    ("weft.text", "weft.metrics", "weft.tasks", "weft.formats", "weft.sources", "weft.data"),
-    ("weft.kinds", "weft.heads", "weft.recipes", "weft.schema", "weft.encoding", "weft.scoring"),
-    (
-        "weft.expert",
-        "weft.recogniser",
-        "weft.factoring",
-        "weft.mixed",
-        "weft.mixing",
-        "weft.batching",
-        "weft.model",
-        "weft.storage",
-        "weft.runs",
-        "weft.loading",
-        "weft.exporting",
-        "weft.pruning",
-        "weft.counting",
-        "weft.catalogue",
-    ),
-    (
-        "weft.inference",
-        "weft.recognition",
-        "weft.gate_maps",
-        "weft.learning",
-        "weft.preparation",
-        "weft.rows",
-        "weft.sampling",
-        "weft.assembly",
-        "weft.interruption",
-        "weft.stepping",
-        "weft.beside",
-        "weft.finishing",
-        "weft.tracking",
-        "weft.checkpointing",
-        "weft.training",
-        "weft.evaluation",
-        "weft.generation",
-        "weft.prediction",
-        "weft.answering",
-        "weft.streaming",
-    ),
-    (
-        "weft.grid",
-        "weft.jobs",
-        "weft.workers",
-        "weft.ray_workers",
-        "weft.comparison",
-        "weft.differences",
-        "weft.leaderboard",
-        "weft.analysis",
-        "weft.demo",
-        "weft.demonstration",
-    ),
-    (
-        "weft.serving",
-        "weft.reporting",
-        "weft.reproduction",
-        "weft.progress",
-        "weft.tables",
-        "weft.cli",
-        "weft.__main__",
-    ),
+ROOMS = (
+    ("registry", "atomic", "scoped"),
+    ("config", "runs"),
+    ("base", "tasks"),
+    ("lowrank", "data"),
+    ("methods",),
+    ("model",),
+    ("storage", "catalogue"),
+    ("answering", "pruning"),
+    ("training", "merging"),
+    ("comparison", "analysis"),
+    ("reporting",),
+    ("reproduction", "demo"),
+    ("cli", "serving", "__main__"),
     ("weft",),
 )
-"""Lowest first. A module belongs to the first level that names it or a package around it, and
-imports from its own level or a lower one. `weft` itself, last, is the public verbs."""
+"""Lowest first. Every module is in the room that comes after `weft.` in its name; it imports from its own
+level or a lower one. `weft` itself, last, is the public verbs."""
 
-LONGEST = 300
+METHOD_FLOORS = (("weft.methods.gates",), METHODS, ("weft.methods.recipes",))
+"""The order inside the one room whose parts stand on each other by law: gates know of no method, no method of a
+recipe."""
+
+MOST_LOOSE = 9
+"""Modules beside the rooms, in `src/weft` itself."""
+MOST_FILES = 16
+"""Python files in a folder that is no registry."""
+LONGEST = 400
 LONGEST_METHOD = 150
+REGISTRIES = {*METHODS, "weft.methods.gates", "weft.tasks.kinds", "weft.model.heads", "weft.cli"}
+"""Folders that grow by a file for each thing there is."""
 SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 CITATION = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:10\.|https?://|\b(19|20)\d\d\b")
 
@@ -135,38 +79,45 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
 def level_of(module: str) -> int | None:
-    for number, packages in enumerate(LEVELS):
-        # The top is `weft` alone, or it would take in every module without a place.
-        if module in packages or any(within(module, name) for name in packages if name != "weft"):
-            return number
-    return None
+    return next((at for at, rooms in enumerate(ROOMS) if room_of(module) in rooms), None)
+
+
+def floor_of(module: str) -> int:
+    """Where in `methods` a module stands; below all of it, if elsewhere."""
+    return next(
+        (at for at, names in enumerate(METHOD_FLOORS) if any(within(module, n) for n in names)), -1
+    )
 
 
 def method_folder(module: str) -> str | None:
-    """The folder whose method `module` is; None for `base`, `__init__` and all others."""
+    """The folder whose method `module` is; None for `contract`, `__init__` and all others."""
     folder, _, name = module.rpartition(".")
-    return folder if folder in METHODS and name != "base" else None
+    return folder if folder in METHODS and name != "contract" else None
 
 
 def misplaced(module: str, tree: ast.Module) -> list[str]:
     """What is wrong with the imports of one file, as sentences."""
     own = level_of(module)
     if own is None:
-        return [f"{module} has no place: add it to LEVELS in tests/test_tree.py"]
+        return [f"{module} has no place: add its room to ROOMS in tests/test_tree.py"]
     wrong = []
     for target in imported(tree):
         level = level_of(target)
         folder = method_folder(module)
-        sibling = folder and level == own and target not in (folder, f"{folder}.base")
+        sibling = folder and floor_of(target) == 1 and target not in (folder, f"{folder}.contract")
         if target.startswith("."):
             wrong.append(f"{module} imports {target!r}: write the absolute name")
         elif level is None:
-            wrong.append(f"{target} has no place: add it to LEVELS in tests/test_tree.py")
-        elif level > own:
+            wrong.append(f"{target} has no place: add its room to ROOMS in tests/test_tree.py")
+        elif level > own or (level == own and floor_of(target) > floor_of(module) >= 0):
             wrong.append(f"{module} imports {target}, which lies above it")
         elif sibling:
-            wrong.append(f"{module} imports {target}: of its folder a method imports base")
+            wrong.append(f"{module} imports {target}: of its folder a method imports contract")
     return wrong
 
 
@@ -179,23 +130,56 @@ def test_an_import_upwards_sideways_or_of_the_unknown_is_reported() -> None:
         return misplaced(module, ast.parse(source))
 
     assert found("weft.lowrank.pool", "from weft.lowrank.route import Route\nimport torch") == []
-    assert found("weft.adapters.new", "from weft.adapters.base import Adapter") == []
-    assert len(found("weft.lowrank.pool", "from weft.adapters import Adapter")) == 1
-    assert len(found("weft.adapters.new", "from weft.adapters.lora import LoRA")) == 1
-    assert len(found("weft.adapters.new", "def f():\n    import weft.optimizers.base")) == 1
-    assert len(found("weft.adapters.new", "from .base import Adapter")) == 1
+    assert (
+        found("weft.methods.adapters.new", "from weft.methods.adapters.contract import Adapter")
+        == []
+    )
+    assert len(found("weft.lowrank.pool", "from weft.methods.adapters import Adapter")) == 1
+    assert (
+        len(found("weft.methods.adapters.new", "from weft.methods.adapters.lora import LoRA")) == 1
+    )
+    assert (
+        len(
+            found(
+                "weft.methods.adapters.new", "def f():\n    import weft.methods.optimizers.contract"
+            )
+        )
+        == 1
+    )
+    assert len(found("weft.methods.adapters.new", "from .base import Adapter")) == 1
     assert len(found("weft.registry", "from weft import cli")) == ("weft.cli" in FILES)
     assert len(found("weft.somewhere", "")) == 1
     assert len(found("weft.cli.new", "from weft.somewhere import thing")) == 1
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:
+    """Neither a file by others, nor a room by rooms."""
     graph = {
         # A package's __init__ gathers its own files; they may name the package.
         module: {target for target in imported(tree) if not within(module, target)}
         for module, tree in TREES.items()
     }
     graphlib.TopologicalSorter(graph).prepare()
+    rooms: dict[str, set[str]] = {}
+    for module, targets in graph.items():
+        # `weft` hands out the verbs by name, and a version: it is no room that others stand on.
+        found = {room_of(target) for target in targets} - {room_of(module), "weft"}
+        rooms.setdefault(room_of(module), set()).update(found)
+    graphlib.TopologicalSorter(rooms).prepare()
+
+
+def test_few_modules_lie_loose_and_folders_stay_small() -> None:
+    loose = [path.name for path in SOURCE.glob("*.py")]
+    assert len(loose) <= MOST_LOOSE, loose
+    folders: dict[str, int] = {}
+    for module, path in FILES.items():
+        folder = module if path.stem == "__init__" else module.rpartition(".")[0]
+        folders[folder] = folders.get(folder, 0) + 1
+    assert {
+        name: n
+        for name, n in folders.items()
+        if n > MOST_FILES and name not in REGISTRIES and name != "weft"
+    } == {}
 
 
 def test_no_file_swallows_every_exception() -> None:
@@ -247,5 +231,5 @@ def test_every_recipe_and_set_cites_its_source() -> None:
         said = {path.name: yaml.safe_load(path.read_text("utf-8")) for path in files}
         return [f"{name}: {key}" for name in said for key in keys if not said[name].get(key)]
 
-    assert missing("recipes", ("citation",)) == []
-    assert missing("tasks", ("citation", "source", "licence", "version")) == []
+    assert missing("methods/recipes", ("citation",)) == []
+    assert missing("tasks/sets", ("citation", "source", "licence", "version")) == []

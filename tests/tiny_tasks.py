@@ -2,11 +2,8 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 WORDS = [
     "good",
@@ -94,28 +91,3 @@ def write_tasks(folder: Path) -> Path:
         published = {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
         (folder / "where" / f"{split}.json").write_text(json.dumps(published))
     return folder
-
-
-@pytest.fixture(scope="session")
-def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the tasks; never to be changed."""
-    return write_tasks(tmp_path_factory.mktemp("tasks"))
-
-
-@pytest.fixture
-def run_of(tiny_folder: Callable[[str], Path], tasks_folder: Path) -> Callable[..., dict[str, Any]]:
-    """Settings of a short run on a tiny base, double precision and no dropout unless asked otherwise."""
-
-    def settings(*tasks: str, base: str = "bert", **values: Any) -> dict[str, Any]:
-        named = [{"name": str(tasks_folder / name / f"{name}.yaml")} for name in tasks]
-        training = {
-            "max_steps": 8,
-            "batch_size": 4,
-            "learning_rate": 5e-3,
-            "precision": "fp64",
-            "base_dropout": 0.0,
-        } | values.pop("training", {})
-        what = {"task": named[0]} if len(named) == 1 else {"tasks": named}
-        return {"base": str(tiny_folder(base)), "training": training, "seed": 3, **what, **values}
-
-    return settings

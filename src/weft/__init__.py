@@ -7,15 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weft.comparison import compare
-    from weft.evaluation import evaluate
-    from weft.exporting import export, import_expert
-    from weft.loading import load_run_model as load
-    from weft.prediction import predict
-    from weft.pruning import prune
+    from weft.answering.evaluation import evaluate
+    from weft.answering.prediction import predict
+    from weft.comparison.comparing import compare
+    from weft.pruning.prune import prune
     from weft.pruning.recovery import recover
     from weft.reproduction.reproducing import reproduce
-    from weft.training import train
+    from weft.storage.exporting import export, import_expert
+    from weft.storage.loading import load_run_model as load
+    from weft.training.loop import train
 
     __version__: str
 
@@ -34,16 +34,16 @@ __all__ = [
 ]
 
 _PLACES = {
-    "compare": "weft.comparison:compare",
-    "evaluate": "weft.evaluation:evaluate",
-    "export": "weft.exporting:export",
-    "import_expert": "weft.exporting:import_expert",
-    "load": "weft.loading:load_run_model",
-    "predict": "weft.prediction:predict",
-    "prune": "weft.pruning:prune",
+    "compare": "weft.comparison.comparing:compare",
+    "evaluate": "weft.answering.evaluation:evaluate",
+    "export": "weft.storage.exporting:export",
+    "import_expert": "weft.storage.exporting:import_expert",
+    "load": "weft.storage.loading:load_run_model",
+    "predict": "weft.answering.prediction:predict",
+    "prune": "weft.pruning.prune:prune",
     "recover": "weft.pruning.recovery:recover",
     "reproduce": "weft.reproduction.reproducing:reproduce",
-    "train": "weft.training:train",
+    "train": "weft.training.loop:train",
 }
 
 

@@ -1,8 +1,9 @@
 """The folder is the registry: a method, task or recipe exists because its file does.
 
-`Registry("weft.adapters", Adapter)` lists the Python files of a folder without importing them and imports one
-when it is asked for; `Registry("weft.recipes", suffix=".yaml")` does the same with YAML files. A name that is not
-there is an error that suggests the nearest one; a file that fails to import raises, nothing is skipped.
+`Registry("weft.methods.adapters", Adapter)` lists the Python files of a folder without importing them and imports
+one when it is asked for; `Registry("weft.methods.recipes", suffix=".yaml")` does the same with YAML files. A
+name that is not there is an error that suggests the nearest one; a file that fails to import raises, nothing
+is skipped.
 """
 
 import difflib
@@ -30,7 +31,7 @@ class Registry(Generic[Contract]):
     """The files of one package folder, by name.
 
     Args:
-        package: Dotted name of the folder, e.g. `weft.adapters`.
+        package: Dotted name of the folder, e.g. `weft.methods.adapters`.
         contract: The class whose one concrete subclass each Python file defines; None for data files.
         suffix: Ending of the files that count.
     """
@@ -51,7 +52,7 @@ class Registry(Generic[Contract]):
             for item in resources.files(self.package).iterdir()
             if item.name.endswith(self.suffix)
         }
-        hidden = {"__init__", "base"} if self.suffix == ".py" else set()
+        hidden = {"__init__", "contract"} if self.suffix == ".py" else set()
         return sorted((stems - hidden) | set(self._added))
 
     def file(self, name: str) -> Traversable:

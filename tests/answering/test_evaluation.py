@@ -12,23 +12,23 @@ import torch
 from seqeval.metrics import f1_score as seqeval_f1
 from sklearn.metrics import accuracy_score, f1_score
 
-from weft.base import Base, load_base
-from weft.batching import Item, collate
+from weft.answering.evaluation import evaluate, predictions
+from weft.answering.inference import outputs, padding_id, total_loss
+from weft.answering.prediction import predict
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, Run
-from weft.evaluation import evaluate, predictions
-from weft.expert import Card, Expert, build
-from weft.heads import Head
-from weft.inference import outputs, padding_id, total_loss
-from weft.kinds import KINDS
-from weft.loading import load_run_model
-from weft.model import Model
-from weft.prediction import predict
-from weft.recipes import resolve
+from weft.methods.recipes import resolve
+from weft.model.batching import Item, collate
+from weft.model.expert import Card, Expert, build
+from weft.model.head import Head
+from weft.model.heads import kind_of
+from weft.model.model import Model
 from weft.runs import RunFolder
-from weft.scoring import Score, holm, mean_difference, paired_difference, score
-from weft.storage import save_expert
-from weft.tasks import kinds
-from weft.tasks.base import Example, Task, TaskSpec
+from weft.storage.experts import save_expert
+from weft.storage.loading import load_run_model
+from weft.tasks.contract import Example, Task, TaskSpec
+from weft.tasks.kinds import kinds
+from weft.tasks.scoring import Score, holm, mean_difference, paired_difference, score
 
 LONG = "the river was in paris and the old city of london had a big house for john and mary "
 SPECS: dict[str, dict[str, Any]] = {
@@ -110,7 +110,7 @@ def test_outputs_are_each_row_s_own_whatever_shares_its_batch(bert: Model) -> No
             batch = collate([item], pad)
             part = batch.parts[0]
             logits = bert(batch)[item.head]
-            alone.append(KINDS[item.kind].outputs(logits, part.labels, part.lengths)[0])
+            alone.append(kind_of(item.kind).outputs(logits, part.labels, part.lengths)[0])
     bert.train()
     bert.expert("masked_lm").eval()
     modes = [module.training for module in bert.modules()]
@@ -149,8 +149,8 @@ def test_the_loss_of_rows_is_the_sum_of_their_own(bert: Model, kind: str) -> Non
             batch = collate([item], pad)
             labels = batch.parts[0].labels
             assert labels is not None
-            loss += KINDS[kind].loss(bert(batch)[kind], labels, 0.0).item()
-            count += KINDS[kind].count(labels)
+            loss += kind_of(kind).loss(bert(batch)[kind], labels, 0.0).item()
+            count += kind_of(kind).count(labels)
     bert.train()
     assert count > 0
     found, labelled = total_loss(bert, items, pad_id=pad, device="cpu")

@@ -7,14 +7,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from weft.base import load_base
+from weft.answering.generation import Generation, generate, prompt_ids
+from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.expert import build
-from weft.generation import Generation, generate, prompt_ids
-from weft.heads import Head
 from weft.lowrank.route import Route, routed
-from weft.model import Model
-from weft.recipes import resolve
+from weft.methods.recipes import resolve
+from weft.model.expert import build
+from weft.model.head import Head
+from weft.model.model import Model
 
 PROMPTS = ["the good dog", "a", "she said that he went to the city by the river and", "one new"]
 

@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from weft.base import Base, load_base
+from weft.answering.generation import Generation, generate
+from weft.answering.prediction import predict, predict_mixed, read_jsonl_lines
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, Run
-from weft.data import find_spec
-from weft.expert import Card, build
-from weft.generation import Generation, generate
-from weft.heads import Head
-from weft.loading import load_run_model
-from weft.model import Model
-from weft.prediction import predict, predict_mixed, read_jsonl_lines
-from weft.recipes import resolve
+from weft.data.reading import find_spec
+from weft.methods.recipes import resolve
+from weft.model.expert import Card, build
+from weft.model.head import Head
+from weft.model.model import Model
 from weft.runs import RunFolder
-from weft.storage import save_expert, save_full
-from weft.tasks import kinds, sets
-from weft.tasks.base import Prediction, Task, TaskSpec
+from weft.storage.experts import save_expert, save_full
+from weft.storage.loading import load_run_model
+from weft.tasks.contract import Prediction, Task, TaskSpec
+from weft.tasks.kinds import kinds
+from weft.tasks.sets import sets
 
 TWEET = "  John was in New-Paris, and it's big!"
 SPECS: dict[str, dict[str, Any]] = {
@@ -271,7 +272,7 @@ def test_examples_answer_from_a_run_folder(
 ) -> None:
     folder = run_folder_of(named_task(task), minilm, tmp_path / "run")
     monkeypatch.setattr(sys, "argv", [script, str(folder)])
-    runpy.run_path(str(Path(__file__).parents[1] / "examples" / f"{script}.py"))
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / f"{script}.py"))
     assert re.fullmatch(form, capsys.readouterr().out)
 
 

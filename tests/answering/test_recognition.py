@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.training.mixed import exact, ingredients, mixed, model_of, rows
+from weft.answering.recognition import PENALTY, features, fit, fit_rows, sequences_of
 from weft.lowrank.route import Route
-from weft.mixed import layers_of
-from weft.mixing import MIX
-from weft.model import Model
-from weft.recogniser import Recogniser
-from weft.recognition import PENALTY, features, fit, fit_rows, sequences_of
-from weft.scoring import share
+from weft.model.mixed import layers_of
+from weft.model.mixing import MIX
+from weft.model.model import Model
+from weft.model.recogniser import Recogniser
+from weft.tasks.scoring import share
 
 CPU = torch.device("cpu")
 TASKS = ("one", "two", "three")

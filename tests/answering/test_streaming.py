@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import weft
-from weft.loading import LoadedRun, load_run_model
-from weft.streaming import answers_to_lines, generation_of
+from weft.answering.streaming import answers_to_lines, generation_of
+from weft.storage.loading import LoadedRun, load_run_model
 
 TEXTS = ["the good dog", "a bad film", "the old city", "john said no", "a red book"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from weft.assembly import assemble
-from weft.attention import NAME, attention
-from weft.base import load_base
+from weft.base.attention import NAME, attention
+from weft.base.dropout import Dropout
+from weft.base.loading import load_base
 from weft.config import load_run
-from weft.dropout import Dropout
+from weft.training.assembly import assemble
 
 NEVER = 1e-9
 """A rate that rounds to no entry at all: the own path, with nothing dropped."""

@@ -16,7 +16,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
-from weft.base import (
+from weft.base.digest import tensors_digest
+from weft.base.loading import (
     Base,
     check_max_length,
     checkpoint_tensors,
@@ -25,8 +26,7 @@ from weft.base import (
     normalise_conv1d,
     skeleton,
 )
-from weft.digest import tensors_digest
-from weft.locate import ALIASES
+from weft.base.locate import ALIASES
 
 TEXTS = [
     "the good movie in paris",
@@ -363,7 +363,7 @@ def test_weights_of_another_shape_are_refused_by_name(bert_copy: Path) -> None:
 
 def run_python(*lines: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter: what is read from the environment at import cannot be changed later."""
-    code = "\n".join([lines[0], "from weft.base import load_base", *lines[1:]])
+    code = "\n".join([lines[0], "from weft.base.loading import load_base", *lines[1:]])
     return subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},

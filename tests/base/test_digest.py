@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from weft.digest import (
+from weft.base.digest import (
     CHUNK_BYTES,
     cache_file,
     checkpoint_digest,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from weft.dropout import Dropout, dropout
+from weft.base.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -9,8 +9,8 @@ import pytest
 
 import weft
 import weft.cli
-from weft.loading import load_run_model
-from weft.training import train
+from weft.storage.loading import load_run_model
+from weft.training.loop import train
 
 Say = Callable[..., Any]
 FILES = sorted(

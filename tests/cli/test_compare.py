@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from weft.grid import Grid, load_grid
-from weft.jobs import planned
+from weft.comparison.grid import Grid, load_grid
+from weft.comparison.jobs import planned
 
 Say = Callable[..., Any]
 

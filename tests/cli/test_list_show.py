@@ -3,12 +3,13 @@ from typing import Any, get_args
 
 import pytest
 
-from weft.adapters import adapters
-from weft.catalogue import LISTS, PAGES, described, equation
+from weft.base.locate import ALIASES
+from weft.catalogue.pages import LISTS, PAGES, described, equation
 from weft.cli import list as list_file
-from weft.locate import ALIASES
-from weft.recipes import recipe_file, recipes
-from weft.tasks import kinds, sets
+from weft.methods.adapters import adapters
+from weft.methods.recipes import recipe_file, recipes
+from weft.tasks.kinds import kinds
+from weft.tasks.sets import sets
 
 Say = Callable[..., Any]
 
@@ -77,7 +78,7 @@ def test_a_recipe_s_page_has_its_equation_settings_and_source(say: Say) -> None:
     assert defaults == {"rank": "8", "alpha": "16", "dropout": "0.0", "rank_stabilised": "True"}
     assert [setting["name"] for setting in page["settings"] if not setting["meaning"]] == []
     assert page["citation"] == "arXiv:2312.03732"
-    assert page["file"].endswith("weft/recipes/rslora.yaml")
+    assert page["file"].endswith("weft/methods/recipes/rslora.yaml")
 
 
 @pytest.mark.parametrize("recipe", recipes.names())

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import weft
-from weft.mixing import mix_config
 from weft.runs import RunFolder
-from weft.training import train
+from weft.training.loop import train
+from weft.training.settings import mix_config
 
 Say = Callable[..., Any]
 GATE = Path("mixture") / "gate.safetensors"

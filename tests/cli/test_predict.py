@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import weft
-from weft.generation import Generation
+from weft.answering.generation import Generation
 from weft.runs import RunFolder
 
 Say = Callable[..., Any]

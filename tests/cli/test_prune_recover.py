@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import weft
-from weft.loading import load_run_model
 from weft.runs import RunFolder
+from weft.storage.loading import load_run_model
 
 Say = Callable[..., Any]
 

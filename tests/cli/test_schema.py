@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from weft.config import load_run
-from weft.recipes import recipes, resolve
+from weft.methods.recipes import recipes, resolve
 from weft.runs import RunFolder
 
 Say = Callable[..., Any]

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weft.comparison import Row
-from weft.grid import Grid, cells_of
-from weft.jobs import Job, search_jobs
+from weft.comparison.comparing import Row
+from weft.comparison.grid import Grid, cells_of
+from weft.comparison.jobs import Job, search_jobs
 
 
 def grid_of(run: dict[str, Any], steps: int = 4) -> Grid:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.training.grids import bare
-from weft.comparison import Grid, Job, compare
-from weft.differences import paired_with
+from tests.comparison.grids import bare
+from weft.comparison.comparing import Grid, Job, compare
+from weft.comparison.differences import paired_with
 from weft.runs import RunFolder
-from weft.training import Event, Interrupted, Report
+from weft.training.loop import Event, Interrupted, Report
 
 Settings = Callable[..., dict[str, Any]]
 

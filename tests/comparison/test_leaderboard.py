@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from weft.comparison import Row, compare
-from weft.differences import RESAMPLES_EACH, contrasts, paired_with
-from weft.grid import Cell, Grid
-from weft.leaderboard import leaderboard
+from weft.comparison.comparing import Row, compare
+from weft.comparison.differences import RESAMPLES_EACH, contrasts, paired_with
+from weft.comparison.grid import Cell, Grid
+from weft.comparison.leaderboard import leaderboard
 from weft.runs import RunFolder
 
 Settings = Callable[..., dict[str, Any]]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.training.grids import bare, grid_of, has_checkpoint, once, processes, searches_of
-from weft.comparison import Unfinished, compare
-from weft.interruption import Interrupted
-from weft.ray_workers import ray_workers
+from tests.comparison.grids import bare, grid_of, has_checkpoint, once, processes, searches_of
+from weft.comparison.comparing import Unfinished, compare
+from weft.comparison.ray_workers import ray_workers
+from weft.training.interruption import Interrupted
 
 Settings = Callable[..., dict[str, Any]]
 

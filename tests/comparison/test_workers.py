@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.training.grids import bare, grid_of, has_checkpoint, once, processes, searches_of
-from weft.comparison import Unfinished, compare
+from tests.comparison.grids import bare, grid_of, has_checkpoint, once, processes, searches_of
+from weft.comparison.comparing import Unfinished, compare
+from weft.comparison.grid import Grid
+from weft.comparison.jobs import FAILED, Job, planned, run_job
+from weft.comparison.workers import RETRIES, Ending, Standing, Workers, local_workers
 from weft.config import to_yaml
-from weft.grid import Grid
-from weft.interruption import Interrupted
-from weft.jobs import FAILED, Job, planned, run_job
 from weft.runs import RunFolder
-from weft.workers import RETRIES, Ending, Standing, Workers, local_workers
+from weft.training.interruption import Interrupted
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -103,7 +103,7 @@ def test_processes_share_threads_and_killed_ones_are_replaced(
     killed: list[int] = []
 
     def kill() -> None:
-        killed.extend(processes("weft.workers"))
+        killed.extend(processes("weft.comparison.workers"))
         for number, pid in enumerate(killed):
             os.kill(pid, (signal.SIGKILL, signal.SIGTERM)[number % 2])
 

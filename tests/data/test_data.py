@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.config import Split, TaskSettings
-from weft.data import example_from_user, find_kind, find_spec, holdout, load_task, sample
-from weft.tasks import kinds, sets
-from weft.tasks.base import Example
+from weft.data.reading import example_from_user, find_kind, find_spec, holdout, load_task, sample
+from weft.tasks.contract import Example
+from weft.tasks.kinds import kinds
+from weft.tasks.sets import sets
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
+REAL = Path(__file__).parents[3] / "shared" / "data"
 
 CLASSES = "name: mine\nkind: sequence_classification\n"
 TAGS = "name: mine\nkind: token_classification\n"
@@ -407,7 +408,7 @@ def test_a_wrong_row_to_predict_is_refused_by_place() -> None:
 
 def test_importing_the_data_side_imports_neither_torch_nor_datasets() -> None:
     code = (
-        "import sys, weft.tasks, weft.data, weft.encoding\n"
+        "import sys, weft.tasks, weft.data.reading, weft.data.encoding\n"
         "assert not {'torch', 'datasets', 'pyarrow'} & set(sys.modules)"
     )
     done = subprocess.run(

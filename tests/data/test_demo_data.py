@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from weft.config import validate
-from weft.demo import SIZES, SPLITS, write_demo_data
-from weft.tasks.base import TaskSpec
+from weft.data.generated import SIZES, SPLITS, write_demo_data
+from weft.tasks.contract import TaskSpec
 
 # The published column names of SWAG's train.csv and val.csv.
 SWAG_COLUMNS = [
@@ -22,7 +22,9 @@ SWAG_COLUMNS = [
     *("video-id", "fold-ind", "startphrase", "sent1", "sent2", "gold-source"),
     *("ending0", "ending1", "ending2", "ending3", "label"),
 ]
-CONTENT = yaml.safe_load((resources.files("weft") / "demo.yaml").read_text(encoding="utf-8"))
+CONTENT = yaml.safe_load(
+    (resources.files("weft.data") / "generated.yaml").read_text(encoding="utf-8")
+)
 SETS = tuple(SIZES)
 
 

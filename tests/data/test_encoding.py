@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from weft.data import find_kind, find_spec
-from weft.encoding import cache_folder, encode_examples, fingerprint
-from weft.tasks.base import Example, Prediction, Record, Task, TaskSpec
+from weft.data.encoding import cache_folder, encode_examples, fingerprint
+from weft.data.reading import find_kind, find_spec
+from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
 
 
 class Given(Task):

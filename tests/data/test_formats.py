@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from weft.formats import json_lines, read_rows
+from weft.data.formats import json_lines, read_rows
 
 
 def _file(folder: Path, name: str, content: str | bytes) -> Path:

@@ -9,9 +9,9 @@ import datasets
 import pytest
 
 from weft.config import Split
-from weft.data import find_spec
-from weft.sources import find_files, split_rows
-from weft.tasks.base import Hub, TaskSpec
+from weft.data.reading import find_spec
+from weft.data.sources import find_files, split_rows
+from weft.tasks.contract import Hub, TaskSpec
 
 
 def _spec(**values: object) -> TaskSpec:
@@ -158,7 +158,7 @@ def test_a_set_that_is_nowhere_is_refused() -> None:
 
 def test_without_network_the_error_names_the_set_and_the_way_out() -> None:
     code = (
-        "from weft.config import TaskSettings; from weft.data import load_task\n"
+        "from weft.config import TaskSettings; from weft.data.reading import load_task\n"
         "load_task(TaskSettings(name='squad'), splits=['train'], seed=0)"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -7,9 +7,9 @@ import pytest
 
 import weft
 from weft.config import TaskSettings
-from weft.data import load_task
-from weft.demo import SIZES, write_demo_data
-from weft.demonstration import RECIPES, Stage, demonstrate, guess_score
+from weft.data.generated import SIZES, write_demo_data
+from weft.data.reading import load_task
+from weft.demo.demonstration import RECIPES, Stage, demonstrate, guess_score
 from weft.runs import RunFolder
 
 TINY = dict.fromkeys(SIZES, (8, 6))

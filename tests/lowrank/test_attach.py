@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from weft.base import load_base
+from weft.base.loading import load_base
 from weft.lowrank.attach import (
     attach,
     canonical,

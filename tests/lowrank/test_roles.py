@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from weft.base import load_base, skeleton
+from weft.base.loading import load_base, skeleton
 from weft.lowrank.attach import attach, frozen_linear
 from weft.lowrank.pool import Factors
 from weft.lowrank.roles import ROLES, adapter_parameters, layer_index, resolve, role_of, roles_of

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.batching import (
+from weft.model.batching import (
     BUCKET,
     SMALL_TOKENS,
     SPREAD,
@@ -16,7 +16,7 @@ from weft.batching import (
     pieces,
     record_of,
 )
-from weft.kinds import IGNORE
+from weft.model.heads.contract import IGNORE
 
 PAD = 99
 KINDS_BY_HEAD = {

@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from weft.base import Base, load_base
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, TrainingSettings
-from weft.expert import (
+from weft.lowrank.attach import frozen_linear
+from weft.lowrank.roles import adapter_parameters
+from weft.methods.recipes import resolve
+from weft.model.expert import (
     Expert,
     build,
     check_head_settings,
     factors_of,
     train_also_modules,
 )
-from weft.heads import Head
-from weft.lowrank.attach import frozen_linear
-from weft.lowrank.roles import adapter_parameters
-from weft.model import Model
-from weft.recipes import resolve
+from weft.model.head import Head
+from weft.model.model import Model
 
 
 @pytest.fixture

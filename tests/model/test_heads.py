@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from weft.base import Base, load_base
-from weft.heads import Head
-from weft.kinds import IGNORE, KINDS, kind_for
-from weft.model import Model
-from weft.tasks import kinds
+from weft.base.loading import Base, load_base
+from weft.model.head import Head
+from weft.model.heads import fitting, heads, kind_for, kind_of
+from weft.model.heads.contract import IGNORE
+from weft.model.model import Model
+from weft.tasks.kinds import kinds
 
 FITTING = {
     **dict.fromkeys(
@@ -89,7 +90,7 @@ def inputs_for(base: Base, kind: str, padded: bool = True) -> tuple[dict[str, Te
 
 def oracle(base: Base, head: Head, folder: Path, **settings: Any) -> PreTrainedModel:
     """The task class from the checkpoint, with the head's tensors by name."""
-    auto = getattr(transformers, KINDS[head.kind_name].auto)
+    auto = getattr(transformers, kind_of(head.kind_name).auto)
     if head.kind.has_classes:
         settings["num_labels"] = head.module.config.num_labels
     if base.config.pad_token_id is None:
@@ -148,7 +149,7 @@ def test_logits_equal_transformers_own_class(
     model = oracle(base, head, tiny_folder(model_type))
     with torch.inference_mode():
         got = own_logits(base, head, inputs, per_row)
-        expected = KINDS[kind].logits(model(**by_choice(inputs, per_row, kind)))
+        expected = kind_of(kind).logits(model(**by_choice(inputs, per_row, kind)))
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
     # The answers differ between rows: a head that ignored its states would not pass.
     assert got.flatten(1).std(0).max() > 1e-3
@@ -205,11 +206,11 @@ def test_the_loss_of_a_full_batch_is_transformers_mean(
         }
         for labels in ours
     ]
-    labels = KINDS[kind].labels(records, width)
+    labels = kind_of(kind).labels(records, width)
     model = oracle(base, head, tiny_folder(model_type))
     with torch.inference_mode():
         logits = own_logits(base, head, inputs, per_row)
-        mean = KINDS[kind].loss(logits, labels, 0.0) / KINDS[kind].count(labels)
+        mean = kind_of(kind).loss(logits, labels, 0.0) / kind_of(kind).count(labels)
         if form == "several":
             theirs["labels"] = theirs["labels"].double()
         expected = model(**by_choice(inputs, per_row, kind), **theirs).loss
@@ -220,17 +221,18 @@ def test_the_loss_of_a_full_batch_is_transformers_mean(
 @pytest.mark.parametrize("model_type", FITTING)
 def test_kinds_that_do_not_fit_are_refused_with_those_that_do(model_type: str, load: Load) -> None:
     base = load(model_type)
-    fitting = [kind for kind in KINDS if kind in FITTING[model_type]]
-    for kind in KINDS.keys() - set(fitting):
-        message = f"a {model_type} base cannot serve {kind}; kinds that fit: {', '.join(fitting)}$"
+    found = fitting(base.config)
+    assert set(found) == set(FITTING[model_type])
+    for kind in set(heads.names()) - set(found):
+        message = f"a {model_type} base cannot serve {kind}; kinds that fit: {', '.join(found)}$"
         with pytest.raises(ValueError, match=message):
             Head(kind, base, NUM_LABELS, seed=0)
-    for kind in fitting:
-        assert kind_for(kind, base.config) is KINDS[kind]
+    for kind in found:
+        assert kind_for(kind, base.config) is kind_of(kind)
 
 
 def test_every_kind_of_head_is_a_kind_of_task() -> None:
-    assert set(KINDS) == set(kinds.names())
+    assert set(heads.names()) == set(kinds.names())
 
 
 def test_a_classifier_keeps_the_checkpoints_pooler_frozen(load: Load) -> None:
@@ -295,7 +297,7 @@ def test_a_language_model_head_comes_with_the_checkpoint_frozen(
     assert head.state() == {}
     assert not any(value.requires_grad for value in head.parameters())
     inputs, per_row = inputs_for(base, kind)
-    auto = getattr(transformers, KINDS[kind].auto)
+    auto = getattr(transformers, kind_of(kind).auto)
     model = auto.from_pretrained(
         tiny_folder(model_type), dtype=torch.float64, attn_implementation="sdpa"
     ).eval()
@@ -441,7 +443,7 @@ def test_an_assembled_task_class_shares_trunk_and_head(
     module = head.assembled(base.trunk, base.pooler).eval()
     with torch.inference_mode():
         expected = own_logits(base, head, inputs, per_row)
-        got = KINDS[kind].logits(module(**by_choice(inputs, per_row, kind)))
+        got = kind_of(kind).logits(module(**by_choice(inputs, per_row, kind)))
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
     trunk = {id(value) for value in base.trunk.parameters()}
     assert trunk <= {id(value) for value in module.parameters()}
@@ -462,14 +464,14 @@ class TestKinds:
     def test_classes(self, smoothing: float) -> None:
         logits = torch.randn(5, 4, dtype=torch.float64)
         for name in ("sequence_classification", "multiple_choice"):
-            kind = KINDS[name]
+            kind = kind_of(name)
             labels = kind.labels([record(labels=value) for value in (3, 0, 1, 1, 2)], 7)
             expected = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             got = kind.loss(logits, labels, smoothing) / kind.count(labels)
             torch.testing.assert_close(got, expected)
 
     def test_several_classes_and_numbers(self, smoothing: float) -> None:
-        kind = KINDS["sequence_classification"]
+        kind = kind_of("sequence_classification")
         logits = torch.randn(3, 2, dtype=torch.float64)
         labels = kind.labels(
             [record(labels=row) for row in ([1.0, 0.0], [1.0, 1.0], [0.0, 0.0])], 7
@@ -493,7 +495,7 @@ class TestKinds:
             ("masked_lm", logits, wide),
             ("causal_lm", logits[:, :-1], wide[:, 1:]),
         ):
-            kind = KINDS[name]
+            kind = kind_of(name)
             labels = kind.labels(rows, 4)
             assert torch.equal(labels, wide)
             expected = F.cross_entropy(
@@ -505,7 +507,7 @@ class TestKinds:
             )
 
     def test_spans_whatever_the_padding(self, smoothing: float) -> None:
-        kind = KINDS["span_extraction"]
+        kind = kind_of("span_extraction")
         rows = [
             record(labels=[[2, 4], [0, 0]], input_ids=[[0] * 5, [0] * 3]),
             record(labels=[[1, 1]], input_ids=[[0] * 4]),
@@ -531,7 +533,7 @@ class TestKinds:
             torch.tensor([0.123, 2.345, 1.5, 1.0]),
             torch.tensor([[0.0, 1.0, 1.0]] * 4),
         ):
-            kind = KINDS["sequence_classification"]
+            kind = kind_of("sequence_classification")
             seen = logits[:, :1] if labels.is_floating_point() and labels.dim() == 1 else logits
             got = kind.loss(seen, labels, smoothing)
             assert got.dtype == torch.float32
@@ -545,7 +547,7 @@ LENGTHS = [(3,), (4, 2)]
 def test_outputs_by_row_are_single_precision_arrays() -> None:
     logits = torch.randn(3, 4, dtype=torch.float64)
     for name in ("sequence_classification", "multiple_choice"):
-        rows = KINDS[name].outputs(logits, None, [(2,)] * 3)
+        rows = kind_of(name).outputs(logits, None, [(2,)] * 3)
         assert [row.dtype for row in rows] == [np.float32] * 3
         assert np.array_equal(np.stack(rows), logits.float().numpy())
 
@@ -553,14 +555,14 @@ def test_outputs_by_row_are_single_precision_arrays() -> None:
 def test_outputs_by_token_are_cut_to_their_sequences() -> None:
     logits = torch.randn(3, 5, 2)
     for name in ("token_classification", "span_extraction"):
-        rows = KINDS[name].outputs(logits, None, LENGTHS)
+        rows = kind_of(name).outputs(logits, None, LENGTHS)
         assert [[part.shape for part in row] for row in rows] == [[(3, 2)], [(4, 2), (2, 2)]]
         assert np.array_equal(rows[0][0], logits[0, :3].numpy())
         assert np.array_equal(rows[1][1], logits[2, :2].numpy())
 
 
 def test_a_causal_models_output_is_each_tokens_own_surprise() -> None:
-    kind = KINDS["causal_lm"]
+    kind = kind_of("causal_lm")
     logits = torch.randn(3, 5, 7)
     labels = torch.randint(0, 7, (3, 5))
     labels[0, 2] = IGNORE
@@ -574,7 +576,7 @@ def test_a_causal_models_output_is_each_tokens_own_surprise() -> None:
 
 
 def test_a_masked_models_output_is_surprise_and_the_best_candidates() -> None:
-    kind = KINDS["masked_lm"]
+    kind = kind_of("masked_lm")
     logits = torch.randn(3, 5, 7)
     labels = torch.full((3, 5), IGNORE)
     labels[0, 1] = 4

@@ -10,23 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.base import Base, load_base
-from weft.batching import Batch, Item, collate, pieces
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build
-from weft.heads import Head
-from weft.kinds import KINDS
 from weft.lowrank.attach import force_path
 from weft.lowrank.route import Route
-from weft.model import Model
-from weft.recipes import resolve
+from weft.methods.recipes import resolve
+from weft.model.batching import Batch, Item, collate, pieces
+from weft.model.expert import Expert, build
+from weft.model.head import Head
+from weft.model.heads import fitting, kind_of
+from weft.model.model import Model
 
 NUM_LABELS = {"sequence_classification": 4, "token_classification": 3}
 WINDOWS = {"multiple_choice": 4, "span_extraction": 2}
-
-
-def fitting(base: Base) -> list[str]:
-    return [kind for kind, found in KINDS.items() if found.fits(base.config)]
 
 
 def expert(base: Base, kind: str, number: int, name: str | None = None, **settings: Any) -> Expert:
@@ -93,7 +89,7 @@ def by_row(base: Base, answers: dict[str, Tensor], batch: Batch) -> dict[str, li
             for _, value in sorted(
                 zip(
                     part.rows,
-                    KINDS[part.kind].outputs(answers[part.head], part.labels, part.lengths),
+                    kind_of(part.kind).outputs(answers[part.head], part.labels, part.lengths),
                     strict=True,
                 ),
                 key=lambda pair: pair[0],
@@ -118,7 +114,7 @@ def assert_rows_close(got: list[Any], expected: list[Any]) -> None:
 @pytest.mark.parametrize("path", [None, "dense", "grouped", "segments"])
 def test_a_batch_of_all_kinds_equals_each_row_alone(base: Base, path: str | None) -> None:
     model = Model(base).eval()
-    kinds = fitting(base)
+    kinds = fitting(base.config)
     for number, kind in enumerate(kinds):
         model.add(expert(base, kind, number))
     force_path(model.trunk, path)
@@ -220,7 +216,7 @@ def test_rows_may_borrow_several_experts(exact_bert: Base) -> None:
 def test_losses_of_pieces_add_up_to_the_whole_batch_with_gradients(exact_bert: Base) -> None:
     base = exact_bert
     model = Model(base).eval()
-    kinds = fitting(base)
+    kinds = fitting(base.config)
     for number, kind in enumerate(kinds):
         model.add(expert(base, kind, number), trainable=True)
     items = [item for kind in kinds for item in rows(base, kind, 5)]
@@ -234,7 +230,7 @@ def test_losses_of_pieces_add_up_to_the_whole_batch_with_gradients(exact_bert: B
             total = torch.zeros((), dtype=torch.float64)
             for own in batch.parts:
                 assert own.labels is not None
-                loss = KINDS[own.kind].loss(logits[own.head], own.labels, 0.1)
+                loss = kind_of(own.kind).loss(logits[own.head], own.labels, 0.1)
                 sums[own.head] += loss.item()
                 total = total + loss
             total.backward()
@@ -269,7 +265,7 @@ def test_training_leaves_the_base_bit_identical(bert: Base) -> None:
     for _ in range(3):
         logits = model(batch)
         for part in batch.parts:
-            KINDS[part.kind].loss(logits[part.head], part.labels, 0.0).backward(retain_graph=True)
+            kind_of(part.kind).loss(logits[part.head], part.labels, 0.0).backward(retain_graph=True)
         optimizer.step()
         optimizer.zero_grad()
     assert [name for name, value in trained.items() if torch.equal(value, start[name])] == []
@@ -388,7 +384,7 @@ def test_a_private_trunk_is_trained_apart_from_the_base(bert: Base) -> None:
     (item,) = rows(bert, "token_classification", 1, members=())
     batch = batch_of(bert, [Item("x", item.kind, (), item.record)])
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    KINDS[item.kind].loss(model(batch)["x"], batch.parts[0].labels, 0.0).backward()
+    kind_of(item.kind).loss(model(batch)["x"], batch.parts[0].labels, 0.0).backward()
     optimizer.step()
     private = model.trunk.state_dict()
     moved = [name for name, value in before.items() if not torch.equal(private[name], value)]

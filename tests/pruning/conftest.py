@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.pruning import prune
+from weft.pruning.prune import prune
 
 Folder = Callable[[str], Path]
 

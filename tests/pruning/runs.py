@@ -10,16 +10,16 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.adapters.starts import move
-from tests.adapters.stored import card_of
-from weft.base import load_base
+from tests.methods.adapters.starts import move
+from tests.methods.adapters.stored import card_of
+from weft.base.loading import load_base
 from weft.config import RecipeSettings, Run, to_yaml
-from weft.expert import build, factors_of
-from weft.heads import Head
-from weft.loading import load_run_model
 from weft.lowrank.route import Route
-from weft.recipes import resolve
-from weft.storage import save_expert
+from weft.methods.recipes import resolve
+from weft.model.expert import build, factors_of
+from weft.model.head import Head
+from weft.storage.experts import save_expert
+from weft.storage.loading import load_run_model
 
 TASKS = {
     "bert": "sequence_classification",

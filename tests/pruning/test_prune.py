@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.pruning.places import FFN, NEURONS, neurons, places_of
-from weft.base import load_base
+from weft.base.loading import load_base
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.roles import ALL_LINEAR
 from weft.lowrank.roles import resolve as maps_of
-from weft.pruning import prune
+from weft.pruning.prune import prune
 from weft.pruning.record import read_pruning
 from weft.storage.tensors import linear_shapes
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from weft.base import load_base
+from weft.base.loading import load_base
 from weft.pruning.record import read_pruning
 
 Folder = Callable[[str], Path]

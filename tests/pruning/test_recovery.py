@@ -14,17 +14,17 @@ from torch import Tensor
 
 from tests.pruning.places import NEURONS, Places, heads, neurons, places_of
 from tests.pruning.runs import TASKS, answer, changed_copy, deltas, ids, make_run
-from weft.adapters.base import NotLowRank
-from weft.base import load_base
+from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.expert import Card, build
-from weft.loading import load_run_model
-from weft.model import Model
-from weft.pruning import prune
+from weft.methods.adapters.contract import NotLowRank
+from weft.methods.recipes import resolve
+from weft.model.expert import Card, build
+from weft.model.model import Model
+from weft.pruning.prune import prune
 from weft.pruning.record import FILE, read_pruning
 from weft.pruning.recovery import recover
-from weft.recipes import resolve
-from weft.storage import save_expert, save_full
+from weft.storage.experts import save_expert, save_full
+from weft.storage.loading import load_run_model
 from weft.storage.tensors import linear_shapes
 
 Folder = Callable[[str], Path]

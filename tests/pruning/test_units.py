@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from tests.pruning.places import heads
 from tests.pruning.runs import ids
-from weft.base import load_base
-from weft.pruning import prune
+from weft.base.loading import load_base
+from weft.pruning.prune import prune
 from weft.pruning.record import read_pruning
 from weft.pruning.units import counts_kept, notes_on
 from weft.storage.tensors import linear_shapes

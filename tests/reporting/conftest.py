@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.training.conftest import write_tasks
+from tests.tiny_tasks import write_tasks
+from weft.answering.evaluation import evaluate
 from weft.config import load_run
-from weft.evaluation import evaluate
-from weft.mixing import mix_config
 from weft.reporting.contents import Report, gather
 from weft.reporting.drawing import Figure
 from weft.reporting.writing import drawn
 from weft.runs import RunFolder
-from weft.training import train
+from weft.training.loop import train
+from weft.training.settings import mix_config
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
-from weft.progress import Bar, clock, words_of
-from weft.training import Event
+from weft.reporting.progress import Bar, clock, words_of
+from weft.training.loop import Event
 
 EVENT = Event(
     step=3,

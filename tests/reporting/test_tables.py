@@ -2,9 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from weft.demonstration import Result
-from weft.scoring import Score
-from weft.tables import interval, number, readable, show_demonstration, show_list, show_page
+from weft.demo.demonstration import Result
+from weft.demo.display import show_demonstration
+from weft.reporting.tables import (
+    interval,
+    number,
+    readable,
+    show_list,
+    show_page,
+)
+from weft.tasks.scoring import Score
 
 
 def test_fractions_are_percent_and_the_rest_is_as_it_is() -> None:

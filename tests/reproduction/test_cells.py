@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from weft.demo import SIZES, write_demo_data
-from weft.grid import Cell as Place
-from weft.jobs import final_jobs
+from weft.comparison.grid import Cell as Place
+from weft.comparison.jobs import final_jobs
+from weft.data.generated import SIZES, write_demo_data
 from weft.reproduction.cells import Cell, cells
 from weft.reproduction.counts import mixture_count, trained
 from weft.reproduction.figures import Address
@@ -19,7 +19,7 @@ from weft.reproduction.profiles import BaseEntry, profile
 from weft.reproduction.published import published
 from weft.reproduction.work import work
 from weft.runs import RunFolder
-from weft.training import train
+from weft.training.loop import train
 
 NAMES = ("paper", "small", "demo")
 

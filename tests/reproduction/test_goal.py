@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from weft.reproduction.gap import GapRow, goal
-from weft.scoring import Score
+from weft.tasks.scoring import Score
 
 
 def row(recipe: str, share: float, trained: int, stage: str = "own") -> GapRow:

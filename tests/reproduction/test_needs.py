@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from weft.demo import SIZES, write_demo_data
-from weft.grid import label_of
+from weft.comparison.grid import label_of
+from weft.data.generated import SIZES, write_demo_data
 from weft.reproduction.filling import fillings
 from weft.reproduction.needs import ready
 from weft.reproduction.plan import make_plan

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from weft.comparison.grid import Cell
+from weft.comparison.jobs import final_jobs
 from weft.config import load_run
-from weft.data import load_task
-from weft.demo import write_demo_data
-from weft.grid import Cell
-from weft.jobs import final_jobs
-from weft.mixing import method_of
-from weft.recipes import resolve
+from weft.data.generated import write_demo_data
+from weft.data.reading import load_task
+from weft.methods.recipes import resolve
+from weft.model.mixing import method_of
 from weft.reproduction.plan import OWN, STUDY, Plan, make_plan
 from weft.reproduction.profiles import profile, profiles
 from weft.reproduction.work import work

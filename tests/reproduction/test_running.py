@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from weft.interruption import Interrupted
-from weft.jobs import Job, run_job
+from weft.comparison.jobs import Job, run_job
 from weft.reproduction.plan import make_plan
 from weft.reproduction.profiles import Profile
 from weft.reproduction.reproducing import reproduce
 from weft.reproduction.result import Reproduction, gather
 from weft.reproduction.running import run, without_places
 from weft.reproduction.writing import PAGE, TEXT, VALUES
-from weft.training import Event
+from weft.training.interruption import Interrupted
+from weft.training.loop import Event
 
 CLOCKS = ("seconds", "usd", "ratio", "epoch", "whole", "memory", "disk", "forward", "machines")
 """What no two runs have in common."""

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from weft.reproduction.shares import mean_share
-from weft.tasks.base import TaskSpec
-from weft.tasks.multiple_choice import MultipleChoice
+from weft.tasks.contract import TaskSpec
+from weft.tasks.kinds.multiple_choice import MultipleChoice
 
 ROWS = 40
 TASK = MultipleChoice(TaskSpec(name="pick", kind="multiple_choice", options={"choices": 4}))

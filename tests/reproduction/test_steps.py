@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from weft.demo import SIZES, write_demo_data
-from weft.grid import label_of
-from weft.jobs import FAILED
+from weft.comparison.grid import label_of
+from weft.comparison.jobs import FAILED
+from weft.comparison.workers import Standing
+from weft.data.generated import SIZES, write_demo_data
 from weft.reproduction.continuing import refuse_other
 from weft.reproduction.estimate import estimate
 from weft.reproduction.forecast import forecast
@@ -18,7 +19,6 @@ from weft.reproduction.result import Reproduction
 from weft.reproduction.steps import place_of, steps
 from weft.reproduction.terminal import reproduction_shown, show_forecast
 from weft.reproduction.work import work
-from weft.workers import Standing
 
 LABELS = {"wnut17": "demo_entities", "swag": "demo_choices"}
 SPEED = 100.0

@@ -11,14 +11,14 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from weft.base import Base, load_base
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
-from weft.expert import Card, Expert, build
-from weft.heads import Head
-from weft.kinds import KINDS
 from weft.lowrank.route import Route
-from weft.model import Model
-from weft.recipes import Recipe, resolve
+from weft.methods.recipes import Recipe, resolve
+from weft.model.expert import Card, Expert, build
+from weft.model.head import Head
+from weft.model.heads import kind_of
+from weft.model.model import Model
 
 LABELS = {"sequence_classification": ("no", "yes"), "token_classification": ("O", "B-a", "I-a")}
 ROWS = {"multiple_choice": (2, 2)}
@@ -118,7 +118,9 @@ class Lab:
     ) -> PreTrainedModel:
         """Transformers' class of that kind, loaded from a checkpoint as any user would."""
         sizes = {"num_labels": labels} if labels else {}
-        model = getattr(transformers, KINDS[kind].auto).from_pretrained(folder, **sizes, **settings)
+        model = getattr(transformers, kind_of(kind).auto).from_pretrained(
+            folder, **sizes, **settings
+        )
         if model.config.pad_token_id is None:
             model.config.pad_token_id = 0
         return model
@@ -129,7 +131,7 @@ class Lab:
         if kind == "multiple_choice":
             batch = {name: value.view(2, 2, -1) for name, value in batch.items()}
         with torch.no_grad():
-            return without_padding(KINDS[kind].logits(model.eval()(**batch)), base)
+            return without_padding(kind_of(kind).logits(model.eval()(**batch)), base)
 
 
 def inputs(base: Base, pad: int | None = None) -> dict[str, Tensor]:

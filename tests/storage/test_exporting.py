@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from weft.config import Run, to_yaml
-from weft.exporting import export, import_expert
-from weft.loading import load_run_model
 from weft.lowrank.checkpoint import CONFIG, WEIGHTS
-from weft.model import Model
+from weft.model.model import Model
 from weft.runs import RunFolder
-from weft.storage import load_full, save_expert, save_full
 from weft.storage.card import CARD
+from weft.storage.experts import load_full, save_expert, save_full
+from weft.storage.exporting import export, import_expert
+from weft.storage.loading import load_run_model
 
 pytestmark = [
     # PEFT itself asks for a property that transformers has renamed,

@@ -8,18 +8,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-from weft.expert import Expert
-from weft.kinds import KINDS
-from weft.model import Model
-from weft.storage import load_expert, load_full, save_full
+from weft.model.expert import Expert
+from weft.model.heads import heads, kind_of
+from weft.model.model import Model
 from weft.storage.card import CARD
+from weft.storage.experts import load_expert, load_full, save_full
 
 MODEL_TYPES = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama")
 CASES = [
     (model_type, kind)
     for model_type in MODEL_TYPES
-    for kind in KINDS
-    if KINDS[kind].fits(AutoConfig.for_model(model_type))
+    for kind in heads.names()
+    if kind_of(kind).fits(AutoConfig.for_model(model_type))
 ]
 
 

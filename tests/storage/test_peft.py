@@ -10,9 +10,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from weft.kinds import KINDS
 from weft.lowrank.checkpoint import CONFIG
-from weft.storage import load_expert, save_expert
+from weft.model.heads import heads, kind_of
+from weft.storage.experts import load_expert, save_expert
 
 pytestmark = [
     # PEFT itself asks for a property that transformers has renamed,
@@ -25,8 +25,8 @@ MODEL_TYPES = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama")
 CASES = [
     (model_type, kind)
     for model_type in MODEL_TYPES
-    for kind in KINDS
-    if KINDS[kind].fits(AutoConfig.for_model(model_type))
+    for kind in heads.names()
+    if kind_of(kind).fits(AutoConfig.for_model(model_type))
     # transformers calls the trunk of this one class by another name than the checkpoint, and so
     # loads none of it: there is nothing to compare with.
     and (model_type, kind) != ("llama", "span_extraction")

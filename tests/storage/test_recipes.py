@@ -8,12 +8,12 @@ import torch
 from peft import PeftModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from weft.factoring import approximated
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.route import Route
-from weft.model import Model
-from weft.recipes import recipe_file, recipes, settings_types
-from weft.storage import load_expert, save_expert
+from weft.methods.recipes import recipe_file, recipes, settings_types
+from weft.model.factoring import approximated
+from weft.model.model import Model
+from weft.storage.experts import load_expert, save_expert
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),

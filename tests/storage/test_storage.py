@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from weft.adapters.base import Adapter, NotLowRank, Spec
-from weft.base import load_base
-from weft.expert import Card, Expert, build
-from weft.heads import Head
+from weft.base.loading import load_base
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.checkpoint import CONFIG, WEIGHTS
-from weft.model import Model
-from weft.storage import HEAD, NATIVE, load_expert, restore, save_expert
+from weft.methods.adapters.contract import Adapter, NotLowRank, Spec
+from weft.model.expert import Card, Expert, build
+from weft.model.head import Head
+from weft.model.model import Model
 from weft.storage.card import CARD, read_card, versions
+from weft.storage.experts import HEAD, NATIVE, load_expert, restore, save_expert
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -355,8 +355,8 @@ def test_factors_that_are_not_the_change_are_never_saved(lab: Any, tmp_path: Pat
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from weft.base import load_base
-from weft.storage import load_expert, save_expert
+from weft.base.loading import load_base
+from weft.storage.experts import load_expert, save_expert
 base = load_base(sys.argv[1])
 expert, card = load_expert(Path(sys.argv[2]), base)
 for value in expert.parameters():

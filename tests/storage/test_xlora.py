@@ -23,10 +23,10 @@ from tests.storage.xlora_runs import (
     peft_xlora,
     theirs,
 )
-from weft.base import Base, load_base
-from weft.exporting import export, import_expert
+from weft.base.loading import Base, load_base
 from weft.lowrank.checkpoint import CONFIG, WEIGHTS
-from weft.mixtures.xlora import Spec
+from weft.methods.mixtures.xlora import Spec
+from weft.storage.exporting import export, import_expert
 from weft.storage.mixture import load_mixture, save_mixture
 from weft.storage.xlora import import_xlora
 from weft.storage.xlora_format import xlora_spec

@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
-from weft.base import Base
+from weft.base.loading import Base
 from weft.config import MixtureSettings, RecipeSettings, Run, to_yaml
-from weft.expert import Card, Expert
-from weft.gates.trace import GateTrace, traced
-from weft.heads import Head
-from weft.loading import load_run_model
 from weft.lowrank.checkpoint import WEIGHTS
 from weft.lowrank.route import Route
-from weft.mixed import Mix
-from weft.mixing import Ingredient, make_mix
-from weft.model import Model
-from weft.recipes import resolve
-from weft.recogniser import STATES, Recogniser
-from weft.storage import save_expert
+from weft.methods.gates.trace import GateTrace, traced
+from weft.methods.recipes import resolve
+from weft.model.expert import Card, Expert
+from weft.model.head import Head
+from weft.model.mixed import Mix
+from weft.model.mixing import Ingredient, make_mix
+from weft.model.model import Model
+from weft.model.recogniser import STATES, Recogniser
+from weft.storage.experts import save_expert
+from weft.storage.loading import load_run_model
 from weft.storage.mixture import save_mixture
 
 TARGETS = {"first": ["query", "value"], "second": ["value", "ffn_out"], "third": ["output"]}

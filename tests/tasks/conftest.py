@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from weft.tasks import kinds
-from weft.tasks.base import Task, TaskSpec
+from weft.tasks.contract import Task, TaskSpec
+from weft.tasks.kinds import kinds
 
 FORMS = ("bert", "roberta", "gpt2", "llama")
 

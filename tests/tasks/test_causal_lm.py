@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from weft.tasks import kinds
-from weft.tasks.base import Task, TaskSpec
+from weft.tasks.contract import Task, TaskSpec
+from weft.tasks.kinds import kinds
 
 TEXT = "Zo\u00eb said it was the last day of the year; all the people went to the city."
 TokenizerOf = Callable[[str], PreTrainedTokenizerFast]

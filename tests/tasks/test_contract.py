@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from weft.tasks import kinds
-from weft.tasks.base import Example, Record, Task, TaskSpec
+from weft.tasks.contract import Example, Record, Task, TaskSpec
+from weft.tasks.kinds import kinds
 
 LONG = "The river runs past the old city and on to the sea, and nobody knows its name. " * 3
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from weft.tasks import kinds
-from weft.tasks.base import Task, TaskSpec
-from weft.text import most_context
+from weft.tasks.contract import Task, TaskSpec
+from weft.tasks.kinds import kinds
+from weft.tasks.text import most_context
 
 TEXT = "Zo\u00eb said it was the last day of the year; all the people went to the city."
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from weft.metrics import entities_of, f1, gold, language_scores, ratio, softmax
+from weft.tasks.metrics import entities_of, f1, gold, language_scores, ratio, softmax
 
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b", "B-a-b", "I-a-b"]
 

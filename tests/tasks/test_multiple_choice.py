@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from weft.tasks.base import Task
+from weft.tasks.contract import Task
 
 ROW = {
     "id": "7",

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import PreTrainedTokenizerFast
 
-from weft.tasks import kinds
-from weft.tasks.base import Task, TaskSpec
+from weft.tasks.contract import Task, TaskSpec
+from weft.tasks.kinds import kinds
 
 KIND = "sequence_classification"
 CLASSES = ["bad", "good", "mixed", "none"]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from weft.tasks import kinds
-from weft.tasks.base import Record, Task, TaskSpec
+from weft.tasks.contract import Record, Task, TaskSpec
+from weft.tasks.kinds import kinds
 
 KIND = "span_extraction"
 CONTEXT = (

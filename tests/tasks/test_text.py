@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from weft.text import (
+from weft.tasks.text import (
     encoding_of,
     extent,
     fit,

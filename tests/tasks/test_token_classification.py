@@ -15,9 +15,9 @@ from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from weft.tasks import kinds
-from weft.tasks.base import Record, Task, TaskSpec
-from weft.text import most_context
+from weft.tasks.contract import Record, Task, TaskSpec
+from weft.tasks.kinds import kinds
+from weft.tasks.text import most_context
 
 KIND = "token_classification"
 LABELS = ["O", "B-x", "I-x", "B-y", "I-y"]

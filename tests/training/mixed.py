@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.adapters.lora import LoRA
-from weft.adapters.lora import Spec as LoRASpec
-from weft.base import Base, load_base
-from weft.batching import Batch, Item, collate
+from weft.base.loading import Base, load_base
 from weft.config import MixtureSettings, RecipeSettings
-from weft.expert import Card, Expert, build
-from weft.gates.settings import TrainedSpec
-from weft.gates.trace import GateTrace, traced
-from weft.heads import Head
-from weft.kinds import KINDS
-from weft.mixed import Mix
-from weft.mixing import MIX, Ingredient, make_mix
-from weft.mixtures import mixtures
-from weft.model import Model
-from weft.recipes import resolve
+from weft.methods.adapters.lora import LoRA
+from weft.methods.adapters.lora import Spec as LoRASpec
+from weft.methods.gates.settings import TrainedSpec
+from weft.methods.gates.trace import GateTrace, traced
+from weft.methods.mixtures import mixtures
+from weft.methods.recipes import resolve
+from weft.model.batching import Batch, Item, collate
+from weft.model.expert import Card, Expert, build
+from weft.model.head import Head
+from weft.model.heads import kind_of
+from weft.model.mixed import Mix
+from weft.model.mixing import MIX, Ingredient, make_mix
+from weft.model.model import Model
 
 NAMES = mixtures.names()
 KIND = {
@@ -159,7 +159,7 @@ def by_row(answers: Mapping[str, Tensor], batch: Batch) -> dict[str, list[Tensor
     """Outputs without padding, by head, in the order of the rows, as one line of numbers each."""
     found: dict[str, list[Tensor]] = {}
     for part in batch.parts:
-        raw = KINDS[part.kind].outputs(answers[part.head], part.labels, part.lengths)
+        raw = kind_of(part.kind).outputs(answers[part.head], part.labels, part.lengths)
         lines = dict(zip(part.rows, raw, strict=True))
         found[part.head] = [_line(lines[row]) for row in sorted(lines)]
     return found
@@ -178,7 +178,7 @@ def task_loss(model: Model, batch: Batch, trace: GateTrace | None = None) -> Ten
     total = torch.zeros((), dtype=torch.float64)
     for part in batch.parts:
         assert part.labels is not None
-        total = total + KINDS[part.kind].loss(answers[part.head], part.labels, 0.0)
+        total = total + kind_of(part.kind).loss(answers[part.head], part.labels, 0.0)
     mix = model.experts[MIX]
     assert isinstance(mix, Mix)
     return total + sum(weight * value for weight, value in mix.mixture.losses(trace).values())

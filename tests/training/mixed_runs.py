@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from weft.base import load_base
-from weft.kinds import KINDS
-from weft.mixing import mix_config
+from weft.base.loading import load_base
+from weft.model.heads import kind_of
 from weft.runs import RunFolder
-from weft.training import train
+from weft.training.loop import train
+from weft.training.settings import mix_config
 
 ENCODER_KINDS = {
     "topic": "sequence_classification",
@@ -46,7 +46,7 @@ class Runs:
         """The tasks that a base has heads for, with their kinds."""
         config = load_base(str(self.tiny_folder(base))).config
         kinds = DECODER_KINDS if base in ("gpt2", "llama") else ENCODER_KINDS
-        return {task: kind for task, kind in kinds.items() if KINDS[kind].fits(config)}
+        return {task: kind for task, kind in kinds.items() if kind_of(kind).fits(config)}
 
     def settings(self, base: str, *tasks: str, **values: Any) -> dict[str, Any]:
         """A run that trains an expert for each task, in double precision."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from weft.adamw import BETAS, EPS, AdamW, laid_out_as
+from weft.training.adamw import BETAS, EPS, AdamW, laid_out_as
 
 RATE = 0.1
 

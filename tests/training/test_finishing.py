@@ -5,11 +5,11 @@ import sys
 
 import torch
 
-from weft.finishing import peak_memory_mib
+from weft.training.finishing import peak_memory_mib
 
 ALONE = """
 import torch
-from weft.finishing import peak_memory_mib
+from weft.training.finishing import peak_memory_mib
 
 cpu = torch.device("cpu")
 before = peak_memory_mib(cpu)

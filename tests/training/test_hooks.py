@@ -12,20 +12,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from weft.adapters.lora import LoRA
-from weft.assembly import Session, assemble
-from weft.batching import Item, collate
 from weft.config import load_run
-from weft.controllers.base import Controller
-from weft.expert import plan_ranks
-from weft.kinds import KINDS
-from weft.optimizers.base import Optimizer
-from weft.penalties.base import Penalty
-from weft.plans.base import Plan
-from weft.preparation import frozen_weights, weight_gradients
-from weft.recipes import resolve
+from weft.methods.adapters.lora import LoRA
+from weft.methods.controllers.contract import Controller
+from weft.methods.optimizers.contract import Optimizer
+from weft.methods.penalties.contract import Penalty
+from weft.methods.plans.contract import Plan
+from weft.methods.recipes import resolve
+from weft.model.batching import Item, collate
+from weft.model.expert import plan_ranks
+from weft.model.heads import kind_of
 from weft.runs import RunFolder
-from weft.training import Interrupted, Loop
+from weft.training.assembly import Session, assemble
+from weft.training.loop import Interrupted, Loop
+from weft.training.preparation import frozen_weights, weight_gradients
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -187,7 +187,7 @@ def test_gradients_for_preparation_equal_full_fine_tuning_s_first_gradient(
     part = batch.parts[0]
     logits = session.model(batch)[part.head]
     assert part.labels is not None
-    (KINDS[stream.kind].loss(logits, part.labels, 0.0) / 4).backward()
+    (kind_of(stream.kind).loss(logits, part.labels, 0.0) / 4).backward()
     assert seen.keys() == weights.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(seen[name], weight.grad, rtol=0, atol=1e-12)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from weft.kinds import KINDS
+from weft.model.heads import heads
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +19,7 @@ with pytest.MonkeyPatch.context() as patch:
 
 def assert_every_kind_beats_its_guess(kinds: dict[str, Any]) -> None:
     # A causal language model wants another base.
-    assert set(kinds) == set(KINDS) - {"causal_lm"}
+    assert set(kinds) == set(heads.names()) - {"causal_lm"}
     lowest = {kind: own["difference"]["low"] for kind, own in kinds.items()}
     assert {kind: low for kind, low in lowest.items() if low <= 0} == {}
 

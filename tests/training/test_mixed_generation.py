@@ -9,11 +9,11 @@ import torch
 from transformers import DynamicCache
 
 from tests.training.mixed import exact, ingredients, mixed, model_of
-from weft.generation import Generation, generate, prompt_ids
+from weft.answering.generation import Generation, generate, prompt_ids
 from weft.lowrank.route import Route, routed
-from weft.mixed import layers_of
-from weft.mixing import MIX
-from weft.model import Model
+from weft.model.mixed import layers_of
+from weft.model.mixing import MIX
+from weft.model.model import Model
 
 PROMPTS = ["the good dog", "a", "she said that he went to the city", "one new"]
 WRITERS = [

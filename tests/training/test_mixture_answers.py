@@ -11,20 +11,20 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from tests.training.mixed_runs import Runs, runs_of
-from weft.answering import predict_auto
-from weft.batching import Item, collate
-from weft.beside import MIXTURE, OWN, SUM, UNIFORM
-from weft.data import load_task
-from weft.evaluation import evaluate
-from weft.gate_maps import save_trace
-from weft.gates.trace import GateTrace, traced
-from weft.inference import padding_id
-from weft.loading import load_mixture_model
+from weft.answering.automatic import predict_auto
+from weft.answering.evaluation import evaluate
+from weft.answering.gate_maps import save_trace
+from weft.answering.inference import padding_id
+from weft.answering.prediction import predict
+from weft.data.reading import load_task
 from weft.lowrank.route import Route
-from weft.mixing import mix_config
-from weft.prediction import predict
+from weft.methods.gates.trace import GateTrace, traced
+from weft.model.batching import Item, collate
 from weft.runs import STANDINGS, RunFolder
-from weft.training import train
+from weft.storage.loading import load_mixture_model
+from weft.training.loop import train
+from weft.training.settings import mix_config
+from weft.training.standings import MIXTURE, OWN, SUM, UNIFORM
 
 
 @pytest.fixture(scope="session")

@@ -27,16 +27,16 @@ from tests.training.mixed import (
     tiny,
     with_factors,
 )
-from weft.base import Base
-from weft.batching import Batch, Item
+from weft.base.loading import Base
 from weft.config import load_run
-from weft.expert import factors_of
-from weft.gates.trace import GateTrace, traced
 from weft.lowrank.route import Route
-from weft.merges.cat import Cat
-from weft.mixed import layers_of
-from weft.mixing import MIX
-from weft.preparation import prepare_model
+from weft.methods.gates.trace import GateTrace, traced
+from weft.methods.merges.cat import Cat
+from weft.model.batching import Batch, Item
+from weft.model.expert import factors_of
+from weft.model.mixed import layers_of
+from weft.model.mixing import MIX
+from weft.training.preparation import prepare_model
 
 OF_EXPERTS = [name for name in NAMES if takes_experts(name)]
 READERS = [("single_pass", {"reader": reader}) for reader in ("embedding", "layer", "local")]

@@ -11,13 +11,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.training.mixed_runs import Runs, runs_of, steps
-from weft.base import load_base
-from weft.evaluation import evaluate
-from weft.loading import load_run_model
-from weft.mixing import mix_config
+from weft.answering.evaluation import evaluate
+from weft.base.loading import load_base
 from weft.runs import RunFolder
+from weft.storage.loading import load_run_model
 from weft.storage.mixture import load_mixture
-from weft.training import train
+from weft.training.loop import train
+from weft.training.settings import mix_config
 
 Break = Callable[[Path], None]
 

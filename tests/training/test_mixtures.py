@@ -15,15 +15,17 @@ from torch import Tensor
 
 from tests.training.mixed import NAMES, batch_of, is_new, of_experts, rows, takes_experts, tiny
 from tests.training.mixed_runs import Runs, runs_of, steps
-from weft.base import load_base
-from weft.evaluation import evaluate
-from weft.gates.settings import trains_experts
-from weft.gates.trace import GateTrace, traced
-from weft.loading import load_run_model
-from weft.mixing import MIX, make_mix, method_of, mix_config, read_ingredients, starts_from_experts
+from weft.answering.evaluation import evaluate
+from weft.base.loading import load_base
+from weft.methods.gates.settings import trains_experts
+from weft.methods.gates.trace import GateTrace, traced
+from weft.model.mixing import MIX, make_mix, method_of, starts_from_experts
 from weft.runs import RunFolder
+from weft.storage.ingredients import read_ingredients
+from weft.storage.loading import load_run_model
 from weft.storage.mixture import folder_digest, load_mixture
-from weft.training import Event, Interrupted, train
+from weft.training.loop import Event, Interrupted, train
+from weft.training.settings import mix_config
 
 BASES = ("distilbert", "roberta", "modernbert", "llama")
 BF16 = "training.precision=bf16"

@@ -15,10 +15,10 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from weft.assembly import assemble
-from weft.batching import collate
 from weft.config import load_run
-from weft.training import train
+from weft.model.batching import collate
+from weft.training.assembly import assemble
+from weft.training.loop import train
 
 STEPS = 20
 

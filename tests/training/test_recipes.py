@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from weft.base import load_base
-from weft.evaluation import evaluate
-from weft.recipes import recipe_file, recipes
+from weft.answering.evaluation import evaluate
+from weft.base.loading import load_base
+from weft.methods.recipes import recipe_file, recipes
 from weft.runs import RunFolder
-from weft.storage import load_expert
-from weft.training import Event, Interrupted, train
+from weft.storage.experts import load_expert
+from weft.training.loop import Event, Interrupted, train
 
 Settings = Callable[..., dict[str, Any]]
 WOVEN = [name for name in recipes.names() if recipe_file(name).trains == "adapters"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from weft.evaluation import evaluate
-from weft.training import train
+from weft.answering.evaluation import evaluate
+from weft.training.loop import train
 
 Settings = Callable[..., dict[str, Any]]
 

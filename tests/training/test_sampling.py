@@ -10,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch.testing import assert_close
 
-from weft.assembly import Session, assemble
 from weft.config import load_run
 from weft.lowrank.route import Route
-from weft.sampling import Sampled, shares
-from weft.stepping import Stepper
-from weft.training import train
+from weft.training.assembly import Session, assemble
+from weft.training.loop import train
+from weft.training.sampling import Sampled, shares
+from weft.training.stepping import Stepper
 
 Settings = Callable[..., dict[str, Any]]
 TASKS = ("topic", "tags", "where")

@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.testing import assert_close
 
-from weft.assembly import Session, assemble
-from weft.batching import collate
+from weft.answering.inference import padding_id
 from weft.config import load_run
-from weft.inference import padding_id
-from weft.kinds import KINDS
-from weft.stepping import Stepper
+from weft.model.batching import collate
+from weft.model.heads import kind_of
+from weft.training.assembly import Session, assemble
+from weft.training.stepping import Stepper
 
 Settings = Callable[..., dict[str, Any]]
 TASKS = ("topic", "tags", "where")
@@ -48,7 +48,7 @@ def test_tasks_count_as_their_rows_were_drawn(accumulation: int, run_of: Setting
         for part in batch.parts:
             assert part.labels is not None
             logits = session.model(batch)[part.head]
-            kind = KINDS[part.kind]
+            kind = kind_of(part.kind)
             count = kind.count(part.labels)
             (weights[stream.name] * kind.loss(logits, part.labels, 0.0) / count).backward()
     expected = {n: p.grad for n, p in learner.parameters.items() if p.grad is not None}

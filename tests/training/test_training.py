@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from weft.base import load_base
+from weft.base.loading import load_base
 from weft.runs import RunFolder
-from weft.storage import load_expert
-from weft.training import Event, Interrupted, train
+from weft.storage.experts import load_expert
+from weft.training.loop import Event, Interrupted, train
 
 Settings = Callable[..., dict[str, Any]]
 TASKS = ("topic", "tags", "endings", "where")
@@ -114,7 +114,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_bits(
     whole = train(run, out=tmp_path / "whole")
     code = (
         "import json, os, signal, sys, torch; torch.set_num_threads(1)\n"
-        "from weft.training import train\n"
+        "from weft.training.loop import train\n"
         "def kill(event):\n"
         "    if event.step == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "train(json.loads(sys.argv[1]), out=sys.argv[2], report=kill)\n"

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from weft.generation import Generation
-from weft.inference import TOKENS_PER_BATCH, Progress
-from weft.loading import LoadedMixture, LoadedRun
-from weft.prediction import Input, checked_input, fields, predict_mixed
-from weft.recogniser import Recognised
-from weft.recognition import features, sequences_of
-from weft.tasks.base import Prediction
+from weft.answering.generation import Generation
+from weft.answering.inference import TOKENS_PER_BATCH, Progress
+from weft.answering.prediction import Input, checked_input, fields, predict_mixed
+from weft.answering.recognition import features, sequences_of
+from weft.model.recogniser import Recognised
+from weft.storage.loading import LoadedMixture, LoadedRun
+from weft.tasks.contract import Prediction
 
 
 def predict_auto(

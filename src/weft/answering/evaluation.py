@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from weft.answering.gate_maps import gate_maps
+from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
+from weft.answering.recognition import RECOGNITION, recognition
 from weft.atomic import write_text
-from weft.batching import Item
 from weft.config import Split
-from weft.data import LoadedTask, load_task
-from weft.encoding import cache_folder, encode_examples
-from weft.gate_maps import gate_maps
-from weft.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
-from weft.loading import LoadedRun, load_mixture_model, load_run_model
+from weft.data.encoding import cache_folder, encode_examples
+from weft.data.reading import LoadedTask, load_task
 from weft.lowrank.route import Members
-from weft.model import Model
-from weft.recognition import RECOGNITION, recognition
+from weft.model.batching import Item
+from weft.model.model import Model
 from weft.runs import RunFolder
-from weft.scoring import Score, score
-from weft.tasks.base import Example, Prediction, Record, Task
+from weft.storage.loading import LoadedRun, load_mixture_model, load_run_model
+from weft.tasks.contract import Example, Prediction, Record, Task
+from weft.tasks.scoring import Score, score
 
 MASK_SEED = 0
 """Decides which tokens a masked language model is scored on: the same in every evaluation."""

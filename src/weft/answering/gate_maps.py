@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from weft.answering.inference import outputs, padding_id
 from weft.atomic import write_tensors
-from weft.batching import Item
-from weft.gates.gate import Gate
-from weft.gates.trace import GateTrace, traced
-from weft.inference import outputs, padding_id
-from weft.loading import LoadedRun
-from weft.mixed import Mix
-from weft.tasks.base import Record
+from weft.methods.gates.gate import Gate
+from weft.methods.gates.trace import GateTrace, traced
+from weft.model.batching import Item
+from weft.model.mixed import Mix
+from weft.storage.loading import LoadedRun
+from weft.tasks.contract import Record
 
 
 def gate_maps(loaded: LoadedRun, records: Sequence[Record]) -> dict[str, Any]:

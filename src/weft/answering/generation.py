@@ -17,14 +17,14 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from weft.base import Base
+from weft.answering.inference import autocast, evaluating, padding_id
+from weft.base.loading import Base
 from weft.config import Settings
-from weft.inference import autocast, evaluating, padding_id
-from weft.kinds import CausalLM
 from weft.lowrank.route import Members, Route, routed
-from weft.mixed import caching
-from weft.model import Model
-from weft.text import encoding_of, extent
+from weft.model.heads.causal_lm import CausalLM
+from weft.model.mixed import caching
+from weft.model.model import Model
+from weft.tasks.text import encoding_of, extent
 
 _SAMPLING = threading.Lock()
 """Torch's random state belongs to the process: threads draw from it one after the other."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from weft.base import Base
-from weft.batching import Batch, Item, collate
-from weft.kinds import KINDS
-from weft.model import Model
+from weft.base.loading import Base
+from weft.model.batching import Batch, Item, collate
+from weft.model.heads import kind_of
+from weft.model.model import Model
 
 TOKENS_PER_BATCH = 4096
 """Padded tokens in one forward call."""
@@ -53,7 +53,7 @@ def outputs(
         model, own, pad_id, tokens_per_batch, device=torch.device(device), precision=precision
     ):
         for part in batch.parts:
-            raw = KINDS[part.kind].outputs(answers[part.head], part.labels, part.lengths)
+            raw = kind_of(part.kind).outputs(answers[part.head], part.labels, part.lengths)
             for at, output in zip(part.rows, raw, strict=True):
                 found[batch_rows[at]] = output
                 left[units[batch_rows[at]][0]] -= 1
@@ -82,7 +82,7 @@ def total_loss(
     ):
         for part in batch.parts:
             assert part.labels is not None
-            kind = KINDS[part.kind]
+            kind = kind_of(part.kind)
             loss += kind.loss(answers[part.head], part.labels, 0.0).double().cpu()
             count += kind.count(part.labels)
     return loss.item(), count
@@ -108,7 +108,7 @@ def _units(item: Item) -> list[Item]:
     """The parts of a row that can be answered apart: its windows, or itself."""
     record = item.record
     count = len(record["input_ids"])
-    if count == 1 or KINDS[item.kind].compares:
+    if count == 1 or kind_of(item.kind).compares:
         return [item]
     names = [name for name in ("input_ids", "token_type_ids", "labels") if name in record]
     return [
@@ -124,7 +124,7 @@ def _batches(units: Sequence[Item], tokens: int, vocabulary: int) -> list[list[i
     width = sequences = limit = 0
     for at in order:
         own = len(units[at].record["input_ids"])
-        few = LOGITS_PER_BATCH // vocabulary if KINDS[units[at].kind].language_model else tokens
+        few = LOGITS_PER_BATCH // vocabulary if kind_of(units[at].kind).language_model else tokens
         if not found or (sequences + own) * width > min(limit, few):
             found.append([])
             width, sequences, limit = units[at].length, 0, tokens

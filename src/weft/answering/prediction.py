@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from weft.batching import Item
-from weft.data import example_from_user
-from weft.generation import Generation, generate
-from weft.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
-from weft.loading import LoadedRun, load_run_model
+from weft.answering.generation import Generation, generate
+from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
+from weft.data.reading import example_from_user
 from weft.lowrank.route import Members
-from weft.model import Model
+from weft.model.batching import Item
+from weft.model.model import Model
 from weft.registry import unknown
-from weft.tasks.base import Example, Prediction, Task
+from weft.storage.loading import LoadedRun, load_run_model
+from weft.tasks.contract import Example, Prediction, Task
 
 Input = str | Mapping[str, Any]
 """A text, where the kind takes a single one; or its columns by name, with or without an `id`."""
@@ -41,7 +41,7 @@ def predict(
     Args:
         run: A run folder of one task, or what `load_run_model` made of it.
         inputs: Texts, or mappings of the task's columns.
-        task: Which task, of a run folder that holds several; `weft.answering` recognises it.
+        task: Which task, of a run folder that holds several; `weft.answering.automatic` recognises it.
         generation: How a causal language model continues; refused for other kinds.
         tokens_per_batch: Padded tokens in one forward call.
         device: Where to compute; a loaded run is where it is.

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from weft.gates.reading import summary
-from weft.inference import TOKENS_PER_BATCH, autocast, evaluating, padding_id
-from weft.kinds import KINDS
-from weft.mixed import early_state
-from weft.model import Model
-from weft.recogniser import STATES, Recogniser
-from weft.scoring import Score, share
-from weft.tasks.base import Record
+from weft.answering.inference import TOKENS_PER_BATCH, autocast, evaluating, padding_id
+from weft.methods.gates.reading import summary
+from weft.model.heads import kind_of
+from weft.model.mixed import early_state
+from weft.model.model import Model
+from weft.model.recogniser import STATES, Recogniser
+from weft.tasks.contract import Record
+from weft.tasks.scoring import Score, share
 
 RECOGNITION = "recognition"
 """Name of the score: the share of rows whose task was recognised."""
@@ -38,8 +38,8 @@ def features(
 ) -> Tensor:
     """What the bare base's first layer makes of each sequence: (sequences, 2 hidden), single precision.
 
-    Its mean over tokens and the token that has seen it whole (`weft.gates.reading.summary`): no expert has spoken yet,
-    so it is the same for every mixture, and costs a layer.
+    Its mean over tokens and the token that has seen it whole (`weft.methods.gates.reading.summary`): no expert has
+    spoken yet, so it is the same for every mixture, and costs a layer.
 
     Args:
         model: Has a mixture resident.
@@ -49,7 +49,7 @@ def features(
     """
     order = sorted(range(len(sequences)), key=lambda at: -len(sequences[at]))
     typed = "token_type_ids" in model.base.tokenizer.model_input_names
-    causal = KINDS["causal_lm"].fits(model.base.config)
+    causal = kind_of("causal_lm").fits(model.base.config)
     found = torch.zeros(len(sequences), STATES * model.base.config.hidden_size)
     with evaluating(model), torch.inference_mode(), autocast(device, precision):
         while order:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from weft.answering import predict_auto, tasks_fitting
+from weft.answering.automatic import predict_auto, tasks_fitting
+from weft.answering.generation import Generation
+from weft.answering.prediction import Input, checked_input, predict, read_jsonl_lines
 from weft.config import validate
-from weft.generation import Generation
-from weft.loading import LoadedMixture, LoadedRun
-from weft.prediction import Input, checked_input, predict, read_jsonl_lines
-from weft.tasks.base import Prediction
+from weft.storage.loading import LoadedMixture, LoadedRun
+from weft.tasks.contract import Prediction
 
 CHUNK = 64
 """Lines answered together: a multiple of generation's batch, so that its batches stay full."""

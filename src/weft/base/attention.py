@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from weft.dropout import dropout as drop
+from weft.base.dropout import dropout as drop
 
 NAME = "weft"
 

@@ -28,9 +28,9 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from weft.attention import NAME as OWN_ATTENTION
-from weft.digest import checkpoint_digest, stored_tensors, tensors_digest
-from weft.locate import ALIASES, alias_config, checkpoint_files, config_file, locate
+from weft.base.attention import NAME as OWN_ATTENTION
+from weft.base.digest import checkpoint_digest, stored_tensors, tensors_digest
+from weft.base.locate import ALIASES, alias_config, checkpoint_files, config_file, locate
 
 # Measured by benchmarks/throughput.py: on a CPU SDPA wins in single precision without dropout, but in half precision it
 # is slow where there are masks. On CUDA the fused kernels win.

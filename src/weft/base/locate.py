@@ -12,11 +12,11 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from weft.base.digest import file_sha256
 from weft.config import Settings, validate
-from weft.digest import file_sha256
 from weft.registry import Registry, unknown
 
-ALIASES: Registry[object] = Registry("weft.bases", suffix=".yaml")
+ALIASES: Registry[object] = Registry("weft.base.bases", suffix=".yaml")
 """Short names: `bases/<alias>.yaml` says where a base is, `bases/<alias>.json` is its config."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
-from weft.base import config_of, skeleton
+from weft.base.loading import config_of, skeleton
 from weft.config import MixtureSettings
-from weft.expert import Expert, make_adapters, plan_ranks
-from weft.gates.settings import TrainedSpec
-from weft.gates.stack import Part
 from weft.lowrank.roles import resolve as targeted
-from weft.mixing import frame_of, method_of, starts_from_experts
-from weft.recipes import Recipe
+from weft.methods.gates.settings import TrainedSpec
+from weft.methods.gates.stack import Part
+from weft.methods.recipes import Recipe
+from weft.model.expert import Expert, make_adapters, plan_ranks
+from weft.model.mixing import frame_of, method_of, starts_from_experts
 
 RANK = 8
 TARGETS = ("query", "value")

@@ -9,24 +9,25 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from weft.adapters import adapters
-from weft.adapters.base import Adapter
-from weft.base import config_of, max_positions, skeleton
+from weft.base.loading import config_of, max_positions, skeleton
+from weft.base.locate import ALIASES, Alias
+from weft.catalogue.counting import mixture_parameters, parameters
 from weft.config import RecipeSettings, validate
-from weft.controllers import controllers
-from weft.counting import mixture_parameters, parameters
-from weft.data import find_kind, find_spec
-from weft.kinds import KINDS
-from weft.locate import ALIASES, Alias
+from weft.data.reading import find_kind, find_spec
 from weft.lowrank.roles import roles_of
-from weft.mixtures import mixtures
-from weft.mixtures.base import Mixture
-from weft.optimizers import optimizers
-from weft.penalties import penalties
-from weft.plans import plans
-from weft.recipes import PARTS, recipe_file, recipes, resolve, settings_types
+from weft.methods.adapters import adapters
+from weft.methods.adapters.contract import Adapter
+from weft.methods.controllers import controllers
+from weft.methods.mixtures import mixtures
+from weft.methods.mixtures.contract import Mixture
+from weft.methods.optimizers import optimizers
+from weft.methods.penalties import penalties
+from weft.methods.plans import plans
+from weft.methods.recipes import PARTS, recipe_file, recipes, resolve, settings_types
+from weft.model.heads import fitting, heads
 from weft.registry import Registry, unknown
-from weft.tasks import kinds, sets
+from weft.tasks.kinds import kinds
+from weft.tasks.sets import sets
 
 Entry = dict[str, str]
 Page = dict[str, Any]
@@ -160,8 +161,9 @@ def _bases() -> list[Entry]:
 
 def _heads() -> list[Entry]:
     return [
-        {"name": name, "summary": _first_line(type(kind).__doc__), "mirrors": kind.auto}
-        for name, kind in KINDS.items()
+        {"name": name, "summary": _first_line(kind.__doc__), "mirrors": kind.auto}
+        for name in heads.names()
+        if (kind := heads.load(name))
     ]
 
 
@@ -246,7 +248,7 @@ def _base_page(name: str, base: str | None) -> Page:
         "vocabulary": config.vocab_size,
         "positions": max_positions(config),
         "roles": {role: list(maps) for role, maps in roles_of(config.model_type).items()},
-        "kinds of task": [kind for kind, head in KINDS.items() if head.fits(config)],
+        "kinds of task": fitting(config),
     }
 
 

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 from weft.config import RecipeSettings, Run
-from weft.recipes import recipe_file, recipes, settings_types
+from weft.methods.recipes import recipe_file, recipes, settings_types
 
 NAMED = ("TaskSettings", "RecipeSettings")
 """Settings that may be said as a bare name."""

@@ -17,7 +17,7 @@ import typer.main
 
 if TYPE_CHECKING:
     from weft.runs import RunFolder
-    from weft.training import Report
+    from weft.training.loop import Report
 
 REFUSED = 2
 """Exit code where something that was given is wrong."""
@@ -77,7 +77,7 @@ def show_training(
         quiet: Show no progress.
         as_json: Print scores and costs as JSON.
     """
-    from weft.progress import training_shown
+    from weft.reporting.progress import training_shown
 
     # Of the processes that torchrun or accelerate started.
     is_first = os.environ.get("RANK", "0") == "0"
@@ -85,7 +85,7 @@ def show_training(
         folder = work(report)
     if not is_first:
         return
-    from weft.tables import show_runs, summary_of
+    from weft.reporting.tables import show_runs, summary_of
 
     if as_json:
         typer.echo(json.dumps(summary_of(folder), indent=1))

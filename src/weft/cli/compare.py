@@ -31,11 +31,11 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the leaderboard as JSON.")] = False,
 ) -> None:
     """Run what is missing of a grid and print its leaderboard; the same call goes on where it stopped."""
-    from weft.comparison import Unfinished, compare
-    from weft.grid import cells_of, load_grid
-    from weft.jobs import planned
-    from weft.leaderboard import leaderboard
-    from weft.ray_workers import workers_at
+    from weft.comparison.comparing import Unfinished, compare
+    from weft.comparison.grid import cells_of, load_grid
+    from weft.comparison.jobs import planned
+    from weft.comparison.leaderboard import leaderboard
+    from weft.comparison.ray_workers import workers_at
     from weft.reporting.boards import comparison_shown, show_leaderboard, show_plan, write_board
 
     chosen = load_grid(grid, set_ or [])

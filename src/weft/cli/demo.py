@@ -13,13 +13,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare lora, full and head on three small made-up sets; takes minutes."""
-    from weft.progress import demonstration_shown
+    from weft.demo.display import demonstration_shown, show_demonstration
 
     with demonstration_shown() as report:
-        from weft.demonstration import demonstrate
+        from weft.demo.demonstration import demonstrate
 
         rows = demonstrate(out, report=report)
-    from weft.tables import show_demonstration
 
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))

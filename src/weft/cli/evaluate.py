@@ -32,16 +32,16 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a run's expert; each score with its 95 % interval."""
-    from weft.progress import rows_shown
+    from weft.reporting.progress import rows_shown
 
     where = {"data": data, "device": device, "precision": precision}
     with rows_shown("evaluate") as progress:
-        from weft.evaluation import evaluate
+        from weft.answering.evaluation import evaluate
 
         found = evaluate(
             run, split=split, max_examples=max_examples, gates=gates, progress=progress, **where
         )
-    from weft.tables import as_json_value, show_scores
+    from weft.reporting.tables import as_json_value, show_scores
 
     if as_json:
         typer.echo(json.dumps(as_json_value(found), indent=1))

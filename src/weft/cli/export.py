@@ -21,8 +21,8 @@ def command(
     ] = None,
 ) -> None:
     """Write a run's expert, or its X-LoRA mixture, for PEFT or transformers."""
-    from weft.exporting import export
-    from weft.storage import read_card
+    from weft.storage.experts import read_card
+    from weft.storage.exporting import export
 
     export(run, folder, to, rank=rank)
     typer.echo(str(folder))

@@ -16,8 +16,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what there is, each with a line and its source."""
-    from weft.catalogue import listed
-    from weft.tables import show_list
+    from weft.catalogue.pages import listed
+    from weft.reporting.tables import show_list
 
     entries = listed(what)
     if as_json:

@@ -9,7 +9,7 @@ from weft.cli import show_training
 
 if TYPE_CHECKING:
     from weft.runs import RunFolder
-    from weft.training import Report
+    from weft.training.loop import Report
 
 
 def command(
@@ -32,8 +32,8 @@ def command(
     """Mix the experts of several runs and leave a run folder."""
 
     def mix(report: "Report | None") -> "RunFolder":
-        from weft.mixing import mix_config
-        from weft.training import train
+        from weft.training.loop import train
+        from weft.training.settings import mix_config
 
         if resume is not None:
             return train(resume=resume, report=report)

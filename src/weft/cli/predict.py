@@ -31,9 +31,9 @@ def command(
     """Answer texts, or JSON lines on stdin (objects of the task's columns)."""
     settings = {"max_new_tokens": max_new_tokens, "sample": sample, "temperature": temperature}
     settings |= {"top_k": top_k, "top_p": top_p, "seed": seed}
-    from weft.loading import load_mixture_model, load_run_model
-    from weft.streaming import answers_to_lines, generation_of
-    from weft.tables import readable
+    from weft.answering.streaming import answers_to_lines, generation_of
+    from weft.reporting.tables import readable
+    from weft.storage.loading import load_mixture_model, load_run_model
 
     generation = generation_of(settings)
     loaded = load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)

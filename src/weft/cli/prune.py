@@ -34,7 +34,7 @@ def command(
     revision: Annotated[str | None, typer.Option(help="Of a base on the hub.")] = None,
 ) -> None:
     """Write a pruned copy of a base, which runs can train on and `weft recover` knows."""
-    from weft.pruning import prune
+    from weft.pruning.prune import prune
     from weft.pruning.record import read_pruning
 
     prune(

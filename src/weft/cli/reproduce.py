@@ -37,7 +37,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
     """Run what is missing of a profile and write its report; the same call goes on where it stopped."""
-    from weft.ray_workers import workers_at
+    from weft.comparison.ray_workers import workers_at
     from weft.reproduction.costs import PRICE
     from weft.reproduction.forecast import forecast
     from weft.reproduction.needs import ready

@@ -7,6 +7,6 @@ import typer
 
 def command() -> None:
     """Print the JSON Schema of a run, for editors and checks."""
-    from weft.schema import run_schema
+    from weft.catalogue.schema import run_schema
 
     typer.echo(json.dumps(run_schema(), ensure_ascii=False, indent=1))

@@ -25,9 +25,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show equation, settings, sizes and source of one of them."""
-    from weft.catalogue import described
+    from weft.catalogue.pages import described
     from weft.config import with_overrides
-    from weft.tables import show_page
+    from weft.reporting.tables import show_page
 
     values = with_overrides({}, set_ or [])
     page = described(what, name, base=base, experts=experts, values=values)

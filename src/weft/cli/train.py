@@ -9,7 +9,7 @@ from weft.cli import show_training
 
 if TYPE_CHECKING:
     from weft.runs import RunFolder
-    from weft.training import Report
+    from weft.training.loop import Report
 
 
 def command(
@@ -27,7 +27,7 @@ def command(
     """Train what a config says and leave a run folder."""
 
     def run(report: "Report | None") -> "RunFolder":
-        from weft.training import train
+        from weft.training.loop import train
 
         return train(config, overrides=set_ or [], out=out, resume=resume, report=report)
 

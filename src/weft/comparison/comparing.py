@@ -12,15 +12,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Protocol
 
+from weft.answering.evaluation import read_predictions
+from weft.comparison.grid import Cell, Grid, RecipeEntry, TaskEntry, cells_of, claim
+from weft.comparison.jobs import Job, best_rate, final_jobs, run_job, score_of, search_jobs
 from weft.config import validate
-from weft.data import LoadedTask, load_task
-from weft.evaluation import read_predictions
-from weft.grid import Cell, Grid, RecipeEntry, TaskEntry, cells_of, claim
-from weft.jobs import Job, best_rate, final_jobs, run_job, score_of, search_jobs
+from weft.data.reading import LoadedTask, load_task
 from weft.runs import RunFolder
-from weft.scoring import Score, mean_score
-from weft.tasks.base import Prediction
-from weft.training import Report
+from weft.tasks.contract import Prediction
+from weft.tasks.scoring import Score, mean_score
+from weft.training.loop import Report
 
 __all__ = [
     "Cell",
@@ -120,8 +120,8 @@ def compare(
         recipes: Names of the grid's recipes to run and return now; None is all.
         told: Announces runs of this process.
         extend: Take `out` even if it holds another grid; runs that both have are not repeated.
-        runner: Runs several at once (`weft.workers`, `weft.ray_workers`) and goes on where one fails; None runs one
-            after the other in this process and raises what a run raises.
+        runner: Runs several at once (`weft.comparison.workers`, `weft.comparison.ray_workers`) and goes on
+            where one fails; None runs one after the other in this process and raises what a run raises.
 
     Raises:
         KeyError: If the grid has no such recipe.

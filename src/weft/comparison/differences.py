@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.comparison import Cell, Grid, Row, examples_of, predictions_of
-from weft.jobs import final_jobs
+from weft.comparison.comparing import Cell, Grid, Row, examples_of, predictions_of
+from weft.comparison.jobs import final_jobs
 from weft.registry import unknown
 from weft.runs import RunFolder
-from weft.scoring import RESAMPLES, Difference, holm, mean_difference
+from weft.tasks.scoring import RESAMPLES, Difference, holm, mean_difference
 
 RESAMPLES_EACH = 200
 """Resamples for each contrast made, over the least: p values are multiples of 2 / (resamples + 1), and Holm's

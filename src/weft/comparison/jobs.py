@@ -14,12 +14,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from weft.comparison.grid import Cell, Grid, cells_of, label_of
 from weft.config import Run, TrainingSettings, validate
-from weft.data import find_kind, find_spec
-from weft.grid import Cell, Grid, cells_of, label_of
-from weft.recipes import resolve
+from weft.data.reading import find_kind, find_spec
+from weft.methods.recipes import resolve
 from weft.runs import CONFIG, RunFolder
-from weft.training import Report, train
+from weft.training.loop import Report, train
 
 FAILED = "failed.txt"
 """Why a run failed: what was raised, an empty line, where. Its next attempt removes it."""

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weft.comparison import Row
-from weft.data import find_kind, find_spec
-from weft.differences import contrasts
-from weft.grid import Cell, Grid, cells_of
-from weft.jobs import Job, score_of, search_jobs
-from weft.scoring import LEVEL
+from weft.comparison.comparing import Row
+from weft.comparison.differences import contrasts
+from weft.comparison.grid import Cell, Grid, cells_of
+from weft.comparison.jobs import Job, score_of, search_jobs
+from weft.data.reading import find_kind, find_spec
+from weft.tasks.scoring import LEVEL
 
 
 def leaderboard(

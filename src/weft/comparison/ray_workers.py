@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from weft.interruption import Interrupted
-from weft.jobs import Job, run_job
-from weft.workers import RETRIES, Ending, Watch, Workers, local_workers
+from weft.comparison.jobs import Job, run_job
+from weft.comparison.workers import RETRIES, Ending, Watch, Workers, local_workers
+from weft.training.interruption import Interrupted
 
 LOCAL = "local"
 """The address that makes Ray start a cluster of this machine alone."""

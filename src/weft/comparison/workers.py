@@ -1,6 +1,6 @@
 """Several runs of a comparison at once: a process for each, threads shared out, what is killed taken up again.
 
-    python -m weft.workers < {"folder": ..., "run": ..., "parent": ...}     is one run
+    python -m weft.comparison.workers < {"folder": ..., "run": ..., "parent": ...}     is one run
 
 A process of its own gives each run its own peak memory, and one that dies takes no other with it.
 """
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, cast
 
+from weft.comparison.jobs import Job, run_job
 from weft.config import Run
-from weft.interruption import Interrupted, interrupts
-from weft.jobs import Job, run_job
-from weft.training import Event
+from weft.training.interruption import Interrupted, interrupts
+from weft.training.loop import Event
 
 RETRIES = 3
 """How often, within one call, a run is taken up again whose process was killed."""
@@ -155,7 +155,7 @@ class Processes:
         # Read back only if it dies without leaving word: a pipe nobody empties would stop it.
         said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
         process = subprocess.Popen(
-            [sys.executable, "-m", "weft.workers"],
+            [sys.executable, "-m", "weft.comparison.workers"],
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=subprocess.STDOUT,

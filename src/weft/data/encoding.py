@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 
-from weft.tasks.base import Example, Record, Task
+from weft.tasks.contract import Example, Record, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,7 +1,7 @@
 """Rows from files: one reader for each format.
 
 A reader yields `(row, where)`: the row in the file's own columns, and the place to look at when it
-is wrong (`file:line`, `file: row n`). Readers know nothing of tasks; `weft.data` maps columns to a
+is wrong (`file:line`, `file: row n`). Readers know nothing of tasks; `weft.data.reading` maps columns to a
 task's.
 """
 

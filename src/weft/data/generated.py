@@ -11,7 +11,7 @@ No answer is in a single word; each is a relation between words:
 
 Train and validation share sentence patterns but no word that fills them, so remembering words does
 not help. Text is lower-case: it reads the same to cased and uncased bases. Words and patterns
-are in `demo.yaml`.
+are in `generated.yaml`.
 """
 
 import csv
@@ -85,7 +85,7 @@ def write_demo_data(
         spec = {
             "name": f"demo_{name}",
             "version": "1",
-            "source": "made by weft.demo",
+            "source": "made by weft.data.generated",
             "licence": "Apache-2.0",
             "max_length": 64,
             **TASKS[name],
@@ -96,11 +96,13 @@ def write_demo_data(
 
 @functools.cache
 def _content() -> dict[str, Any]:
-    return yaml.safe_load((resources.files("weft") / "demo.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(
+        (resources.files("weft.data") / "generated.yaml").read_text(encoding="utf-8")
+    )
 
 
 def _words(kind: str, split: str) -> list[str]:
-    """The half of a list of `demo.yaml` that fills the sentences of `split`."""
+    """The half of a list of `generated.yaml` that fills the sentences of `split`."""
     words = _content()[kind]
     words = words.split() if isinstance(words, str) else list(words)
     return words[SPLITS.index(split) :: len(SPLITS)]

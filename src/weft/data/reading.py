@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from weft.config import Split, TaskSettings, read_yaml, validate
+from weft.data.sources import split_rows
 from weft.registry import unknown
-from weft.sources import split_rows
-from weft.tasks import kinds, sets
-from weft.tasks.base import Example, Task, TaskSpec
+from weft.tasks.contract import Example, Task, TaskSpec
+from weft.tasks.kinds import kinds
+from weft.tasks.sets import sets
 
 
 @dataclass(frozen=True)

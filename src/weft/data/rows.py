@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.base import Base
+from weft.base.loading import Base
 from weft.config import Run, Split, TaskSettings
-from weft.data import LoadedTask, holdout, load_task
-from weft.encoding import cache_folder, encode_examples
-from weft.tasks.base import Example, Record
+from weft.data.encoding import cache_folder, encode_examples
+from weft.data.reading import LoadedTask, holdout, load_task
+from weft.tasks.contract import Example, Record
 
 HOLDOUT = 0.1
 """Share of train that stopping and searches look at, held out of training."""

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from weft.config import Split
-from weft.formats import FORMATS, Placed, format_of, read_rows, with_class_names
+from weft.data.formats import FORMATS, Placed, format_of, read_rows, with_class_names
 from weft.registry import unknown
-from weft.tasks.base import TaskSpec
+from weft.tasks.contract import TaskSpec
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),

@@ -11,11 +11,11 @@ from time import perf_counter
 from typing import Any
 
 from weft.config import Run, TaskSettings, load_run
-from weft.data import LoadedTask, load_task
-from weft.demo import SIZES, write_demo_data
-from weft.scoring import RESAMPLES, Score, score
-from weft.tasks.base import Example, Prediction
-from weft.training import Event, train
+from weft.data.generated import SIZES, write_demo_data
+from weft.data.reading import LoadedTask, load_task
+from weft.tasks.contract import Example, Prediction
+from weft.tasks.scoring import RESAMPLES, Score, score
+from weft.training.loop import Event, train
 
 RECIPES = ("lora", "full", "head")
 EPOCHS = 4

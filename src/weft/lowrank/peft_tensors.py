@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from weft.digest import stored_tensors
+from weft.base.digest import stored_tensors
 
 ROOT = "base_model.model."
 """What every name starts with: where PEFT's wrapper holds the model."""

@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from weft.dropout import dropout
+from weft.base.dropout import dropout
 from weft.lowrank.route import Route, given_rows
 
 DENSE_UP_TO = {"cpu": 8, "cuda": 64, "mps": 64}

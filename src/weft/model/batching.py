@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weft.kinds import KINDS
 from weft.lowrank.route import Members, Route
-from weft.tasks.base import Record
+from weft.model.heads import kind_of
+from weft.tasks.contract import Record
 
 BUCKET = 50
 """Batches whose rows are sorted by length together; larger pads less and shuffles less."""
@@ -139,7 +139,7 @@ def _answered(items: Sequence[Item]) -> list[int]:
     found: list[int] = []
     for item in items:
         first, count = len(found), len(item.record["input_ids"])
-        found += [first] * count if KINDS[item.kind].compares else range(first, first + count)
+        found += [first] * count if kind_of(item.kind).compares else range(first, first + count)
     return found
 
 
@@ -158,7 +158,7 @@ def _part(head: str, rows: list[int], items: Sequence[Item], start: int, labels:
         sequences_per_row=tuple(len(row) for row in lengths),
         lengths=lengths,
         rows=tuple(rows),
-        labels=KINDS[kind].labels(records, width) if labelled else None,
+        labels=kind_of(kind).labels(records, width) if labelled else None,
     )
 
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from weft.adapters.base import Adapter
-from weft.base import Base
+from weft.base.loading import Base
 from weft.config import RecipeSettings, TrainingSettings
-from weft.heads import Head, trained_dtype
 from weft.lowrank.attach import frozen_linear, original
 from weft.lowrank.pool import Factors, Term
 from weft.lowrank.roles import resolve
-from weft.recipes import Recipe
+from weft.methods.adapters.contract import Adapter
+from weft.methods.recipes import Recipe
+from weft.model.head import Head, trained_dtype
 from weft.registry import unknown
 
 EMBEDDINGS = "embeddings"

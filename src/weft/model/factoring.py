@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from weft.adapters.lora import LoRA
-from weft.adapters.lora import Spec as LoRASpec
-from weft.expert import Expert, check_rank, factors_of
-from weft.heads import Head
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.start import svd, wide
-from weft.merges.base import Merge
-from weft.merges.cat import Cat
+from weft.methods.adapters.lora import LoRA
+from weft.methods.adapters.lora import Spec as LoRASpec
+from weft.methods.merges.cat import Cat
+from weft.methods.merges.contract import Merge
+from weft.model.expert import Expert, check_rank, factors_of
+from weft.model.head import Head
 
 
 def merged(

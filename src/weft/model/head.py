@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from weft.base import Base, checkpoint_tensors
-from weft.kinds import kind_for
+from weft.base.loading import Base, checkpoint_tensors
+from weft.model.heads import kind_for
 
 
 class Passage(nn.Module):
@@ -43,7 +43,7 @@ class Head(nn.Module):
     """The trained module that turns trunk states into one task's answer.
 
     Args:
-        kind: A name of `KINDS`.
+        kind: A kind of task.
         base: The base it stands on.
         num_labels: Classes (1 for a regression); spans, choices and language models ignore it.
         seed: Source of the start values.

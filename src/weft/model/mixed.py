@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache, PreTrainedModel
 
-from weft.expert import Expert
-from weft.gates.call import Call, Pass, calling, current_calls
-from weft.gates.trace import GateTrace, current_trace
 from weft.lowrank.attach import module_at
 from weft.lowrank.route import Route, current_route, routed
-from weft.mixtures.base import Mixture
+from weft.methods.gates.call import Call, Pass, calling, current_calls
+from weft.methods.gates.trace import GateTrace, current_trace
+from weft.methods.mixtures.contract import Mixture
+from weft.model.expert import Expert
 from weft.scoped import scoped
 
 

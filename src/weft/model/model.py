@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from weft.base import Base
-from weft.batching import Batch
-from weft.expert import Expert
-from weft.heads import trained_dtype
-from weft.kinds import KINDS
+from weft.base.loading import Base
 from weft.lowrank.attach import attach, detach, frozen_linear, plain_copy, replace
 from weft.lowrank.route import Route, routed
+from weft.model.batching import Batch
+from weft.model.expert import Expert
+from weft.model.head import trained_dtype
+from weft.model.heads import kind_of
 from weft.registry import unknown
 
 
@@ -32,7 +32,7 @@ class Model(nn.Module):
         if private:
             self.trunk.requires_grad_(True)
         self._names: dict[str, str] = {}
-        self._is_decoder = KINDS["causal_lm"].fits(base.config)
+        self._is_decoder = kind_of("causal_lm").fits(base.config)
 
     @property
     def experts(self) -> dict[str, Expert]:

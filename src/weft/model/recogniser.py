@@ -44,7 +44,7 @@ class Recogniser:
         """The task of each row.
 
         Args:
-            features: (sequences, features), of `weft.recognition.features`.
+            features: (sequences, features), of `weft.answering.recognition.features`.
             rows: For every sequence the number of its row, from 0 without gaps.
         """
         logits = features.to(self.weight) @ self.weight.T + self.bias

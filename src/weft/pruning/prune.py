@@ -39,10 +39,10 @@ import torch
 from torch import Tensor
 
 from weft.atomic import atomic_folder, write_tensors, write_text
-from weft.base import load_base
+from weft.base.digest import checkpoint_digest, tensors_digest
+from weft.base.loading import load_base
+from weft.base.locate import config_file, locate
 from weft.config import validate
-from weft.digest import checkpoint_digest, tensors_digest
-from weft.locate import config_file, locate
 from weft.lowrank.roles import ALL_LINEAR, resolve
 from weft.pruning.record import FILE, Importance, Kind, Pruning, write_pruning
 from weft.pruning.stored import Stored

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from weft.atomic import atomic_folder, write_text
-from weft.base import Base, load_base
+from weft.base.digest import checkpoint_digest
+from weft.base.loading import Base, load_base
+from weft.base.locate import checkpoint_files, locate
 from weft.config import RecipeSettings, to_yaml
-from weft.digest import checkpoint_digest
-from weft.expert import Expert, factors_of
-from weft.loading import LoadedRun, load_run_model
-from weft.locate import checkpoint_files, locate
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.checkpoint import PeftFolder
+from weft.methods.recipes import recipe_file, resolve
+from weft.model.expert import Expert, factors_of
 from weft.pruning.record import FILE, Pruning, read_pruning
 from weft.pruning.units import groups_of
-from weft.recipes import recipe_file, resolve
 from weft.runs import CONFIG, RunFolder
-from weft.storage import head_of, save_expert, versions
+from weft.storage.experts import head_of, save_expert, versions
+from weft.storage.loading import LoadedRun, load_run_model
 from weft.storage.tensors import exact_state, is_plain, plain_adapters, plain_state
 
 Places = dict[str, dict[str, Tensor]]

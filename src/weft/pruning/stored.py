@@ -7,9 +7,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
-from weft.base import config_of, normalise_conv1d
-from weft.digest import stored_tensors
-from weft.locate import checkpoint_files
+from weft.base.digest import stored_tensors
+from weft.base.loading import config_of, normalise_conv1d
+from weft.base.locate import checkpoint_files
 
 
 class Stored:

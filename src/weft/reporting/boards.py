@@ -11,15 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from weft.atomic import write_text
-from weft.grid import label_of
-from weft.jobs import Job, Plan
-from weft.progress import Bar
+from weft.comparison.grid import label_of
+from weft.comparison.jobs import Job, Plan
+from weft.comparison.workers import Standing, Watch
+from weft.reporting.progress import Bar
 from weft.reporting.rates import draw_rates
+from weft.reporting.tables import console, interval, number
 from weft.reporting.terminal import say
 from weft.runs import RunFolder
-from weft.tables import console, interval, number
-from weft.tracking import log_lines
-from weft.workers import Standing, Watch
+from weft.training.tracking import log_lines
 
 BOARD = "leaderboard.json"
 NO_FIGURE = "no figure of the learning rates: it needs matplotlib (pip install 'weft[report]')"

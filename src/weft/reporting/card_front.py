@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from weft.expert import Card
+from weft.model.expert import Card
 from weft.reporting.runs import TaskRun
-from weft.tasks.base import TaskSpec
+from weft.tasks.contract import TaskSpec
 
 UNSTATED = "unknown"
 """The hub's name for a licence that nobody has said."""

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from weft.expert import Card
-from weft.kinds import KINDS
-from weft.loading import task_of
 from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
-from weft.storage import HEAD
+from weft.model.expert import Card
+from weft.model.heads import kind_of
+from weft.storage.experts import HEAD
+from weft.storage.loading import task_of
 
 HERE = "path/to/this/folder"
 """Stands for the expert's folder in the lines that load it."""
@@ -21,7 +21,7 @@ def library_of(folder: Path) -> str:
 
 def loading_lines(card: Card, library: str) -> list[str]:
     """Paragraphs and blocks of code, one of each for every library that opens the folder."""
-    kind = KINDS[card.head]
+    kind = kind_of(card.head)
     revision = f", revision={card.revision!r}" if card.revision else ""
     labels = f", num_labels={task_of(card).num_labels}" if kind.has_classes else ""
     auto = f"from transformers import {kind.auto}, AutoTokenizer"
@@ -49,15 +49,15 @@ def loading_lines(card: Card, library: str) -> list[str]:
             ),
         ]
         own = [
-            "from weft.storage import load_full",
+            "from weft.storage.experts import load_full",
             "",
             f'model, expert, card = load_full("{HERE}")',
         ]
     else:
         own = [
-            "from weft.base import load_base",
-            "from weft.model import Model",
-            "from weft.storage import load_expert",
+            "from weft.base.loading import load_base",
+            "from weft.model.model import Model",
+            "from weft.storage.experts import load_expert",
             "",
             f'base = load_base("{card.base}"{revision})',
             f'expert, card = load_expert("{HERE}", base)',

@@ -7,18 +7,18 @@ from typing import Any
 import yaml
 
 from weft.atomic import write_text
+from weft.base.locate import ALIASES, Alias
 from weft.config import validate
-from weft.expert import Card
-from weft.loading import task_of
-from weft.locate import ALIASES, Alias
+from weft.model.expert import Card
 from weft.reporting.card_front import front_matter, title_of
 from weft.reporting.card_loading import library_of, loading_lines
 from weft.reporting.cells import unit
 from weft.reporting.contents import Report
 from weft.reporting.markdown import escaped, table_lines
 from weft.reporting.runs import TaskRun
-from weft.tables import interval
-from weft.tasks.base import TaskSpec
+from weft.reporting.tables import interval
+from weft.storage.loading import task_of
+from weft.tasks.contract import TaskSpec
 
 NAME = "README.md"
 MARK = "<!-- Written by `weft report --cards`, which replaces it; delete this line to keep your own text. -->"

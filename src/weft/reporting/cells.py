@@ -5,7 +5,7 @@ from typing import Any
 
 from weft.reporting.mixtures import MixtureRun
 from weft.reporting.sections import Section
-from weft.tables import interval, is_fraction, number
+from weft.reporting.tables import interval, is_fraction, number
 
 NONE = "n/a"
 """A cell for what was not measured."""

@@ -8,7 +8,7 @@ from weft.reporting.cells import unit
 from weft.reporting.mixtures import MixtureRun, mixtures_of
 from weft.reporting.runs import read_runs
 from weft.reporting.sections import Entry, Section, sections_of
-from weft.tables import number
+from weft.reporting.tables import number
 
 
 @dataclass(frozen=True)

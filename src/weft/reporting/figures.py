@@ -8,7 +8,7 @@ from weft.reporting.curve_figures import curves
 from weft.reporting.drawing import INK, MARKERS, PALETTE, Figure, axes, draw
 from weft.reporting.labels import compact, place_numbers, scale_of, wrapped
 from weft.reporting.sections import Entry, Section
-from weft.tables import interval
+from weft.reporting.tables import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

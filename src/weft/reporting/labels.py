@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from weft.tables import is_fraction
+from weft.reporting.tables import is_fraction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

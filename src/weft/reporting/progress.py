@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
-    from weft.demonstration import Stage
-    from weft.training import Event
+    from weft.training.loop import Event
 
 LINES = 10
 """Lines in all, where there is no terminal to draw a bar in."""
@@ -77,19 +76,6 @@ def rows_shown(name: str) -> Iterator[Callable[[int, int], None]]:
     """A display for `evaluate(progress=...)` and whatever else counts rows."""
     with Bar(name, Console(stderr=True)) as bar:
         yield lambda done, total: bar.show(done / max(total, 1), f"{done}/{total} rows")
-
-
-@contextmanager
-def demonstration_shown() -> "Iterator[Callable[[Stage], None]]":
-    """A display for `demonstrate(report=...)`: the whole way, and the run it is at."""
-    with Bar("demo", Console(stderr=True)) as bar:
-
-        def show(stage: "Stage") -> None:
-            left = f"{clock(stage.seconds_left)} left in all"
-            where = f"{stage.number}/{stage.runs} {stage.recipe} on {stage.task}"
-            bar.show(stage.fraction, f"{left}  {where}  {words_of(stage.event, with_time=False)}")
-
-        yield show
 
 
 def words_of(event: "Event", *, with_time: bool = True) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.atomic import write_text
-from weft.grid import label_of
+from weft.comparison.grid import label_of
 from weft.reporting.drawing import MARKERS, PALETTE
 from weft.reporting.labels import scale_of
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from weft.config import Run
-from weft.data import find_kind, find_spec
-from weft.expert import Card
-from weft.loading import task_of
-from weft.recipes import recipe_file
+from weft.data.reading import find_kind, find_spec
+from weft.methods.recipes import recipe_file
+from weft.model.expert import Card
 from weft.runs import CONFIG, RunFolder
-from weft.storage import CARD, read_card
-from weft.tasks.base import Task
-from weft.tracking import log_lines
+from weft.storage.experts import CARD, read_card
+from weft.storage.loading import task_of
+from weft.tasks.contract import Task
+from weft.training.tracking import log_lines
 
 SPLITS = ("validation", "test", "holdout", "train")
 """Which scores of a run a report is about: the first of these that it has."""

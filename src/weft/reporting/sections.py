@@ -8,7 +8,7 @@ from typing import Any
 
 from weft.reporting.labels import safe_name
 from weft.reporting.runs import TaskRun
-from weft.tracking import flat
+from weft.training.tracking import flat
 
 NOT_SAID = {"modules", "data", "beside"}
 """Settings that names leave out: they follow from others, or say where and not what."""

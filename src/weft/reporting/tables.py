@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,7 @@ from rich.table import Table
 from weft.runs import STANDINGS, RunFolder
 
 if TYPE_CHECKING:
-    from weft.demonstration import Result
-    from weft.evaluation import Evaluation
+    from weft.answering.evaluation import Evaluation
 
 FRACTIONS = ("accuracy", "f1", "precision", "recall", "exact_match", "recognition")
 """How names of scores between 0 and 1 begin."""
@@ -114,25 +112,6 @@ def _scores(rows: Sequence[tuple[Any, str, int, Mapping[str, Mapping[str, Any]]]
             unit = "%" if is_fraction(name) else ""
             table.add_row(*first, f"{name} {unit}".strip(), interval(name, value))
     console().print(table)
-
-
-def show_demonstration(results: "Sequence[Result]", out: Path) -> None:
-    """Print the demo's comparison."""
-    table = Table("task", "recipe", "trained parameters", "score")
-    for heading in ("% (95 % interval)", "guess %", "s/epoch"):
-        table.add_column(heading)
-    for result in results:
-        table.add_row(
-            result.task,
-            result.recipe,
-            f"{result.trainable_parameters:,}",
-            result.metric,
-            interval(result.metric, asdict(result.score)),
-            number(result.metric, result.guess),
-            f"{result.seconds_per_epoch:.1f}",
-        )
-    console().print(table)
-    console().print(f"run folders are in {out}", markup=False, soft_wrap=True)
 
 
 def show_list(what: str, entries: Sequence[Mapping[str, str]]) -> None:

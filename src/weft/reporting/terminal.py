@@ -6,7 +6,7 @@ from rich.table import Table as Rich
 
 from weft.reporting.cells import Table, gates_table, score_table, standings_table
 from weft.reporting.contents import Report, summary
-from weft.tables import console
+from weft.reporting.tables import console
 
 
 def show_report(report: Report) -> None:

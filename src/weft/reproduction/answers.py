@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from weft.comparison import Row, examples_of, predictions_of
-from weft.data import LoadedTask
-from weft.grid import Cell
-from weft.jobs import final_jobs
+from weft.comparison.comparing import Row, examples_of, predictions_of
+from weft.comparison.grid import Cell
+from weft.comparison.jobs import final_jobs
+from weft.data.reading import LoadedTask
 from weft.reproduction.plan import OWN, STUDY
 from weft.reproduction.running import Outcome
 from weft.reproduction.shares import mean_share
 from weft.runs import RunFolder
-from weft.scoring import Score
-from weft.tasks.base import Prediction
+from weft.tasks.contract import Prediction
+from weft.tasks.scoring import Score
 
 FULL, LORA = "full", "lora"
 

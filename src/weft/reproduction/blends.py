@@ -6,15 +6,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from weft.beside import MIXTURE, OWN
-from weft.comparison import examples_of, predictions_of
-from weft.grid import label_of
-from weft.recognition import RECOGNITION
+from weft.answering.recognition import RECOGNITION
+from weft.comparison.comparing import examples_of, predictions_of
+from weft.comparison.grid import label_of
 from weft.reproduction.plan import MixtureRun
 from weft.reproduction.running import Outcome
 from weft.reproduction.steps import experts_of
 from weft.runs import STANDINGS, RunFolder
-from weft.scoring import Difference, Score, mean_difference, mean_score
+from weft.tasks.scoring import Difference, Score, mean_difference, mean_score
+from weft.training.standings import MIXTURE, OWN
 
 
 @dataclass(frozen=True)

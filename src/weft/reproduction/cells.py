@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from weft.grid import label_of
+from weft.comparison.grid import label_of
 from weft.reproduction.counts import count, mixture_count
 from weft.reproduction.figures import Address, Figure
 from weft.reproduction.filling import Filling, fillings

@@ -1,6 +1,6 @@
 """The study's claims as a section: what LoRA keeps, how fast it trains, what everything costs."""
 
-from weft.grid import label_of
+from weft.comparison.grid import label_of
 from weft.reporting.cells import Table
 from weft.reproduction.claims import verdicts
 from weft.reproduction.costs import usd

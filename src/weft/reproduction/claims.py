@@ -8,7 +8,7 @@ from weft.reproduction.durations import Faster, value_at
 from weft.reproduction.figures import Address
 from weft.reproduction.plan import OWN, STUDY, Plan
 from weft.reproduction.published import Study
-from weft.scoring import Score
+from weft.tasks.scoring import Score
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from weft.comparison.grid import Grid
 from weft.config import read_yaml, validate
-from weft.grid import Grid
 from weft.reproduction.plan import Plan, Stage
-from weft.tracking import flat
+from weft.training.tracking import flat
 
 
 def refuse_other(plan: Plan) -> None:

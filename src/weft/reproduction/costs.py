@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from weft.grid import Cell, label_of
-from weft.jobs import final_jobs
+from weft.comparison.grid import Cell, label_of
+from weft.comparison.jobs import final_jobs
 from weft.reproduction.running import Outcome
 from weft.reproduction.steps import Step
 from weft.runs import RunFolder

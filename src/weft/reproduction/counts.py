@@ -3,9 +3,9 @@
 import functools
 from dataclasses import dataclass
 
+from weft.catalogue.counting import mixture_parameters, parameters
 from weft.config import RecipeSettings
-from weft.counting import mixture_parameters, parameters
-from weft.recipes import resolve
+from weft.methods.recipes import resolve
 from weft.reproduction.figures import Address
 from weft.reproduction.published import published
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from weft.grid import label_of
+from weft.comparison.grid import label_of
 from weft.reporting.cells import unit
 from weft.reporting.drawing import INK, MARKERS, PALETTE, Figure, axes, draw
 from weft.reporting.labels import compact, safe_name, scale_of, wrapped

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModel
 
-from weft.assembly import DTYPES
-from weft.base import attention_for, config_of, max_positions
-from weft.inference import autocast
+from weft.answering.inference import autocast
+from weft.base.loading import attention_for, config_of, max_positions
 from weft.reproduction.work import Planned
+from weft.training.assembly import DTYPES
 
 ROWS, TOKENS = 16, 64
 """Size of a timed batch."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from weft.grid import label_of
+from weft.comparison.grid import label_of
 from weft.reproduction.figures import Address
 from weft.reproduction.plan import Plan
 

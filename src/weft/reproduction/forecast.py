@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from weft.grid import label_of
-from weft.loading import available_device
+from weft.comparison.grid import label_of
 from weft.reproduction.estimate import Estimate, calibrate, estimate
 from weft.reproduction.plan import Plan
 from weft.reproduction.steps import Step, place_of, steps
+from weft.storage.loading import available_device
 
 
 @dataclass(frozen=True)

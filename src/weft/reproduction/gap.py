@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from weft.grid import label_of
+from weft.comparison.grid import label_of
 from weft.reproduction.answers import FULL, LORA, Answers, Way
 from weft.reproduction.plan import OWN, STUDY
-from weft.scoring import Score
+from weft.tasks.scoring import Score
 
 GOAL_SHARE = 0.97
 """Of full fine-tuning's score, each at its own rate: what LoRA is meant to reach."""

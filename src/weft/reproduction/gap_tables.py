@@ -1,14 +1,14 @@
 """What goes beyond the study as sections: the gap to full fine-tuning, and the mixtures."""
 
-from weft.grid import label_of
+from weft.comparison.grid import label_of
 from weft.reporting.cells import NONE, Table, unit
+from weft.reporting.tables import number
 from weft.reproduction.answers import FULL
 from weft.reproduction.blends import Blend
 from weft.reproduction.gap import GOAL_PARAMETERS, GOAL_SHARE, GapRow
 from weft.reproduction.layout import Block, Section, decimal, listed, percent, scored, share
 from weft.reproduction.plan import OWN, STUDY
 from weft.reproduction.result import Reproduction
-from weft.tables import number
 
 
 def gap(found: Reproduction) -> Section:

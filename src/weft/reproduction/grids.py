@@ -1,10 +1,10 @@
-"""A profile's two comparisons on one base, as grids of `weft.comparison`."""
+"""A profile's two comparisons on one base, as grids of `weft.comparison.comparing`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from weft.comparison import Grid
+from weft.comparison.comparing import Grid
 from weft.config import validate
 from weft.reproduction.figures import Address
 from weft.reproduction.profiles import Profile, SetEntry

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weft.reporting.cells import NONE, Table
-from weft.scoring import Difference, Score
-from weft.tables import interval
+from weft.reporting.tables import interval
+from weft.tasks.scoring import Difference, Score
 
 
 @dataclass(frozen=True)

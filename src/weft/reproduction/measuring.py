@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from weft.grid import Cell
-from weft.jobs import final_jobs
+from weft.comparison.grid import Cell
+from weft.comparison.jobs import final_jobs
 from weft.reproduction.figures import Address
 from weft.reproduction.plan import STUDY, Plan
 from weft.runs import RunFolder

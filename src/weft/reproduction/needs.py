@@ -8,11 +8,11 @@ from pathlib import Path
 from huggingface_hub import is_offline_mode
 
 from weft.atomic import atomic_folder
+from weft.base.locate import ALIASES, Alias, checkpoint_files, locate
+from weft.comparison.grid import label_of
 from weft.config import TaskSettings, validate
-from weft.data import find_spec, load_task
-from weft.demo import SIZES, write_demo_data
-from weft.grid import label_of
-from weft.locate import ALIASES, Alias, checkpoint_files, locate
+from weft.data.generated import SIZES, write_demo_data
+from weft.data.reading import find_spec, load_task
 from weft.reproduction.plan import STUDY, Plan
 
 PACKAGES = ("matplotlib", "jinja2")

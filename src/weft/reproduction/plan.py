@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.comparison import Grid
+from weft.comparison.comparing import Grid
+from weft.comparison.grid import label_of
 from weft.config import MixtureSettings, Run, TrainingSettings, validate
-from weft.grid import label_of
 from weft.reproduction.grids import own_grid, study_grid
 from weft.reproduction.profiles import MixtureRow, Profile, profile
 from weft.reproduction.published import Study, published
@@ -23,7 +23,7 @@ STUDY, OWN = "study", "own"
 
 @dataclass(frozen=True)
 class Stage:
-    """One grid of one base, for `weft.comparison.compare`."""
+    """One grid of one base, for `weft.comparison.comparing.compare`."""
 
     name: str
     base: str

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from weft.grid import label_of
-from weft.leaderboard import leaderboard
+from weft.comparison.grid import label_of
+from weft.comparison.leaderboard import leaderboard
 from weft.reporting.labels import safe_name
 from weft.reporting.rates import draw_rates
 from weft.reproduction.plan import OWN

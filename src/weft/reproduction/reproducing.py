@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from weft.comparison import Runner
-from weft.grid import label_of
+from weft.comparison.comparing import Runner
+from weft.comparison.grid import label_of
 from weft.reproduction.costs import PRICE
 from weft.reproduction.needs import ready
 from weft.reproduction.plan import Plan, make_plan

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from weft.grid import label_of
+from weft.comparison.grid import label_of
 from weft.reproduction.answers import answers
 from weft.reproduction.blends import Blend, blends
 from weft.reproduction.cells import Cell, cells

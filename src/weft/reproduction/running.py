@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.comparison import Row, Runner, Unfinished, compare
-from weft.jobs import Job, run_job
+from weft.comparison.comparing import Row, Runner, Unfinished, compare
+from weft.comparison.jobs import Job, run_job
 from weft.reproduction.continuing import refuse_other
 from weft.reproduction.plan import MixtureRun, Plan
 from weft.reproduction.steps import experts_of, mixture_job
@@ -49,7 +49,7 @@ def run(plan: Plan, runner: Runner | None = None) -> Outcome:
 
     Args:
         plan: What to run; its sets and bases are there (`weft.reproduction.needs.ready`).
-        runner: As in `weft.comparison.compare`; without one, what a run raises is raised.
+        runner: As in `weft.comparison.comparing.compare`; without one, what a run raises is raised.
 
     Raises:
         ValueError: If the plan's folder holds runs of other settings.

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from weft.metrics import ratio
-from weft.scoring import LEVEL, RESAMPLES, Score, interval, means
-from weft.tasks.base import Example, Prediction, Task
+from weft.tasks.contract import Example, Prediction, Task
+from weft.tasks.metrics import ratio
+from weft.tasks.scoring import LEVEL, RESAMPLES, Score, interval, means
 
 
 def mean_share(

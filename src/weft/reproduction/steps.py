@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from weft.grid import Cell, cells_of
-from weft.jobs import Job, best_rate, final_jobs, search_jobs
+from weft.comparison.grid import Cell, cells_of
+from weft.comparison.jobs import Job, best_rate, final_jobs, search_jobs
 from weft.reproduction.plan import OWN, MixtureRun, Plan, Stage
 from weft.reproduction.work import Planned, work
 

@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Rich
 
-from weft.jobs import Job
-from weft.progress import Bar
+from weft.comparison.jobs import Job
+from weft.comparison.workers import Standing, Watch
 from weft.reporting.cells import Table
+from weft.reporting.progress import Bar
 from weft.reporting.terminal import console, say
 from weft.reproduction.estimate import in_words
 from weft.reproduction.forecast import Forecast
 from weft.reproduction.result import Reproduction
 from weft.reproduction.sections import sections
-from weft.workers import Standing, Watch
 
 SHOWN = 3
 """Runs in progress that are named."""

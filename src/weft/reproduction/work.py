@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from weft.comparison import Grid
+from weft.comparison.comparing import Grid
 from weft.config import TrainingSettings, validate
+from weft.data.rows import HOLDOUT
 from weft.reproduction.plan import Plan, Stage
 from weft.reproduction.profiles import SetEntry
-from weft.rows import HOLDOUT
 
 SCORING = 0.5
 """Time of a scored token beside one of training LoRA: a forward without its backward."""

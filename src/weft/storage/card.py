@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from weft.atomic import write_text
-from weft.expert import Card
+from weft.model.expert import Card
 
 CARD = "weft.json"
 FORMAT = 1

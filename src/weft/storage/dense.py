@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from weft.atomic import write_tensors
-from weft.base import Base
-from weft.heads import Head
+from weft.base.loading import Base
 from weft.lowrank.attach import canonical
+from weft.model.head import Head
 
 WEIGHTS = "model.safetensors"
 

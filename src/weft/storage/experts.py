@@ -16,17 +16,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from weft.adapters.base import Adapter
 from weft.atomic import atomic_folder, write_tensors
-from weft.base import Base, checkpoint_tensors, config_of, load_base
+from weft.base.loading import Base, checkpoint_tensors, config_of, load_base
 from weft.config import RecipeSettings, validate
-from weft.data import find_kind
-from weft.expert import Card, Expert
-from weft.heads import Head
+from weft.data.reading import find_kind
 from weft.lowrank.checkpoint import PeftFolder, read_peft, write_peft
 from weft.lowrank.peft_tensors import read_tensors
-from weft.model import Model
-from weft.recipes import Recipe, resolve
+from weft.methods.adapters.contract import Adapter
+from weft.methods.recipes import Recipe, resolve
+from weft.model.expert import Card, Expert
+from weft.model.head import Head
+from weft.model.model import Model
 from weft.storage.card import CARD, read_card, versions, write_card
 from weft.storage.dense import write_checkpoint
 from weft.storage.tensors import (
@@ -42,7 +42,7 @@ from weft.storage.tensors import (
     take_head,
     whole_modules,
 )
-from weft.tasks.base import TaskSpec
+from weft.tasks.contract import TaskSpec
 
 NATIVE = "native.safetensors"
 HEAD = "head.safetensors"

@@ -9,28 +9,28 @@ from typing import Literal
 from torch import Tensor, zeros
 
 from weft.atomic import atomic_folder, write_text
-from weft.base import Base, checkpoint_tensors, load_base
+from weft.base.loading import Base, checkpoint_tensors, load_base
 from weft.config import RecipeSettings, Run, TaskSettings, to_yaml
-from weft.data import find_kind, find_spec
-from weft.expert import Card, Expert
-from weft.factoring import approximated
-from weft.heads import Head
-from weft.kinds import KINDS
-from weft.loading import load_run_model
+from weft.data.reading import find_kind, find_spec
 from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
 from weft.lowrank.checkpoint import PeftFolder, read_peft
-from weft.mixing import HEAD_ONLY, MIX
-from weft.recipes import recipe_file, resolve
-from weft.recogniser import STATES, Recogniser
+from weft.methods.recipes import recipe_file, resolve
+from weft.model.expert import Card, Expert
+from weft.model.factoring import approximated
+from weft.model.head import Head
+from weft.model.heads import kind_of
+from weft.model.mixing import HEAD_ONLY, MIX
+from weft.model.recogniser import STATES, Recogniser
 from weft.runs import CONFIG, RunFolder
-from weft.storage import check_kind, read_card, save_expert, versions
 from weft.storage.dense import write_checkpoint
+from weft.storage.experts import check_kind, read_card, save_expert, versions
 from weft.storage.foreign import recipe_of
+from weft.storage.loading import load_run_model
 from weft.storage.mixture import save_mixture
 from weft.storage.tensors import linear_shapes, plain_adapters, take_copies, take_head
 from weft.storage.xlora import export_xlora, import_xlora
 from weft.storage.xlora_format import xlora_folder
-from weft.tasks.base import TaskSpec
+from weft.tasks.contract import TaskSpec
 
 
 def export(
@@ -228,7 +228,7 @@ def _labels(spec: TaskSpec) -> list[str]:
     """The class names; a PEFT folder does not have them, so the task must."""
     kind = find_kind(spec)
     regression = spec.options.get("mode") == "regression"
-    if spec.labels is None and KINDS[spec.kind].has_classes and not regression:
+    if spec.labels is None and kind_of(spec.kind).has_classes and not regression:
         raise ValueError(
             f"task {spec.name}: a PEFT folder does not name its classes; list them in the head's "
             "order under the task's `labels:`"

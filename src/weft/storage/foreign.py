@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from weft.base import Base
+from weft.base.loading import Base
 from weft.config import RecipeSettings
-from weft.expert import Card, Expert
 from weft.lowrank.checkpoint import PeftFolder
-from weft.recipes import resolve
+from weft.methods.recipes import resolve
+from weft.model.expert import Card, Expert
 from weft.storage.tensors import plain_adapters
 
 

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import torch
 
-from weft.base import Base, attention_for, load_base
+from weft.base.loading import Base, attention_for, load_base
 from weft.config import Run, validate
-from weft.data import find_kind
-from weft.expert import Card
+from weft.data.reading import find_kind
 from weft.lowrank.route import Members
-from weft.mixed import Mix
-from weft.model import Model
-from weft.recipes import recipe_file
-from weft.recogniser import STATES, Recogniser
+from weft.methods.recipes import recipe_file
+from weft.model.expert import Card
+from weft.model.mixed import Mix
+from weft.model.model import Model
+from weft.model.recogniser import STATES, Recogniser
 from weft.registry import unknown
 from weft.runs import RunFolder
-from weft.storage import load_expert, load_full, read_card
+from weft.storage.experts import load_expert, load_full, read_card
 from weft.storage.mixture import load_mixture
-from weft.tasks.base import Task, TaskSpec
+from weft.tasks.contract import Task, TaskSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")

@@ -18,23 +18,16 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from weft.atomic import atomic_folder, write_tensors, write_text
-from weft.base import Base
+from weft.base.loading import Base
 from weft.config import MixtureSettings, Settings, read_yaml, validate
-from weft.expert import Card, Expert
-from weft.gates.settings import trains_experts
-from weft.gates.stack import Stack
-from weft.heads import trained_dtype
 from weft.lowrank.peft_tensors import read_tensors
-from weft.mixed import Mix
-from weft.mixing import (
-    MIX,
-    Ingredient,
-    frame_of,
-    make_mix,
-    method_of,
-    starts_from_experts,
-)
-from weft.storage import load_expert, save_expert
+from weft.methods.gates.settings import trains_experts
+from weft.methods.gates.stack import Stack
+from weft.model.expert import Card, Expert
+from weft.model.head import trained_dtype
+from weft.model.mixed import Mix
+from weft.model.mixing import MIX, Ingredient, frame_of, make_mix, method_of, starts_from_experts
+from weft.storage.experts import load_expert, save_expert
 
 DESCRIPTION = "mixture.yaml"
 GATE = "gate.safetensors"

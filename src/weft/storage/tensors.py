@@ -14,14 +14,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from weft.adapters.base import Adapter
-from weft.base import Base
-from weft.expert import Expert, make_adapters
-from weft.heads import Head, trained_dtype
+from weft.base.loading import Base
 from weft.lowrank.attach import canonical, frozen_linear, original
 from weft.lowrank.checkpoint import PeftFolder
 from weft.lowrank.peft_tensors import read_tensors
-from weft.recipes import Recipe
+from weft.methods.adapters.contract import Adapter
+from weft.methods.recipes import Recipe
+from weft.model.expert import Expert, make_adapters
+from weft.model.head import Head, trained_dtype
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """A (rank, in) and B (out, rank) by module."""

@@ -31,18 +31,18 @@ from typing import Any, NamedTuple
 import torch
 
 from weft.atomic import atomic_folder, write_tensors, write_text
-from weft.base import Base, load_base
+from weft.base.loading import Base, load_base
 from weft.config import MixtureSettings
-from weft.expert import Card, Expert
-from weft.gates.settings import trains_experts
-from weft.kinds import KINDS
 from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder, read_peft
-from weft.mixed import Mix
-from weft.mixing import Ingredient, make_mix
-from weft.mixtures.xlora import XLoRA
+from weft.methods.gates.settings import trains_experts
+from weft.methods.mixtures.xlora import XLoRA
+from weft.model.expert import Card, Expert
+from weft.model.heads import kind_of
+from weft.model.mixed import Mix
+from weft.model.mixing import Ingredient, make_mix
 from weft.runs import RunFolder
-from weft.storage import TASK_TYPES, check_kind, load_expert, save_expert
 from weft.storage.card import CARD, read_card
+from weft.storage.experts import TASK_TYPES, check_kind, load_expert, save_expert
 from weft.storage.foreign import adopted
 from weft.storage.mixture import EXPERTS, load_mixture
 from weft.storage.tensors import linear_shapes
@@ -165,7 +165,7 @@ def import_xlora(folder: Path, base: Base, head: tuple[Expert, Card], drafts: Pa
 
 
 def _check_decoder(base: Base) -> None:
-    if not KINDS[KIND].fits(base.config):
+    if not kind_of(KIND).fits(base.config):
         raise ValueError(
             f"{base.name} is no decoder, and PEFT 0.21.2 loads an X-LoRA on no encoder: it expects a trunk called "
             "`model` and a base with its head. Keep the run folder, which weft opens, or export its experts one by one"

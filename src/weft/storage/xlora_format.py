@@ -24,7 +24,7 @@ from torch import Tensor
 from weft.config import validate
 from weft.lowrank.checkpoint import CONFIG
 from weft.lowrank.peft_tensors import read_tensors
-from weft.mixtures.xlora import Spec, XLoRA
+from weft.methods.mixtures.xlora import Spec, XLoRA
 
 _SETTINGS = {
     "depth": "xlora_depth",

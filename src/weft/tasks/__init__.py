@@ -1,7 +1,1 @@
-"""Kinds of task, one Python file each, and named sets, one YAML file each."""
-
-from weft.registry import Registry
-from weft.tasks.base import Task
-
-kinds = Registry("weft.tasks", Task)
-sets = Registry("weft.tasks", suffix=".yaml")
+"""What a task is: its kinds, its named sets, its texts, metrics and intervals. Nothing here needs torch."""

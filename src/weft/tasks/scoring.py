@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from weft.tasks.base import Example, Prediction, Task
+from weft.tasks.contract import Example, Prediction, Task
 
 RESAMPLES = 1000
 LEVEL = 0.95

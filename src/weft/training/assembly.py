@@ -7,34 +7,27 @@ from typing import Any
 
 import torch
 
-from weft.base import Base, attention_for, check_max_length, load_base
+from weft.base.loading import Base, attention_for, check_max_length, load_base
 from weft.config import RecipeSettings, Run
-from weft.expert import Card, Expert, build, check_head_settings
-from weft.factoring import added
-from weft.gates.settings import Spec as MixtureSpec
-from weft.gates.settings import trains_experts
-from weft.heads import Head
-from weft.kinds import kind_for
-from weft.learning import Learner, Stream
+from weft.data.rows import Rows, encode, load, task_settings
 from weft.lowrank.route import Members
-from weft.mixed import Mix
-from weft.mixing import (
-    HEAD_ONLY,
-    MIX,
-    Ingredient,
-    make_mix,
-    method_of,
-    read_ingredients,
-    starts_from_experts,
-    with_mixture,
-)
-from weft.model import Model
-from weft.preparation import prepare, prepare_model, start_from
-from weft.recipes import Recipe, resolve
-from weft.rows import Rows, encode, load, task_settings
-from weft.sampling import Sampled
-from weft.storage import versions
-from weft.tasks.base import Example, Record, Task
+from weft.methods.gates.settings import Spec as MixtureSpec
+from weft.methods.gates.settings import trains_experts
+from weft.methods.recipes import Recipe, resolve
+from weft.model.expert import Card, Expert, build, check_head_settings
+from weft.model.factoring import added
+from weft.model.head import Head
+from weft.model.heads import kind_for
+from weft.model.mixed import Mix
+from weft.model.mixing import HEAD_ONLY, MIX, Ingredient, make_mix, method_of, starts_from_experts
+from weft.model.model import Model
+from weft.storage.experts import versions
+from weft.storage.ingredients import read_ingredients
+from weft.tasks.contract import Example, Record, Task
+from weft.training.learning import Learner, Stream
+from weft.training.preparation import prepare, prepare_model, start_from
+from weft.training.sampling import Sampled
+from weft.training.settings import with_mixture
 
 SHARED = "shared"
 """Name of the expert that several tasks train together."""

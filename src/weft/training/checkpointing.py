@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from weft.adamw import laid_out_as
 from weft.atomic import atomic_folder, write_tensors, write_text
-from weft.learning import Learner
+from weft.training.adamw import laid_out_as
+from weft.training.learning import Learner
 
 _TENSORS = "state.safetensors"
 _VALUES = "state.json"

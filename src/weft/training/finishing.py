@@ -12,20 +12,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from weft import checkpointing
-from weft.assembly import Session
+from weft.answering.evaluation import Evaluation, predictions, sampled, save_evaluation
+from weft.answering.inference import padding_id, total_loss
+from weft.answering.recognition import RECOGNITION, fit_rows, recognition
 from weft.atomic import atomic_folder
-from weft.batching import Item
-from weft.beside import forward_cost, standings, write_standings
-from weft.evaluation import Evaluation, predictions, sampled, save_evaluation
-from weft.inference import padding_id, total_loss
-from weft.learning import Stream
-from weft.recognition import RECOGNITION, fit_rows, recognition
+from weft.model.batching import Item
 from weft.runs import RunFolder
-from weft.scoring import RESAMPLES, Score, score
-from weft.storage import save_expert, save_full
+from weft.storage.experts import save_expert, save_full
 from weft.storage.mixture import save_mixture
-from weft.tasks.base import Example, Prediction, Record
+from weft.tasks.contract import Example, Prediction, Record
+from weft.tasks.scoring import RESAMPLES, Score, score
+from weft.training import checkpointing
+from weft.training.assembly import Session
+from weft.training.learning import Stream
+from weft.training.standings import forward_cost, standings, write_standings
 
 
 def finish(

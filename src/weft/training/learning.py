@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.adamw import AdamW
-from weft.batching import Item, epoch_batches
 from weft.config import TrainingSettings
-from weft.expert import Expert
 from weft.lowrank.route import Members
-from weft.recipes import Recipe
-from weft.tasks.base import Example, Record, Task
+from weft.methods.recipes import Recipe
+from weft.model.batching import Item, epoch_batches
+from weft.model.expert import Expert
+from weft.tasks.contract import Example, Record, Task
+from weft.training.adamw import AdamW
 
 
 @dataclass

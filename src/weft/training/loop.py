@@ -16,16 +16,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from weft import checkpointing
-from weft.assembly import Session, assemble
 from weft.config import Run, load_run
-from weft.finishing import finish, mean_loss, score_rows
-from weft.interruption import Interrupted, interrupts
-from weft.learning import Learner, Stream
-from weft.mixing import with_mixture
 from weft.runs import RunFolder
-from weft.stepping import Stepper, summed
-from weft.tracking import Log, accelerator_for
+from weft.training import checkpointing
+from weft.training.assembly import Session, assemble
+from weft.training.finishing import finish, mean_loss, score_rows
+from weft.training.interruption import Interrupted, interrupts
+from weft.training.learning import Learner, Stream
+from weft.training.settings import with_mixture
+from weft.training.stepping import Stepper, summed
+from weft.training.tracking import Log, accelerator_for
 
 __all__ = ["Event", "Interrupted", "Loop", "Report", "default_folder", "train"]
 

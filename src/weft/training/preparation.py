@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from weft import attention
-from weft.base import Base
-from weft.batching import collate
+from weft.answering.inference import padding_id
+from weft.base import attention
+from weft.base.dropout import Dropout
+from weft.base.loading import Base
 from weft.config import Run
-from weft.dropout import Dropout
-from weft.expert import Expert
-from weft.gates.call import Calls, calling, current_calls
-from weft.inference import padding_id
-from weft.kinds import KINDS
-from weft.learning import Stream, rate_factor
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.route import Route, current_route, routed
-from weft.model import Model
-from weft.recipes import Recipe
-from weft.storage import load_expert
+from weft.methods.gates.call import Calls, calling, current_calls
+from weft.methods.recipes import Recipe
+from weft.model.batching import collate
+from weft.model.expert import Expert
+from weft.model.heads import kind_of
+from weft.model.model import Model
+from weft.storage.experts import load_expert
+from weft.training.learning import Stream, rate_factor
 
 
 def start_from(path: str, base: Base, experts: Mapping[str, tuple[Expert, Recipe]]) -> None:
@@ -113,7 +113,7 @@ def weight_gradients(
             batch = collate(items, padding_id(model.base)).to(frozen[0].device)
             part = batch.parts[0]
             assert part.labels is not None
-            loss = KINDS[stream.kind].loss(model(batch)[part.head], part.labels, 0.0) / len(items)
+            loss = kind_of(stream.kind).loss(model(batch)[part.head], part.labels, 0.0) / len(items)
             for name, value in zip(sums, torch.autograd.grad(loss, frozen), strict=True):
                 sums[name] += value
     finally:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weft.batching import Item
-from weft.learning import Stream
+from weft.model.batching import Item
+from weft.training.learning import Stream
 
 _DRAWS = 7
 """Keeps these draws apart from those of a stream's own order."""

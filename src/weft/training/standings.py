@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 
-from weft.assembly import Session
+from weft.answering.evaluation import Evaluation, predictions, read_predictions
+from weft.answering.inference import autocast, evaluating, padding_id
 from weft.atomic import write_text
-from weft.batching import Item, collate
 from weft.config import MixtureSettings
-from weft.evaluation import Evaluation, predictions, read_predictions
-from weft.expert import Expert
-from weft.factoring import merged
-from weft.inference import autocast, evaluating, padding_id
-from weft.learning import Stream
-from weft.merges.cat import Cat
-from weft.mixing import make_mix, parts_of
+from weft.methods.merges.cat import Cat
+from weft.model.batching import Item, collate
+from weft.model.expert import Expert
+from weft.model.factoring import merged
+from weft.model.mixing import make_mix
 from weft.runs import STANDINGS, RunFolder
-from weft.scoring import Score, paired_difference, score
-from weft.tasks.base import Prediction
+from weft.storage.ingredients import parts_of
+from weft.tasks.contract import Prediction
+from weft.tasks.scoring import Score, paired_difference, score
+from weft.training.assembly import Session
+from weft.training.learning import Stream
 
 MIXTURE = "mixture"
 OWN = "own expert"

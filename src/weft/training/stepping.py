@@ -6,13 +6,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from weft.assembly import Session
-from weft.base import max_positions
-from weft.batching import MOST_TOKENS, Batch, Item, collate, pieces
-from weft.gates.trace import GateTrace, traced
-from weft.inference import autocast, padding_id
-from weft.kinds import KINDS
-from weft.learning import Learner
+from weft.answering.inference import autocast, padding_id
+from weft.base.loading import max_positions
+from weft.methods.gates.trace import GateTrace, traced
+from weft.model.batching import MOST_TOKENS, Batch, Item, collate, pieces
+from weft.model.heads import kind_of
+from weft.training.assembly import Session
+from weft.training.learning import Learner
 
 HALF_MULTIPLE = 8
 """What sequences are padded to a multiple of in half precision: a CPU's library keeps code for every new shape, a third
@@ -89,7 +89,7 @@ class Stepper:
         loss = torch.zeros((), device=self.session.device, dtype=torch.float64)
         for part in batch.parts:
             assert part.labels is not None
-            kind = KINDS[part.kind]
+            kind = kind_of(part.kind)
             mean = kind.loss(logits[part.head], part.labels, self.training.label_smoothing) / max(
                 1, counts[part.head]
             )
@@ -121,8 +121,8 @@ class Stepper:
         for item in items:
             by_head.setdefault(item.head, []).append(item)
         return {
-            head: KINDS[rows[0].kind].count(
-                KINDS[rows[0].kind].labels(
+            head: kind_of(rows[0].kind).count(
+                kind_of(rows[0].kind).labels(
                     [row.record for row in rows], max(r.length for r in rows)
                 )
             )

@@ -13,8 +13,8 @@ from accelerate.utils import LoggerType
 from torch import Tensor
 
 from weft.config import Run
-from weft.learning import Learner
 from weft.registry import unknown
+from weft.training.learning import Learner
 
 EVERY = 10
 """Optimizer steps that one line of the log averages over."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from weft.adapters.base import Adapter
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
+from weft.methods.adapters.contract import Adapter
 
 LORA = {"A": "lora_A.default.weight", "B": "lora_B.default.weight"}
 """Where PEFT's LoRA layer has our values."""

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from weft.adapters import adapters
-from weft.adapters.base import Adapter
 from weft.config import RecipeSettings, validate
-from weft.expert import make_adapters
-from weft.recipes import resolve
+from weft.methods.adapters import adapters
+from weft.methods.adapters.contract import Adapter
+from weft.methods.recipes import resolve
+from weft.model.expert import make_adapters
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -4,12 +4,12 @@ import dataclasses
 
 import torch
 
-from weft.adapters import adapters
-from weft.base import Base
+from weft.base.loading import Base
 from weft.config import RecipeSettings, validate
-from weft.expert import Card, Expert, build
 from weft.lowrank.attach import frozen_linear
-from weft.recipes import Recipe, resolve
+from weft.methods.adapters import adapters
+from weft.methods.recipes import Recipe, resolve
+from weft.model.expert import Card, Expert, build
 
 
 def expert_of(name: str, base: Base, **spec: object) -> tuple[Expert, Recipe]:

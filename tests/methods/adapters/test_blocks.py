@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.adapters.starts import draw, variant_on
-from tests.adapters.stored import assert_same_adapters, card_of, expert_of
-from weft.adapters.base import Adapter
-from weft.base import load_base
+from tests.methods.adapters.starts import draw, variant_on
+from tests.methods.adapters.stored import assert_same_adapters, card_of, expert_of
+from weft.base.loading import load_base
 from weft.lowrank.checkpoint import read_peft
-from weft.storage import restore, save_expert
+from weft.methods.adapters.contract import Adapter
+from weft.storage.experts import restore, save_expert
 from weft.storage.tensors import linear_shapes
 
 OUT, IN, ALPHA = 24, 16, 12.0

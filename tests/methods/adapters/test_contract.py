@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.adapters.starts import move
-from tests.adapters.toys import Scaled, Shared
-from weft.adapters import adapters
-from weft.adapters.base import Adapter, NotLowRank
-from weft.base import load_base
+from tests.methods.adapters.starts import move
+from tests.methods.adapters.toys import Scaled, Shared
+from weft.base.loading import load_base
 from weft.config import RecipeSettings, validate
-from weft.controllers.base import Controller
-from weft.expert import build, make_adapters
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
-from weft.model import Model
-from weft.optimizers.base import Optimizer
-from weft.plans.base import Plan
-from weft.recipes import Recipe, RecipeFile
+from weft.methods.adapters import adapters
+from weft.methods.adapters.contract import Adapter, NotLowRank
+from weft.methods.controllers.contract import Controller
+from weft.methods.optimizers.contract import Optimizer
+from weft.methods.plans.contract import Plan
+from weft.methods.recipes import Recipe, RecipeFile
+from weft.model.expert import build, make_adapters
+from weft.model.model import Model
 from weft.registry import Registry
 
 OUT, IN = 24, 16
@@ -34,7 +34,7 @@ TOYS: dict[str, type[Adapter]] = {"toy_shared": Shared, "toy_scaled": Scaled}
 @pytest.fixture(scope="module", autouse=True)
 def registry() -> Registry[Adapter]:
     """The folder with two third-party variants, as a user would add them."""
-    registry: Registry[Adapter] = Registry("weft.adapters", Adapter)
+    registry: Registry[Adapter] = Registry("weft.methods.adapters", Adapter)
     for name, variant in TOYS.items():
         registry.add(name, variant)
     return registry

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from tests.adapters.oracle import (
+from tests.methods.adapters.oracle import (
     LORA,
     Net,
     assert_ten_steps_agree,
@@ -17,12 +17,12 @@ from tests.adapters.oracle import (
     twins_of,
     woven,
 )
-from tests.adapters.starts import adapter_of, draw, move
-from weft.adapters.base import NotLowRank
-from weft.adapters.dora import DoRA
-from weft.dropout import dropout
+from tests.methods.adapters.starts import adapter_of, draw, move
+from weft.base.dropout import dropout
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
+from weft.methods.adapters.contract import NotLowRank
+from weft.methods.adapters.dora import DoRA
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 7.5
 SCALING = ALPHA / RANK

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tests.adapters.starts import draw, variant_on
-from tests.adapters.stored import assert_same_adapters, card_of, expert_of
-from weft.adapters.base import Adapter
-from weft.base import load_base
+from tests.methods.adapters.starts import draw, variant_on
+from tests.methods.adapters.stored import assert_same_adapters, card_of, expert_of
+from weft.base.loading import load_base
 from weft.lowrank.checkpoint import CONFIG, read_peft
-from weft.storage import NATIVE, restore, save_expert
+from weft.methods.adapters.contract import Adapter
+from weft.storage.experts import NATIVE, restore, save_expert
 from weft.storage.tensors import linear_shapes
 
 OUT, IN, RANK, ALPHA = 24, 16, 4, 12.0

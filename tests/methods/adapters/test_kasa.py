@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import KasaConfig
 from torch import Tensor, nn
 
-from tests.adapters.oracle import (
+from tests.methods.adapters.oracle import (
     LORA,
     Net,
     adapted,
@@ -18,8 +18,8 @@ from tests.adapters.oracle import (
     parameters_of,
     twins_of,
 )
-from tests.adapters.starts import draw, move
-from weft.adapters.kasa import KaSA, Spec
+from tests.methods.adapters.starts import draw, move
+from weft.methods.adapters.kasa import KaSA, Spec
 
 RANK, ALPHA = 3, 6.0
 SHAPES = [(24, 16), (16, 24), (16, 16)]

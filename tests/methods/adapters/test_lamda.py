@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.adapters.starts import move
-from weft.adapters.lamda import LaMDA, Spec
+from tests.methods.adapters.starts import move
+from weft.methods.adapters.lamda import LaMDA, Spec
 
 RANK, ALPHA = 3, 6.0
 S = ALPHA / RANK

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tests.adapters.starts import draw, variant_on
+from tests.methods.adapters.starts import draw, variant_on
 
 OUT, IN, RANK = 24, 16, 3
 

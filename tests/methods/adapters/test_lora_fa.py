@@ -9,15 +9,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from tests.adapters.starts import draw, variant_on
-from tests.adapters.stored import card_of
-from weft.adapters.base import Adapter
-from weft.base import Base, load_base
+from tests.methods.adapters.starts import draw, variant_on
+from tests.methods.adapters.stored import card_of
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build
 from weft.lowrank.checkpoint import read_peft
-from weft.recipes import resolve
-from weft.storage import NATIVE, load_expert, save_expert
+from weft.methods.adapters.contract import Adapter
+from weft.methods.recipes import resolve
+from weft.model.expert import Expert, build
+from weft.storage.experts import NATIVE, load_expert, save_expert
 from weft.storage.tensors import linear_shapes
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 12.0

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.adapters.starts import draw
-from weft.adapters.lora_sb import LoRASB, Spec
-from weft.adapters.lora_xs import LoRAXS
-from weft.adapters.lora_xs import Spec as XSSpec
+from tests.methods.adapters.starts import draw
+from weft.methods.adapters.lora_sb import LoRASB, Spec
+from weft.methods.adapters.lora_xs import LoRAXS
+from weft.methods.adapters.lora_xs import Spec as XSSpec
 
 OUT, IN, RANK, RATE = 20, 14, 4, 0.01
 NEAR = {"rtol": 1e-12, "atol": 1e-12}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.adapters.starts import draw
-from weft.adapters.lora_xs import LoRAXS, Spec
+from tests.methods.adapters.starts import draw
+from weft.methods.adapters.lora_xs import LoRAXS, Spec
 
 OUT, IN, RANK = 20, 14, 4
 NEAR = {"rtol": 1e-12, "atol": 1e-12}

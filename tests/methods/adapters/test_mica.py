@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from weft.adapters.mica import MiCA, Spec
+from weft.methods.adapters.mica import MiCA, Spec
 
 
 def weight() -> Tensor:

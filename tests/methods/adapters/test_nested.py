@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.adapters.starts import draw, variant_on
-from weft.adapters.base import Adapter
+from tests.methods.adapters.starts import draw, variant_on
+from weft.methods.adapters.contract import Adapter
 
 OUT, IN, RANK, ALPHA = 24, 16, 4, 12.0
 NEAR = {"rtol": 1e-12, "atol": 1e-12}

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.adapters.starts import adapters_of
-from tests.adapters.stored import card_of
-from weft.adapters import adapters
-from weft.adapters.nola import NOLA, Spec
-from weft.base import load_base
+from tests.methods.adapters.starts import adapters_of
+from tests.methods.adapters.stored import card_of
+from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.expert import build, factors_of
-from weft.heads import Head
-from weft.recipes import resolve
-from weft.storage import load_expert, save_expert
+from weft.methods.adapters import adapters
+from weft.methods.adapters.nola import NOLA, Spec
+from weft.methods.recipes import resolve
+from weft.model.expert import build, factors_of
+from weft.model.head import Head
+from weft.storage.experts import load_expert, save_expert
 
 OUT, IN, RANK, COUNT = 24, 16, 3, 7
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.adapters.starts import adapter_of, draw, move
-from weft.adapters.olora import OLoRA
+from tests.methods.adapters.starts import adapter_of, draw, move
+from weft.methods.adapters.olora import OLoRA
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 7.5
 NEAR = {"rtol": 1e-12, "atol": 1e-12}

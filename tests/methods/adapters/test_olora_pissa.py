@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from tests.adapters.oracle import (
+from tests.methods.adapters.oracle import (
     LORA,
     Net,
     assert_ten_steps_agree,
@@ -14,8 +14,8 @@ from tests.adapters.oracle import (
     twins_of,
     woven,
 )
-from tests.adapters.starts import adapter_of, draw, move
-from weft.adapters.base import Adapter
+from tests.methods.adapters.starts import adapter_of, draw, move
+from weft.methods.adapters.contract import Adapter
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 7.5
 SCALING = ALPHA / RANK

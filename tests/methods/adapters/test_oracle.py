@@ -10,13 +10,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModel
 
-from tests.adapters.oracle import LORA, parameters_of, twins_of
-from weft.base import load_base
+from tests.methods.adapters.oracle import LORA, parameters_of, twins_of
+from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build
 from weft.lowrank.route import Route
-from weft.model import Model
-from weft.recipes import resolve
+from weft.methods.recipes import resolve
+from weft.model.expert import Expert, build
+from weft.model.model import Model
 
 # PEFT itself asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

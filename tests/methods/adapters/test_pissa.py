@@ -7,11 +7,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from tests.adapters.oracle import Net, layer_of, woven
-from tests.adapters.starts import adapter_of, draw, move
-from weft.adapters.pissa import PiSSA, randomised_svd
+from tests.methods.adapters.oracle import Net, layer_of, woven
+from tests.methods.adapters.starts import adapter_of, draw, move
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
+from weft.methods.adapters.pissa import PiSSA, randomised_svd
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 7.5
 SCALING = ALPHA / RANK

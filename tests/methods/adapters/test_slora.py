@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.adapters.starts import move
-from weft.adapters import adapters
-from weft.adapters.slora import SLoRA, Spec
+from tests.methods.adapters.starts import move
 from weft.config import RecipeSettings, validate
-from weft.recipes import resolve
+from weft.methods.adapters import adapters
+from weft.methods.adapters.slora import SLoRA, Spec
+from weft.methods.recipes import resolve
 
 RANK, ALPHA = 3, 6.0
 S = ALPHA / RANK

@@ -7,7 +7,7 @@ import torch
 from peft import AdaLoraConfig, get_peft_model
 from torch import Tensor
 
-from tests.adapters.oracle import (
+from tests.methods.adapters.oracle import (
     Net,
     adapted,
     assert_ten_steps_agree,
@@ -15,8 +15,8 @@ from tests.adapters.oracle import (
     parameters_of,
     twins_of,
 )
-from tests.adapters.starts import draw, variant_on
-from weft.adapters.base import Adapter
+from tests.methods.adapters.starts import draw, variant_on
+from weft.methods.adapters.contract import Adapter
 
 OUT, IN, RANK, ALPHA = 24, 16, 4, 12.0
 NEAR = {"rtol": 1e-11, "atol": 1e-11}

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.adapters.starts import adapters_of, move
-from weft.adapters.lora import LoRA
-from weft.adapters.lora import Spec as LoRASpec
-from weft.adapters.tied_lora import Pairs, TiedLoRA
-from weft.base import load_base
+from tests.methods.adapters.starts import adapters_of, move
+from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.expert import build
-from weft.recipes import resolve
+from weft.methods.adapters.lora import LoRA
+from weft.methods.adapters.lora import Spec as LoRASpec
+from weft.methods.adapters.tied_lora import Pairs, TiedLoRA
+from weft.methods.recipes import resolve
+from weft.model.expert import build
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 6.0
 SCALING = ALPHA / RANK

@@ -10,14 +10,14 @@ from peft import PeftModel, TinyLoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.adapters.oracle import assert_ten_steps_agree, layer_of
-from tests.adapters.starts import adapters_of
-from weft.adapters.base import Adapter
-from weft.adapters.tinylora import Spec, Ties, TinyLoRA
-from weft.base import load_base
+from tests.methods.adapters.oracle import assert_ten_steps_agree, layer_of
+from tests.methods.adapters.starts import adapters_of
+from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build, factors_of
-from weft.recipes import resolve
+from weft.methods.adapters.contract import Adapter
+from weft.methods.adapters.tinylora import Spec, Ties, TinyLoRA
+from weft.methods.recipes import resolve
+from weft.model.expert import Expert, build, factors_of
 from weft.storage.tensors import native_adapters, native_metadata, native_state
 
 WIDTH, MAPS, RANK, U = 12, 5, 3, 6

@@ -10,16 +10,16 @@ import torch
 from peft import UniLoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from tests.adapters.oracle import Net, adapted, assert_ten_steps_agree, layer_of
-from tests.adapters.starts import adapters_of, draw
-from weft.adapters.lora import LoRA
-from weft.adapters.lora import Spec as LoRASpec
-from weft.adapters.uni_lora import UniLoRA, Vector
+from tests.methods.adapters.oracle import Net, adapted, assert_ten_steps_agree, layer_of
+from tests.methods.adapters.starts import adapters_of, draw
 from weft.atomic import write_tensors
-from weft.base import load_base
+from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build, factors_of
-from weft.recipes import resolve
+from weft.methods.adapters.lora import LoRA
+from weft.methods.adapters.lora import Spec as LoRASpec
+from weft.methods.adapters.uni_lora import UniLoRA, Vector
+from weft.methods.recipes import resolve
+from weft.model.expert import Expert, build, factors_of
 from weft.storage.tensors import native_adapters, native_metadata, native_state
 
 IN, MIDDLE, OUT, RANK = 16, 24, 32, 3

@@ -10,14 +10,20 @@ import torch
 from peft import VBLoRAConfig, get_peft_model
 from torch import Tensor
 
-from tests.adapters.oracle import Net, adapted, assert_ten_steps_agree, parameters_of, twins_of
-from tests.adapters.starts import adapters_of, draw, move
-from weft.adapters.vb_lora import VBLoRA
+from tests.methods.adapters.oracle import (
+    Net,
+    adapted,
+    assert_ten_steps_agree,
+    parameters_of,
+    twins_of,
+)
+from tests.methods.adapters.starts import adapters_of, draw, move
 from weft.atomic import write_tensors
-from weft.base import load_base
+from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build, factors_of
-from weft.recipes import resolve
+from weft.methods.adapters.vb_lora import VBLoRA
+from weft.methods.recipes import resolve
+from weft.model.expert import Expert, build, factors_of
 from weft.storage.tensors import native_adapters, native_metadata, native_state
 
 OUT, IN, RANK = 24, 16, 3

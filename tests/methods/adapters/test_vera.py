@@ -9,10 +9,10 @@ import torch
 from peft import VeraConfig, get_peft_model
 from torch import Tensor, nn
 
-from tests.adapters.oracle import Net, adapted, parameters_of, twins_of
-from tests.adapters.starts import adapters_of, draw, move
-from weft.adapters.base import Adapter
-from weft.adapters.vera import Projections, VeRA
+from tests.methods.adapters.oracle import Net, adapted, parameters_of, twins_of
+from tests.methods.adapters.starts import adapters_of, draw, move
+from weft.methods.adapters.contract import Adapter
+from weft.methods.adapters.vera import Projections, VeRA
 
 RANK = 6
 NEAR = {"rtol": 1e-10, "atol": 1e-10}

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters.base import Adapter, NotLowRank, Spec
+from weft.methods.adapters.contract import Adapter, NotLowRank, Spec
 
 
 class SharedSpec(Spec):

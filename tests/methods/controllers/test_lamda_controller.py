@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.adapters.lamda import LaMDA, Spec
-from weft.controllers.lamda import LaMDAController, LaMDASettings, frozen_columns
+from weft.methods.adapters.lamda import LaMDA, Spec
+from weft.methods.controllers.lamda import LaMDAController, LaMDASettings, frozen_columns
 
 OUT, IN, TOTAL = 12, 10, 20
 RANKS = {"one": 4, "two": 6}

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.gates.example import RANKS, A, B, X
-from weft.gates.apply import cheaper, dense, grouped
-from weft.gates.gate import Gate, GateSpec, gate
+from tests.methods.gates.example import RANKS, A, B, X
+from weft.methods.gates.apply import cheaper, dense, grouped
+from weft.methods.gates.gate import Gate, GateSpec, gate
 
 
 @pytest.mark.parametrize("leading", [(7,), (2, 5), (2, 3, 4), (1,)])

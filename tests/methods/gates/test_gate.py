@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.gates.example import BASE, LOGITS, RANKS, ROUTER, UPS, A, B, X, near, tensor
-from weft.gates.apply import dense
-from weft.gates.gate import GateSpec, gate
+from tests.methods.gates.example import BASE, LOGITS, RANKS, ROUTER, UPS, A, B, X, near, tensor
+from weft.methods.gates.apply import dense
+from weft.methods.gates.gate import GateSpec, gate
 
 
 def output(gates: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from tests.gates.example import LOGITS, tensor
-from weft.gates.gate import GateSpec, gate
-from weft.gates.losses import (
+from tests.methods.gates.example import LOGITS, tensor
+from weft.methods.gates.gate import GateSpec, gate
+from weft.methods.gates.losses import (
     balance_cv2,
     balance_mixtral,
     balance_norm,

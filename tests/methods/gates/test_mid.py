@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.gates.example import BASE, DOWNS, LOGITS, RANKS, UPS, A, X, near, tensor
-from weft.gates.gate import GateSpec, gate
-from weft.gates.mid import blend, by_rank, core, diag, tile
+from tests.methods.gates.example import BASE, DOWNS, LOGITS, RANKS, UPS, A, X, near, tensor
+from weft.methods.gates.gate import GateSpec, gate
+from weft.methods.gates.mid import blend, by_rank, core, diag, tile
 
 
 def test_tile_is_the_sum_of_gated_up_projections_of_one_down_projection() -> None:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from weft.gates.gate import Gate
-from weft.gates.trace import GateTrace, current_trace, traced
+from weft.methods.gates.gate import Gate
+from weft.methods.gates.trace import GateTrace, current_trace, traced
 
 
 def test_a_trace_belongs_to_its_call_and_padding_never_counts() -> None:

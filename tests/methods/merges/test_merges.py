@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.merges import merges
-from weft.merges.base import Factors, Merge, Pair, squared_norm
+from weft.methods.merges import merges
+from weft.methods.merges.contract import Factors, Merge, Pair, squared_norm
 
 NAMES = tuple(merges.names())
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.gates.call import Call
-from weft.gates.frame import Frame
-from weft.gates.stack import Part
-from weft.gates.trace import GateTrace
-from weft.mixtures import mixtures
-from weft.mixtures.base import Mixture
+from weft.methods.gates.call import Call
+from weft.methods.gates.frame import Frame
+from weft.methods.gates.stack import Part
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import mixtures
+from weft.methods.mixtures.contract import Mixture
 
 MAP = "layer.0.attention.self.query"
 X = torch.tensor([[1.0, 2, 3], [0.5, -1, 2]], dtype=torch.float64)

@@ -9,10 +9,10 @@ from peft.tuners.lora.config import ArrowConfig
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from weft.gates.call import Call
-from weft.gates.gate import Gate
-from weft.gates.stack import Part
-from weft.mixtures.base import Mixture
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import Gate
+from weft.methods.gates.stack import Part
+from weft.methods.mixtures.contract import Mixture
 
 MAP = "layer.0.attention.self.query"
 Make = Callable[..., Mixture]

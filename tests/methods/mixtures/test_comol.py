@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from weft.dropout import dropout
-from weft.gates.call import Call
-from weft.gates.stack import Part
-from weft.gates.trace import GateTrace
+from weft.base.dropout import dropout
 from weft.lowrank.route import given_rows
-from weft.mixtures.base import Frame
-from weft.mixtures.comol import CoMoL, Spec
+from weft.methods.gates.call import Call
+from weft.methods.gates.stack import Part
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures.comol import CoMoL, Spec
+from weft.methods.mixtures.contract import Frame
 
 MAP = "layer.0.attention.self.query"
 SHAPE = (9, 7)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from weft.gates.call import Call, Pass
-from weft.gates.frame import Frame
-from weft.gates.reading import summary
-from weft.gates.stack import Part
-from weft.gates.trace import GateTrace
-from weft.mixtures import mixtures
-from weft.mixtures.base import Mixture
+from weft.methods.gates.call import Call, Pass
+from weft.methods.gates.frame import Frame
+from weft.methods.gates.reading import summary
+from weft.methods.gates.stack import Part
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import mixtures
+from weft.methods.mixtures.contract import Mixture
 
 MAP = "layer.0.attention.self.query"
 NEXT = "layer.1.attention.self.query"

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from weft.gates.call import Call
-from weft.gates.frame import Frame
-from weft.gates.stack import Part, Stack
-from weft.mixtures import hydralora
-from weft.mixtures.base import Mixture
+from weft.methods.gates.call import Call
+from weft.methods.gates.frame import Frame
+from weft.methods.gates.stack import Part, Stack
+from weft.methods.mixtures import hydralora
+from weft.methods.mixtures.contract import Mixture
 
 MAP = "layer.0.attention.self.query"
 Make = Callable[..., Mixture]

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from weft.gates.call import Call
-from weft.gates.frame import Frame
-from weft.gates.stack import Part
-from weft.gates.trace import GateTrace
 from weft.lowrank.route import given_rows
-from weft.mixtures.base import Mixture
-from weft.mixtures.lora_mixer import LoRAMixer
+from weft.methods.gates.call import Call
+from weft.methods.gates.frame import Frame
+from weft.methods.gates.stack import Part
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures.contract import Mixture
+from weft.methods.mixtures.lora_mixer import LoRAMixer
 
 MAP = "layer.0.attention.self.query"
 ABOVE = "layer.1.attention.self.query"

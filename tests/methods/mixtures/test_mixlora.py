@@ -13,18 +13,18 @@ from torch.nn import functional
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from weft.base import load_base
-from weft.gates.call import Call
-from weft.gates.frame import Frame
-from weft.gates.losses import balance_mixtral
-from weft.gates.trace import GateTrace, traced
+from weft.base.loading import load_base
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.roles import resolve
 from weft.lowrank.route import Route, given_rows
-from weft.mixed import Mix
-from weft.mixtures import mixtures
-from weft.mixtures.base import Mixture
-from weft.model import Model
+from weft.methods.gates.call import Call
+from weft.methods.gates.frame import Frame
+from weft.methods.gates.losses import balance_mixtral
+from weft.methods.gates.trace import GateTrace, traced
+from weft.methods.mixtures import mixtures
+from weft.methods.mixtures.contract import Mixture
+from weft.model.mixed import Mix
+from weft.model.model import Model
 
 MODEL_TYPES = ["bert", "distilbert", "gpt2", "llama", "modernbert"]
 FIRST, LAST = "layer.0.intermediate.dense", "layer.0.output.dense"

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from weft.gates.call import Call
-from weft.gates.stack import Part
-from weft.gates.trace import GateTrace
-from weft.merges.cat import Cat
-from weft.mixtures.base import Mixture
+from weft.methods.gates.call import Call
+from weft.methods.gates.stack import Part
+from weft.methods.gates.trace import GateTrace
+from weft.methods.merges.cat import Cat
+from weft.methods.mixtures.contract import Mixture
 
 MAP = "layer.0.attention.self.query"
 Make = Callable[..., Mixture]

@@ -8,13 +8,13 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.testing import assert_close
 
-from weft.gates.call import Call
-from weft.gates.gate import Gate
-from weft.gates.stack import Part
-from weft.gates.trace import GateTrace
 from weft.lowrank.route import given_rows
-from weft.mixtures.base import Frame
-from weft.mixtures.smora import SMoRA, Spec
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import Gate
+from weft.methods.gates.stack import Part
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures.contract import Frame
+from weft.methods.mixtures.smora import SMoRA, Spec
 
 MAP = "layer.0.attention.self.query"
 Make = Callable[..., SMoRA]

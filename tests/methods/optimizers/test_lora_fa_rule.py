@@ -8,12 +8,12 @@ from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_lorafa_optimizer
 from torch import Tensor
 
-from tests.adapters.oracle import LORA, Net, adapted, twins_of
-from tests.adapters.starts import draw, variant_on
-from weft.adapters.base import Adapter
+from tests.methods.adapters.oracle import LORA, Net, adapted, twins_of
+from tests.methods.adapters.starts import draw, variant_on
 from weft.config import validate
-from weft.optimizers import optimizers
-from weft.optimizers.base import Optimizer
+from weft.methods.adapters.contract import Adapter
+from weft.methods.optimizers import optimizers
+from weft.methods.optimizers.contract import Optimizer
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 12.0
 NEAR = {"rtol": 1e-11, "atol": 1e-11}

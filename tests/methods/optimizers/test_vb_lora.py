@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from weft.assembly import Session, assemble
-from weft.base import Base, load_base
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, load_run
-from weft.expert import Expert, build
-from weft.optimizers.vb_lora import VectorBankRates
-from weft.recipes import Recipe, recipe_file, resolve
+from weft.methods.optimizers.vb_lora import VectorBankRates
+from weft.methods.recipes import Recipe, recipe_file, resolve
+from weft.model.expert import Expert, build
+from weft.training.assembly import Session, assemble
 
 
 @pytest.fixture

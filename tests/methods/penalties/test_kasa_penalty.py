@@ -8,9 +8,9 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import KasaConfig
 from torch import Tensor, nn
 
-from weft.adapters.kasa import KaSA, Spec
 from weft.config import validate
-from weft.penalties.kasa import KaSAPenalty, KaSASettings
+from weft.methods.adapters.kasa import KaSA, Spec
+from weft.methods.penalties.kasa import KaSAPenalty, KaSASettings
 
 RANK = 3
 SHAPES = {"up": (24, 16), "down": (12, 24)}

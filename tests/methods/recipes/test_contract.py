@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from weft.adapters.base import Adapter
-from weft.base import Base, load_base
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
-from weft.controllers.base import Controller
-from weft.expert import Expert, build, plan_ranks
-from weft.optimizers.base import Optimizer
-from weft.penalties.base import Penalty
-from weft.plans.base import Plan
-from weft.recipes import Recipe, recipe_file, recipes, resolve, settings_types
+from weft.methods.adapters.contract import Adapter
+from weft.methods.controllers.contract import Controller
+from weft.methods.optimizers.contract import Optimizer
+from weft.methods.penalties.contract import Penalty
+from weft.methods.plans.contract import Plan
+from weft.methods.recipes import Recipe, recipe_file, recipes, resolve, settings_types
+from weft.model.expert import Expert, build, plan_ranks
 
 NAMES = tuple(recipes.names())
 WOVEN = tuple(name for name in NAMES if recipe_file(name).trains == "adapters")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from weft.base import Base, load_base
+from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
-from weft.expert import Expert, build
-from weft.recipes import recipe_file, recipes, resolve
+from weft.methods.recipes import recipe_file, recipes, resolve
+from weft.model.expert import Expert, build
 
 WOVEN = [name for name in recipes.names() if recipe_file(name).trains == "adapters"]
 TARGETS = ["query", "value"]

@@ -24,8 +24,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import normal
+from weft.methods.adapters import contract
 
 INIT_STD = 0.02
 """Standard deviation of A and B at the start."""
@@ -35,7 +35,7 @@ BESIDE_RANK = 1e-5
 """What the authors add to the rank before they divide by it."""
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of blocks."""
 
     rank: int = Field(default=1, ge=1)
@@ -48,10 +48,10 @@ class Spec(base.Spec):
     """Train the reserve before it is in use; false keeps it frozen and without effect."""
 
 
-class Blocks(base.Factored):
+class Blocks(contract.Factored):
     """The change of the weight is a sum of rank-one products, to which more can be added."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
     def __init__(
@@ -69,7 +69,7 @@ class Blocks(base.Factored):
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         A, B, E = torch.cat([*self.A]), torch.cat([*self.B], dim=1), torch.cat([*self.E])[:, 0]
-        return base.weighted_factors(A, E, B, self.spec.alpha / (self.rank + BESIDE_RANK))
+        return contract.weighted_factors(A, E, B, self.spec.alpha / (self.rank + BESIDE_RANK))
 
     def grow(self, generator: torch.Generator) -> list[nn.Parameter]:
         """Take the reserve into use and make a new one.

@@ -18,21 +18,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming, wide
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of DoRA."""
 
     alpha: float = Field(default=16.0, gt=0)
     """Strength of the change of direction: the product is scaled by alpha / rank."""
 
 
-class DoRA(base.Adapter):
+class DoRA(contract.Adapter):
     """The rows of the weight keep trained lengths, and a product of two thin matrices turns them."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     low_rank: ClassVar[bool] = False
     spec: Spec
 
@@ -66,7 +66,7 @@ class DoRA(base.Adapter):
         return (ratio - 1) * frozen + (self.scaling * ratio) * turned
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        raise base.NotLowRank(
+        raise contract.NotLowRank(
             "DoRA rescales every row of W0, so its change of the weight has as high a rank as W0: merge the expert "
             "into a dense checkpoint (export to merged), or say at which rank a plain LoRA may come near it "
             "(export to peft with a rank)"

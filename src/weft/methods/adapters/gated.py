@@ -18,21 +18,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming, normal
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of gated ranks."""
 
     alpha: float = Field(default=16.0, gt=0)
     """Strength of the change: the product is scaled by alpha / rank, shut gates counted."""
 
 
-class Gated(base.Factored):
+class Gated(contract.Factored):
     """The change of the weight is a product whose ranks can be shut one by one."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
     def __init__(
@@ -53,4 +53,4 @@ class Gated(base.Factored):
         return (x.to(self.A.dtype) @ self.A.T * (self.scaling * self.gate)) @ self.B.T
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return base.weighted_factors(self.A, self.gate, self.B, self.scaling)
+        return contract.weighted_factors(self.A, self.gate, self.B, self.scaling)

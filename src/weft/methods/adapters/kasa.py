@@ -20,21 +20,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming, normal, svd
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of KaSA; its rank is smaller than the smaller side of the map."""
 
     alpha: float = Field(default=16.0, gt=0)
     """Strength of the learnt part: its product is scaled by alpha / rank."""
 
 
-class KaSA(base.Factored):
+class KaSA(contract.Factored):
     """`B diag(d) A`, less the rank smallest singular components of W0."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     A0: Tensor
     B0: Tensor

@@ -21,11 +21,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming, svd
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of LaMDA."""
 
     alpha: float = Field(default=16.0, gt=0)
@@ -34,10 +34,10 @@ class Spec(base.Spec):
     """First values: the largest singular components of W0, subtracted from it, or random with B = 0."""
 
 
-class LaMDA(base.Factored):
+class LaMDA(contract.Factored):
     """`B S A` with A frozen, less what it started from."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     A: Tensor
     C0: Tensor

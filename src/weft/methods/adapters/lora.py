@@ -15,11 +15,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of LoRA."""
 
     alpha: float = Field(default=16.0, gt=0)
@@ -28,10 +28,10 @@ class Spec(base.Spec):
     """Scale by alpha / sqrt(rank) instead, so that large ranks learn as fast as small ones."""
 
 
-class LoRA(base.Adapter):
+class LoRA(contract.Adapter):
     """The change of the weight is a product of two thin matrices."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
     def __init__(

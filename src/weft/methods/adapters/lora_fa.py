@@ -16,21 +16,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of LoRA-FA."""
 
     alpha: float = Field(default=16.0, gt=0)
     """Strength of the change: the product is scaled by alpha / rank."""
 
 
-class LoRAFA(base.Adapter):
+class LoRAFA(contract.Adapter):
     """The change of the weight reads its input through a fixed random projection."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     A: Tensor
 

@@ -24,21 +24,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import svd, wide
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of LoRA-SB."""
 
     calibration_rows: int = Field(default=50, ge=1)
     """Training rows whose gradients are summed to find the first step."""
 
 
-class LoRASB(base.Factored):
+class LoRASB(contract.Factored):
     """The change of the weight moves within the leading directions of its first full step."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     A: Tensor
     B: Tensor
@@ -71,7 +71,7 @@ class LoRASB(base.Factored):
     @classmethod
     def prepare(
         cls,
-        adapters: Mapping[str, base.Adapter],
+        adapters: Mapping[str, contract.Adapter],
         weights: Mapping[str, Tensor],
         gradients: Callable[[int], Mapping[str, Tensor]],
         rate: float,

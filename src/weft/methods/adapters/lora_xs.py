@@ -17,11 +17,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import normal, svd
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of LoRA-XS."""
 
     alpha: float = Field(default=16.0, gt=0)
@@ -30,10 +30,10 @@ class Spec(base.Spec):
     """Standard deviation of R at the start; 0 starts at the base exactly."""
 
 
-class LoRAXS(base.Factored):
+class LoRAXS(contract.Factored):
     """The change of the weight moves within the weight's own leading singular directions."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     A: Tensor
     B: Tensor

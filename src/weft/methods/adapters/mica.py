@@ -14,21 +14,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import svd
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of MiCA."""
 
     alpha: float = Field(default=16.0, gt=0)
     """Strength of the change: the product is scaled by alpha / rank."""
 
 
-class MiCA(base.Factored):
+class MiCA(contract.Factored):
     """The change of the weight writes into the weight's own minor directions."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     B: Tensor
 

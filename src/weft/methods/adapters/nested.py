@@ -22,11 +22,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of nested ranks."""
 
     alpha: float = Field(default=16.0, gt=0)
@@ -37,14 +37,14 @@ class Spec(base.Spec):
     """Which factor is zero at the start: `up` is B, as in LoRA, `down` is A; the other is drawn."""
 
 
-class Nested(base.Factored):
+class Nested(contract.Factored):
     """The change of the weight is a product of which any leading part can stand alone.
 
     Attributes:
         drawn: How many ranks take part while training; None means those in use.
     """
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
     def __init__(

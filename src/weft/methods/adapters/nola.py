@@ -28,11 +28,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming, uniform
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of NOLA."""
 
     alpha: float = Field(default=8.0, gt=0)
@@ -52,10 +52,10 @@ class Bases(NamedTuple):
     """(num_bases, out, rank), mixed into B."""
 
 
-class NOLA(base.Factored):
+class NOLA(contract.Factored):
     """The factors of the change are mixtures of matrices that a seed determines."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     seed: Tensor
 

@@ -25,21 +25,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import wide
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of OLoRA."""
 
     alpha: float = Field(default=16.0, gt=0)
     """Strength of the change: the product is scaled by alpha / rank, at the start as well."""
 
 
-class OLoRA(base.Factored):
+class OLoRA(contract.Factored):
     """Orthonormal columns of the weight, and what W0 makes of them, are trained."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     A0: Tensor
     B0: Tensor

@@ -26,11 +26,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import normal, svd, wide
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of PiSSA."""
 
     alpha: float | None = Field(default=None, gt=0)
@@ -39,10 +39,10 @@ class Spec(base.Spec):
     """Power iterations of a randomised decomposition, faster on large maps; None: the exact one."""
 
 
-class PiSSA(base.Factored):
+class PiSSA(contract.Factored):
     """The principal part of the weight is trained as a product of two thin matrices."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     A0: Tensor
     B0: Tensor

@@ -22,11 +22,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming, wide
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of SLoRA, NLoRA and IntTune."""
 
     alpha: float = Field(default=8.0, gt=0)
@@ -48,10 +48,10 @@ class Spec(base.Spec):
         return self
 
 
-class SLoRA(base.Factored):
+class SLoRA(contract.Factored):
     """`B N A`, less the product that it started from if that is compensated."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     A: Tensor
     B: Tensor

@@ -21,8 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import normal
+from weft.methods.adapters import contract
 
 INIT_STD = 0.02
 """Standard deviation of A and B at the start."""
@@ -30,17 +30,17 @@ BESIDE_RANK = 1e-5
 """What the authors add to the rank before they divide by it."""
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of the SVD form."""
 
     alpha: float = Field(default=16.0, gt=0)
     """Strength of the change: the product is scaled by alpha / rank, pruned triplets counted."""
 
 
-class SVDForm(base.Factored):
+class SVDForm(contract.Factored):
     """The change of the weight is a sum of triplets that can be judged and dropped one by one."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
     def __init__(
@@ -61,4 +61,4 @@ class SVDForm(base.Factored):
         return (x.to(self.A.dtype) @ self.A.T * (self.scaling * self.E[:, 0])) @ self.B.T
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return base.weighted_factors(self.A, self.E[:, 0], self.B, self.scaling)
+        return contract.weighted_factors(self.A, self.E[:, 0], self.B, self.scaling)

@@ -20,11 +20,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import kaiming
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of Tied-LoRA."""
 
     alpha: float = Field(default=16.0, gt=0)
@@ -64,10 +64,10 @@ def _shape(weight: Tensor) -> str:
     return f"{weight.shape[0]}x{weight.shape[1]}"
 
 
-class TiedLoRA(base.Factored):
+class TiedLoRA(contract.Factored):
     """The change is a product that all maps of one shape share, rescaled by vectors of its own."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
     def __init__(
@@ -89,7 +89,7 @@ class TiedLoRA(base.Factored):
 
     @classmethod
     def share(
-        cls, weights: Mapping[str, Tensor], spec: base.Spec, generator: torch.Generator
+        cls, weights: Mapping[str, Tensor], spec: contract.Spec, generator: torch.Generator
     ) -> nn.Module | None:
         return Pairs(weights, spec.rank, generator)
 

@@ -21,11 +21,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import normal, svd, uniform
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of TinyLoRA; PEFT's names, `rank` for its `r`."""
 
     rank: int = Field(default=2, ge=1)
@@ -73,10 +73,10 @@ class Ties(nn.Module):
         return self.taken - 1
 
 
-class TinyLoRA(base.Factored):
+class TinyLoRA(contract.Factored):
     """The change of the weight is steered by the vector `v` through fixed projections."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     A: Tensor
     B: Tensor
@@ -103,7 +103,7 @@ class TinyLoRA(base.Factored):
 
     @classmethod
     def share(
-        cls, weights: Mapping[str, Tensor], spec: base.Spec, generator: torch.Generator
+        cls, weights: Mapping[str, Tensor], spec: contract.Spec, generator: torch.Generator
     ) -> nn.Module | None:
         assert isinstance(spec, Spec)
         return Ties(len(weights), spec, generator)

@@ -28,14 +28,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import uniform
+from weft.methods.adapters import contract
 
 COMPRESSION = 16
 """Entries of the factors that a number stands for, where `length` is not set."""
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of Uni-LoRA."""
 
     length: int | None = Field(default=None, ge=1)
@@ -96,10 +96,10 @@ class Vector(nn.Module):
         return self.theta * self.counts.to(self.theta.dtype).rsqrt()
 
 
-class UniLoRA(base.Factored):
+class UniLoRA(contract.Factored):
     """Both factors are read out of the expert's vector; the adapter has nothing of its own to train."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     shared: Vector
     index: Tensor
     """Which number each entry of A and then of B is."""
@@ -117,7 +117,7 @@ class UniLoRA(base.Factored):
 
     @classmethod
     def share(
-        cls, weights: Mapping[str, Tensor], spec: base.Spec, generator: torch.Generator
+        cls, weights: Mapping[str, Tensor], spec: contract.Spec, generator: torch.Generator
     ) -> Vector:
         assert isinstance(spec, Spec)
         entries = spec.rank * sum(sum(weight.shape) for weight in weights.values())
@@ -126,7 +126,7 @@ class UniLoRA(base.Factored):
         return Vector(length, len(weights), spec.init_bound, generator, like)
 
     @classmethod
-    def parameter_count(cls, out_features: int, in_features: int, spec: base.Spec) -> int:
+    def parameter_count(cls, out_features: int, in_features: int, spec: contract.Spec) -> int:
         return 0
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,14 +28,14 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weft.adapters import base
 from weft.lowrank.start import normal, uniform
+from weft.methods.adapters import contract
 
 LONGEST = 128
 """Length of the bank's vectors that is not exceeded where `vector_length` is not set."""
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of VB-LoRA."""
 
     num_vectors: int = Field(default=90, ge=2)
@@ -66,10 +66,10 @@ class Bank(nn.Module):
         self.vectors = nn.Parameter(vectors)
 
 
-class VBLoRA(base.Factored):
+class VBLoRA(contract.Factored):
     """The change of the weight is a product of two factors, each a mosaic of mixed vectors."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
     shared: Bank
 
@@ -90,7 +90,7 @@ class VBLoRA(base.Factored):
 
     @classmethod
     def share(
-        cls, weights: Mapping[str, Tensor], spec: base.Spec, generator: torch.Generator
+        cls, weights: Mapping[str, Tensor], spec: contract.Spec, generator: torch.Generator
     ) -> Bank:
         assert isinstance(spec, Spec)
         length = _length({name: tuple(weight.shape) for name, weight in weights.items()}, spec)
@@ -98,7 +98,7 @@ class VBLoRA(base.Factored):
         return Bank(uniform((spec.num_vectors, length), spec.init_bound, generator, like))
 
     @classmethod
-    def parameter_count(cls, out_features: int, in_features: int, spec: base.Spec) -> int:
+    def parameter_count(cls, out_features: int, in_features: int, spec: contract.Spec) -> int:
         """Trained numbers on one map of that shape, shared state not counted.
 
         Where `vector_length` is not set, this takes the map to be the only one; others of other sizes may leave it

@@ -22,11 +22,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.adapters import base
 from weft.lowrank.start import uniform
+from weft.methods.adapters import contract
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of VeRA."""
 
     rank: int = Field(default=256, ge=1)
@@ -54,10 +54,10 @@ class Projections(nn.Module):
         self.register_buffer("B", B)
 
 
-class VeRA(base.Factored):
+class VeRA(contract.Factored):
     """The change is a random product, shared and frozen, whose rows and inner dimensions are rescaled."""
 
-    spec_type: ClassVar[type[base.Spec]] = Spec
+    spec_type: ClassVar[type[contract.Spec]] = Spec
     rank_bounded: ClassVar[bool] = False
     spec: Spec
 
@@ -80,7 +80,7 @@ class VeRA(base.Factored):
 
     @classmethod
     def share(
-        cls, weights: Mapping[str, Tensor], spec: base.Spec, generator: torch.Generator
+        cls, weights: Mapping[str, Tensor], spec: contract.Spec, generator: torch.Generator
     ) -> nn.Module | None:
         assert isinstance(spec, Spec)
         out_features, in_features = (

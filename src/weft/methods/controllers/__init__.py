@@ -1,6 +1,6 @@
 """What changes during training (ranks, masks, freezing), one file each."""
 
-from weft.controllers.base import Controller
+from weft.methods.controllers.contract import Controller
 from weft.registry import Registry
 
-controllers = Registry("weft.controllers", Controller)
+controllers = Registry("weft.methods.controllers", Controller)

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.config import Settings
-from weft.controllers.base import Controller
+from weft.methods.controllers.contract import Controller
 
 
 class LaMDASettings(Settings):

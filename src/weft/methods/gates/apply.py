@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from weft.gates.gate import Gate
-from weft.gates.mid import diag
+from weft.methods.gates.gate import Gate
+from weft.methods.gates.mid import diag
 
 
 def dense(x: Tensor, A: Tensor, B: Tensor, gates: Tensor, ranks: Sequence[int]) -> Tensor:

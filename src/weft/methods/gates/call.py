@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from weft.gates.trace import GateTrace
+from weft.methods.gates.trace import GateTrace
 from weft.scoped import scoped
 
 

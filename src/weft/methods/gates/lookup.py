@@ -4,10 +4,10 @@ from functools import cached_property
 
 from torch import Tensor
 
-from weft.gates.call import Call
-from weft.gates.gate import Gate
-from weft.gates.mid import by_rank
 from weft.lowrank.route import current_rows
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import Gate
+from weft.methods.gates.mid import by_rank
 
 
 class AtOnce:

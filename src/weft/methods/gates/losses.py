@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from weft.gates.trace import GateTrace
+from weft.methods.gates.trace import GateTrace
 
 IGNORED = -100
 """The label that cross-entropy leaves out."""

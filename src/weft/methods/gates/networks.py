@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from weft.gates.settings import HeadSpec
 from weft.lowrank.start import normal, uniform
+from weft.methods.gates.settings import HeadSpec
 
 LEAST = 1e-6
 """The smallest variance that a feature is divided by the root of."""

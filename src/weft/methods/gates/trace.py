@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from weft.gates.gate import Gate
+from weft.methods.gates.gate import Gate
 from weft.scoped import scoped
 
 

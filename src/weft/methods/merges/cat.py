@@ -9,7 +9,7 @@ arXiv:2307.13269, for weights that are searched.
 
 from collections.abc import Sequence
 
-from weft.merges.base import Merge, Pair, exact_sum
+from weft.methods.merges.contract import Merge, Pair, exact_sum
 
 
 class Cat(Merge):

@@ -26,13 +26,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.gates import losses
-from weft.gates.call import Call
-from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.networks import GateHead
-from weft.gates.settings import HeadSpec, TrainedSpec
-from weft.gates.trace import GateTrace
-from weft.mixtures import base
+from weft.methods.gates import losses
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import Gate, GateSpec, gate
+from weft.methods.gates.networks import GateHead
+from weft.methods.gates.settings import HeadSpec, TrainedSpec
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import contract
 
 
 class Spec(TrainedSpec):
@@ -48,7 +48,7 @@ class Spec(TrainedSpec):
     """What the balance adds to the loss; 0 leaves it out."""
 
 
-class AdaMoLE(base.Routed):
+class AdaMoLE(contract.Routed):
     """Experts whose score reaches the token's own threshold, by their excess."""
 
     settings_type = Spec

@@ -29,16 +29,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.gates.call import Call
-from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.settings import check_k
-from weft.gates.stack import Part, Stack
 from weft.lowrank.start import normal, wide
-from weft.mixtures import base
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import Gate, GateSpec, gate
+from weft.methods.gates.settings import check_k
+from weft.methods.gates.stack import Part, Stack
+from weft.methods.mixtures import contract
 from weft.registry import unknown
 
 
-class Spec(base.Spec):
+class Spec(contract.Spec):
     """Settings of Arrow."""
 
     top_k: int | None = Field(default=None, ge=1)
@@ -53,7 +53,7 @@ class Spec(base.Spec):
     """What is subtracted: the means of A and of B, or the mean change itself."""
 
 
-class Arrow(base.Mixture):
+class Arrow(contract.Mixture):
     """Fixed prototypes as gates; nothing is trained."""
 
     settings_type = Spec
@@ -64,7 +64,7 @@ class Arrow(base.Mixture):
         self,
         experts: tuple[str, ...],
         stacks: dict[str, Stack],
-        frame: base.Frame,
+        frame: contract.Frame,
         spec: Spec,
         generator: torch.Generator,
     ) -> None:
@@ -82,7 +82,7 @@ class Arrow(base.Mixture):
 
     @classmethod
     def from_experts(
-        cls, module: str, parts: Sequence[Part | None], frame: base.Frame, spec: Spec
+        cls, module: str, parts: Sequence[Part | None], frame: contract.Frame, spec: Spec
     ) -> Stack:
         # Factors that are to be subtracted keep their scales apart until then.
         return Stack.of(parts, trained=bool(spec.general))

@@ -30,14 +30,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.dropout import dropout
-from weft.gates.call import Call
-from weft.gates.mid import core
-from weft.gates.networks import Routers
-from weft.gates.settings import TrainedSpec
-from weft.gates.stack import Part, Stack
+from weft.base.dropout import dropout
 from weft.lowrank.start import kaiming, svd, uniform, wide
-from weft.mixtures import base
+from weft.methods.gates.call import Call
+from weft.methods.gates.mid import core
+from weft.methods.gates.networks import Routers
+from weft.methods.gates.settings import TrainedSpec
+from weft.methods.gates.stack import Part, Stack
+from weft.methods.mixtures import contract
 
 
 class Spec(TrainedSpec):
@@ -59,7 +59,7 @@ class Spec(TrainedSpec):
     """warm reference: the number of that one, from 0 in the order of the runs."""
 
 
-class CoMoL(base.Mixture):
+class CoMoL(contract.Mixture):
     """A soft mixture of cores, by a gate in the space of the cores."""
 
     settings_type = Spec
@@ -78,7 +78,7 @@ class CoMoL(base.Mixture):
         cls,
         module: str,
         weight: Tensor,
-        frame: base.Frame,
+        frame: contract.Frame,
         spec: TrainedSpec,
         generator: torch.Generator,
     ) -> Stack:
@@ -94,7 +94,7 @@ class CoMoL(base.Mixture):
 
     @classmethod
     def from_experts(
-        cls, module: str, parts: Sequence[Part | None], frame: base.Frame, spec: base.Spec
+        cls, module: str, parts: Sequence[Part | None], frame: contract.Frame, spec: contract.Spec
     ) -> Stack:
         assert isinstance(spec, Spec)
         spanned = _spanned(module, parts, spec)

@@ -2,8 +2,9 @@
 
     y = W0 x + b + mid_G(A_cat drop(x)) B_cat,    G = gate(logits(x))
 
-A mixture says in the terms of `weft.gates` what its gate reads, how logits become gates, what the middle map does with
-them, what its training adds to the loss, and what is trained. It knows nothing of names on disk, tasks or the loop.
+A mixture says in the terms of `weft.methods.gates` what its gate reads, how logits become gates, what the middle map
+does with them, what its training adds to the loss, and what is trained. It knows nothing of names on disk,
+tasks or the loop.
 """
 
 from abc import ABC, abstractmethod
@@ -13,18 +14,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from weft.dropout import dropout
-from weft.gates import apply
-from weft.gates.call import Call, Pass
-from weft.gates.frame import Frame
-from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.lookup import AtOnce
-from weft.gates.mid import diag
-from weft.gates.networks import GateHead, Routers
-from weft.gates.settings import HeadSpec, Spec, TrainedSpec, trains_experts
-from weft.gates.stack import Part, Stack
-from weft.gates.trace import GateTrace
+from weft.base.dropout import dropout
 from weft.lowrank.route import current_rows
+from weft.methods.gates import apply
+from weft.methods.gates.call import Call, Pass
+from weft.methods.gates.frame import Frame
+from weft.methods.gates.gate import Gate, GateSpec, gate
+from weft.methods.gates.lookup import AtOnce
+from weft.methods.gates.mid import diag
+from weft.methods.gates.networks import GateHead, Routers
+from weft.methods.gates.settings import HeadSpec, Spec, TrainedSpec, trains_experts
+from weft.methods.gates.stack import Part, Stack
+from weft.methods.gates.trace import GateTrace
 
 
 class Mixture(nn.Module, ABC):

@@ -23,14 +23,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.gates import losses
-from weft.gates.call import Call, Pass
-from weft.gates.gate import GateSpec
-from weft.gates.networks import Standard
-from weft.gates.reading import shared, summary
-from weft.gates.settings import HeadSpec, check_k
-from weft.gates.trace import GateTrace
-from weft.mixtures import base
+from weft.methods.gates import losses
+from weft.methods.gates.call import Call, Pass
+from weft.methods.gates.gate import GateSpec
+from weft.methods.gates.networks import Standard
+from weft.methods.gates.reading import shared, summary
+from weft.methods.gates.settings import HeadSpec, check_k
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import contract
 
 
 class Spec(HeadSpec):
@@ -44,7 +44,7 @@ class Spec(HeadSpec):
     """Weight of the gates' cross-entropy against the row's own task; 0 trains by the tasks' losses alone."""
 
 
-class EarlyPass(base.Headed):
+class EarlyPass(contract.Headed):
     """Two passes, the first of which is short."""
 
     settings_type = Spec

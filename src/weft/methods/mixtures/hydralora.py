@@ -23,11 +23,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.gates.mid import tile
-from weft.gates.settings import TrainedSpec
-from weft.gates.stack import Part, Stack
 from weft.lowrank.start import kaiming
-from weft.mixtures import base
+from weft.methods.gates.mid import tile
+from weft.methods.gates.settings import TrainedSpec
+from weft.methods.gates.stack import Part, Stack
+from weft.methods.mixtures import contract
 
 
 class Spec(TrainedSpec):
@@ -37,14 +37,14 @@ class Spec(TrainedSpec):
     """Fraction of a map's input dropped before the experts see it, while training."""
 
 
-class HydraLoRA(base.Routed):
+class HydraLoRA(contract.Routed):
     """What A makes of the input goes to every expert's B, by its gate."""
 
     settings_type = Spec
 
     @classmethod
     def from_experts(
-        cls, module: str, parts: Sequence[Part | None], frame: base.Frame, spec: base.Spec
+        cls, module: str, parts: Sequence[Part | None], frame: contract.Frame, spec: contract.Spec
     ) -> Stack:
         own = [part for part in parts if part is not None]
         if not own:
@@ -65,7 +65,7 @@ class HydraLoRA(base.Routed):
         cls,
         module: str,
         weight: Tensor,
-        frame: base.Frame,
+        frame: contract.Frame,
         spec: TrainedSpec,
         generator: torch.Generator,
     ) -> Stack:

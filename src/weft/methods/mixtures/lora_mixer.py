@@ -26,13 +26,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from weft.gates import losses
-from weft.gates.call import Call
-from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.lookup import labels_of
-from weft.gates.settings import FrozenSpec, check_k
-from weft.gates.trace import GateTrace
-from weft.mixtures import base
+from weft.methods.gates import losses
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import Gate, GateSpec, gate
+from weft.methods.gates.lookup import labels_of
+from weft.methods.gates.settings import FrozenSpec, check_k
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import contract
 
 
 class Spec(FrozenSpec):
@@ -60,7 +60,7 @@ class Spec(FrozenSpec):
         return self
 
 
-class LoRAMixer(base.Routed):
+class LoRAMixer(contract.Routed):
     """Soft gates with a balance and an entropy of their own."""
 
     settings_type = Spec

@@ -28,10 +28,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.gates import losses
-from weft.gates.settings import TrainedSpec
-from weft.gates.trace import GateTrace
-from weft.mixtures import base
+from weft.methods.gates import losses
+from weft.methods.gates.settings import TrainedSpec
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import contract
 
 
 class Spec(TrainedSpec):
@@ -51,7 +51,7 @@ class Spec(TrainedSpec):
     """Numbers of the tasks of type 1, from 0 in the order of the experts."""
 
 
-class LoRAMoE(base.Routed):
+class LoRAMoE(contract.Routed):
     """Dense gates at each map, balanced within types."""
 
     settings_type = Spec

@@ -23,11 +23,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.gates import losses
-from weft.gates.gate import GateSpec
-from weft.gates.settings import FrozenSpec, check_k
-from weft.gates.trace import GateTrace
-from weft.mixtures import base
+from weft.methods.gates import losses
+from weft.methods.gates.gate import GateSpec
+from weft.methods.gates.settings import FrozenSpec, check_k
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import contract
 
 
 class Spec(FrozenSpec):
@@ -43,7 +43,7 @@ class Spec(FrozenSpec):
     """beta: weight of the gates' cross-entropy against the row's own task; 0 trains by the task's loss alone."""
 
 
-class MeteoRA(base.Routed):
+class MeteoRA(contract.Routed):
     """A top-k gate at each map, told in training which task each row belongs to."""
 
     settings_type = Spec

@@ -24,17 +24,17 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from weft.dropout import dropout
-from weft.gates import losses
-from weft.gates.call import Call
-from weft.gates.gate import GateSpec
-from weft.gates.networks import Routers
-from weft.gates.settings import TrainedSpec, check_k
-from weft.gates.stack import Part, Stack
-from weft.gates.trace import GateTrace
+from weft.base.dropout import dropout
 from weft.lowrank.roles import layer_index, role_of, roles_of
 from weft.lowrank.route import current_rows
-from weft.mixtures import base
+from weft.methods.gates import losses
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import GateSpec
+from weft.methods.gates.networks import Routers
+from weft.methods.gates.settings import TrainedSpec, check_k
+from weft.methods.gates.stack import Part, Stack
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import contract
 
 
 class Spec(TrainedSpec):
@@ -56,7 +56,7 @@ class Spec(TrainedSpec):
     """Weight of the z loss."""
 
 
-class MixLoRA(base.Mixture):
+class MixLoRA(contract.Mixture):
     """A router for each feed-forward block; experts in slots from its first map to its last."""
 
     settings_type = Spec
@@ -85,13 +85,13 @@ class MixLoRA(base.Mixture):
 
     @classmethod
     def from_experts(
-        cls, module: str, parts: Sequence[Part | None], frame: base.Frame, spec: Spec
+        cls, module: str, parts: Sequence[Part | None], frame: contract.Frame, spec: Spec
     ) -> Stack:
         raise ValueError("MixLoRA's feed-forward experts learn with their router: start: nothing")
 
     @classmethod
     def from_nothing(
-        cls, module: str, weight: Tensor, frame: base.Frame, spec: Spec, generator: Generator
+        cls, module: str, weight: Tensor, frame: contract.Frame, spec: Spec, generator: Generator
     ) -> Stack:
         inside = role_of(frame.model_type, module) in cls.BLOCK
         count = spec.num_experts if inside else 1

@@ -25,13 +25,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from weft.gates import losses
-from weft.gates.gate import GateSpec
-from weft.gates.settings import TrainedSpec, check_k
-from weft.gates.stack import Part, Stack
-from weft.gates.trace import GateTrace
 from weft.lowrank.roles import layer_index
-from weft.mixtures import base
+from weft.methods.gates import losses
+from weft.methods.gates.gate import GateSpec
+from weft.methods.gates.settings import TrainedSpec, check_k
+from weft.methods.gates.stack import Part, Stack
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import contract
 
 
 class Spec(TrainedSpec):
@@ -61,7 +61,7 @@ class Spec(TrainedSpec):
         return self
 
 
-class MoLA(base.Routed):
+class MoLA(contract.Routed):
     """Top-k gates at each map, over as many experts as its layer has."""
 
     settings_type = Spec
@@ -73,7 +73,7 @@ class MoLA(base.Routed):
 
     @classmethod
     def from_experts(
-        cls, module: str, parts: Sequence[Part | None], frame: base.Frame, spec: base.Spec
+        cls, module: str, parts: Sequence[Part | None], frame: contract.Frame, spec: contract.Spec
     ) -> Stack:
         assert isinstance(spec, Spec)
         if any(count != len(parts) for count in spec.experts_by_layer or []):
@@ -88,7 +88,7 @@ class MoLA(base.Routed):
         cls,
         module: str,
         weight: Tensor,
-        frame: base.Frame,
+        frame: contract.Frame,
         spec: TrainedSpec,
         generator: torch.Generator,
     ) -> Stack:
@@ -109,7 +109,7 @@ class MoLA(base.Routed):
         return {"balance": (self.spec.balance_weight, found)}
 
 
-def _count(module: str, frame: base.Frame, spec: Spec) -> int:
+def _count(module: str, frame: contract.Frame, spec: Spec) -> int:
     """New experts at a map; one outside the layers has the most."""
     layer, counts = layer_index(module), spec.experts_by_layer
     groups = 4 if counts is None else len(counts)

@@ -20,12 +20,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.gates.call import Call
-from weft.gates.gate import Gate, gate
-from weft.gates.networks import Routers
-from weft.gates.settings import HeadSpec
 from weft.lowrank.roles import layer_index
-from weft.mixtures import base
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import Gate, gate
+from weft.methods.gates.networks import Routers
+from weft.methods.gates.settings import HeadSpec
+from weft.methods.mixtures import contract
 
 
 class Spec(HeadSpec):
@@ -39,7 +39,7 @@ class Spec(HeadSpec):
     """Gates of its own for every map, or the same for all; local always has its own."""
 
 
-class SinglePass(base.Headed):
+class SinglePass(contract.Headed):
     """One pass: the gates come from its own beginning."""
 
     settings_type = Spec

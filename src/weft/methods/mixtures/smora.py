@@ -25,13 +25,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.gates.call import Call
-from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.networks import Routers
-from weft.gates.settings import TrainedSpec
-from weft.gates.stack import Stack
-from weft.gates.trace import GateTrace
-from weft.mixtures import base
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import Gate, GateSpec, gate
+from weft.methods.gates.networks import Routers
+from weft.methods.gates.settings import TrainedSpec
+from weft.methods.gates.stack import Stack
+from weft.methods.gates.trace import GateTrace
+from weft.methods.mixtures import contract
 
 SMALLEST = 1e-6
 """What a biased score counts at least, among those selected."""
@@ -56,7 +56,7 @@ class Spec(TrainedSpec):
     """Whether the bias enters the gates too, or selects and no more (Wang et al. 2024, arXiv:2408.15664)."""
 
 
-class SMoRA(base.Mixture):
+class SMoRA(contract.Mixture):
     """A gate over ranks, kept in balance by a bias instead of a loss."""
 
     settings_type = Spec
@@ -76,7 +76,7 @@ class SMoRA(base.Mixture):
         cls,
         module: str,
         weight: Tensor,
-        frame: base.Frame,
+        frame: contract.Frame,
         spec: TrainedSpec,
         generator: torch.Generator,
     ) -> Stack:

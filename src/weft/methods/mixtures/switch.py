@@ -9,16 +9,16 @@ al. 2025, Omni-AVSR, arXiv:2511.07253, where the task-specific variant is this.
 
 from torch import Tensor
 
-from weft.gates.call import Call
-from weft.gates.gate import Gate, GateSpec, gate
-from weft.gates.lookup import labels_of
-from weft.mixtures import base
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import Gate, GateSpec, gate
+from weft.methods.gates.lookup import labels_of
+from weft.methods.mixtures import contract
 
 
-class Switch(base.Mixture):
+class Switch(contract.Mixture):
     """One-hot gates by task."""
 
-    settings_type = base.Spec
+    settings_type = contract.Spec
     by_task = True
 
     @property

@@ -8,15 +8,15 @@ soups, arXiv:2203.05482) of changes instead of weights, computed at run time.
 
 from torch import Tensor
 
-from weft.gates.call import Call
-from weft.gates.gate import GateSpec
-from weft.mixtures import base
+from weft.methods.gates.call import Call
+from weft.methods.gates.gate import GateSpec
+from weft.methods.mixtures import contract
 
 
-class Uniform(base.Mixture):
+class Uniform(contract.Mixture):
     """The same gate for all."""
 
-    settings_type = base.Spec
+    settings_type = contract.Spec
 
     @property
     def gate_spec(self) -> GateSpec:

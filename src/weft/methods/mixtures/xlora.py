@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.gates.call import Pass
-from weft.gates.gate import Gate, GateSpec
-from weft.gates.settings import HeadSpec, check_k
-from weft.mixtures import base
+from weft.methods.gates.call import Pass
+from weft.methods.gates.gate import Gate, GateSpec
+from weft.methods.gates.settings import HeadSpec, check_k
+from weft.methods.mixtures import contract
 
 
 class Spec(HeadSpec):
@@ -41,7 +41,7 @@ class Spec(HeadSpec):
     """Gates of the first pass; 0 is the bare base."""
 
 
-class XLoRA(base.Headed):
+class XLoRA(contract.Headed):
     """Two passes: the first says the gates, the second runs with them."""
 
     settings_type = Spec

@@ -1,6 +1,6 @@
 """Gradient transforms and parameter-group rules, one file each."""
 
-from weft.optimizers.base import Optimizer
+from weft.methods.optimizers.contract import Optimizer
 from weft.registry import Registry
 
-optimizers = Registry("weft.optimizers", Optimizer)
+optimizers = Registry("weft.methods.optimizers", Optimizer)

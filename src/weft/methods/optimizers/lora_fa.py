@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.config import Settings
-from weft.optimizers import base
+from weft.methods.optimizers import contract
 
 
 class LoRAFASettings(Settings):
@@ -41,7 +41,7 @@ class Pair(Protocol):
     scaling: float
 
 
-class LoRAFAOptimizer(base.Optimizer):
+class LoRAFAOptimizer(contract.Optimizer):
     """Projects each gradient of B."""
 
     settings_type: ClassVar[type[Settings]] = LoRAFASettings

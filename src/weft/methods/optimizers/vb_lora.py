@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from weft.config import Settings
-from weft.optimizers.base import Optimizer
+from weft.methods.optimizers.contract import Optimizer
 
 
 class Rates(Settings):

@@ -1,6 +1,6 @@
 """Extra terms of the loss, one file each."""
 
-from weft.penalties.base import Penalty
+from weft.methods.penalties.contract import Penalty
 from weft.registry import Registry
 
-penalties = Registry("weft.penalties", Penalty)
+penalties = Registry("weft.methods.penalties", Penalty)

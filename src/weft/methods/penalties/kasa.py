@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.config import Settings
-from weft.penalties.base import Penalty
+from weft.methods.penalties.contract import Penalty
 
 
 class KaSASettings(Settings):

@@ -1,6 +1,6 @@
 """Which layers and ranks, decided before training, one file each."""
 
-from weft.plans.base import Plan
+from weft.methods.plans.contract import Plan
 from weft.registry import Registry
 
-plans = Registry("weft.plans", Plan)
+plans = Registry("weft.methods.plans", Plan)

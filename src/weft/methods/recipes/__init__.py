@@ -8,22 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from weft.adapters import adapters
-from weft.adapters.base import Adapter, Spec
 from weft.config import RecipeSettings, Settings, validate
-from weft.controllers import controllers
-from weft.controllers.base import Controller
-from weft.optimizers import optimizers
-from weft.optimizers.base import Optimizer
-from weft.penalties import penalties
-from weft.penalties.base import Penalty
-from weft.plans import plans
-from weft.plans.base import Plan
+from weft.methods.adapters import adapters
+from weft.methods.adapters.contract import Adapter, Spec
+from weft.methods.controllers import controllers
+from weft.methods.controllers.contract import Controller
+from weft.methods.optimizers import optimizers
+from weft.methods.optimizers.contract import Optimizer
+from weft.methods.penalties import penalties
+from weft.methods.penalties.contract import Penalty
+from weft.methods.plans import plans
+from weft.methods.plans.contract import Plan
 from weft.registry import Registry, unknown
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
-recipes: Registry[object] = Registry("weft.recipes", suffix=".yaml")
+recipes: Registry[object] = Registry("weft.methods.recipes", suffix=".yaml")
 
 
 PARTS: dict[str, Registry[Any]] = {

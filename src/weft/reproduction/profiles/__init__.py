@@ -26,7 +26,7 @@ class SetEntry(Settings):
     task: dict[str, Any] = {}
     """Settings of the task beside its name and folder."""
     generated: str | None = None
-    """The set of `weft.demo` that takes its place."""
+    """The set of `weft.data.generated` that takes its place."""
     called: str = ""
     """What the rows are called in tables, where they are not the published set."""
     difference: str = ""

@@ -6,9 +6,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
-from weft.metrics import language_scores
-from weft.tasks.base import Example, Prediction, Record, Task, TaskSpec
-from weft.text import UNLABELLED, encoding_of, extent, identity, sequences, text_of, windows
+from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
+from weft.tasks.metrics import language_scores
+from weft.tasks.text import UNLABELLED, encoding_of, extent, identity, sequences, text_of, windows
 
 
 class Options(Settings):

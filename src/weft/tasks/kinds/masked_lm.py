@@ -8,9 +8,9 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
-from weft.metrics import language_scores
-from weft.tasks.base import Example, Prediction, Record, Task, TaskSpec
-from weft.text import (
+from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
+from weft.tasks.metrics import language_scores
+from weft.tasks.text import (
     UNLABELLED,
     encoding_of,
     extent,

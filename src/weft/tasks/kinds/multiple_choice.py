@@ -7,9 +7,9 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
-from weft.metrics import gold, ratio, softmax
-from weft.tasks.base import Example, Prediction, Record, Task, TaskSpec
-from weft.text import (
+from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
+from weft.tasks.metrics import gold, ratio, softmax
+from weft.tasks.text import (
     encoding_of,
     extent,
     fit,

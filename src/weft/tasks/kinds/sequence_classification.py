@@ -9,10 +9,10 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
-from weft.metrics import f1, gold, ratio, softmax
 from weft.registry import unknown
-from weft.tasks.base import Example, Prediction, Record, Task, TaskSpec
-from weft.text import encoding_of, extent, fit, identity, sequences, text_of
+from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
+from weft.tasks.metrics import f1, gold, ratio, softmax
+from weft.tasks.text import encoding_of, extent, fit, identity, sequences, text_of
 
 
 class Options(Settings):

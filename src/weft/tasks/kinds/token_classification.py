@@ -7,10 +7,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
-from weft.metrics import entities_of, f1, gold, ratio, softmax
 from weft.registry import unknown
-from weft.tasks.base import Example, Prediction, Record, Task, TaskSpec
-from weft.text import (
+from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
+from weft.tasks.metrics import entities_of, f1, gold, ratio, softmax
+from weft.tasks.text import (
     UNLABELLED,
     encoding_of,
     identity,
@@ -33,7 +33,7 @@ class TokenClassification(Task):
     """Entities in text, as an IOB2 tag for each word.
 
     Columns: `tokens`, the words; `tags`, one of `O`, `B-<type>`, `I-<type>` for each word. For
-    prediction also `text` alone: its words are found by `weft.text.words_of`, and kept with their
+    prediction also `text` alone: its words are found by `weft.tasks.text.words_of`, and kept with their
     `offsets` in the checked example. Beside `tokens`, a `text` without `offsets` is not looked at.
     Classes are the tags of the training split, `O` first.
 

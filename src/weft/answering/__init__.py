@@ -1,0 +1,1 @@
+"""Answers of trained experts and mixtures: inference, scores, predictions, generation, recognition."""

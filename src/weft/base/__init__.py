@@ -1,0 +1,1 @@
+"""The frozen trunk: found, loaded, normalised once, and known by its digest."""

@@ -1,0 +1,1 @@
+"""What there is to choose from, as pages; parameters counted; the schema of settings."""

@@ -1,0 +1,1 @@
+"""Rows from files, the hub or thin air, checked and encoded."""

@@ -1,0 +1,1 @@
+"""The demonstration: experts on made-up sets, trained, compared and shown."""

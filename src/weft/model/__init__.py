@@ -1,0 +1,1 @@
+"""A trunk with heads, experts and mixtures: what is trained and what answers."""

@@ -1,0 +1,10 @@
+"""Token classification: labels, loss and outputs of its head."""
+
+from weft.model.heads.contract import ByToken
+
+
+class TokenClassification(ByToken):
+    """A class for every labelled token: logits (sequences, seq, labels)."""
+
+    auto = "AutoModelForTokenClassification"
+    has_classes = True

@@ -1,0 +1,1 @@
+"""LoRAM: a pruned copy of a base to train on, and the way back."""
