@@ -45,6 +45,7 @@ from weft.model.mixing import Ingredient, make_mix
 from weft.model.model import Model
 from weft.training.assembly import assemble
 from weft.training.loop import train
+from weft.training.settings import completed
 from weft.training.stepping import Stepper
 
 BARE, OURS, LOOP, PEER = "bare base", "mixture", "loop over experts", "PEFT"
@@ -230,7 +231,9 @@ def steps(data: str, count: int, precision: str) -> dict[str, Any]:
         for name in STEPS:
             own[name] = {"mixture": MIXTURES[name] | {"runs": [str(experts.path)]}}
         for name, more in own.items():
-            sessions[name] = assemble(Run.model_validate(run | more), torch.device("cpu"))
+            sessions[name] = assemble(
+                completed(Run.model_validate(run | more)), torch.device("cpu")
+            )
     steppers = {name: Stepper(own, Accelerator(cpu=True)) for name, own in sessions.items()}
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for step in range(count + WARM_UP):

@@ -27,6 +27,7 @@ from weft.methods.recipes import recipe_file, recipes, resolve
 from weft.model.expert import make_adapters
 from weft.training.assembly import Session, assemble
 from weft.training.finishing import peak_memory_mib
+from weft.training.settings import completed
 from weft.training.stepping import Stepper
 
 WARM_UP = 5
@@ -51,7 +52,7 @@ def session_of(recipe: dict[str, Any], data: str, steps: int, precision: str) ->
             "device": "cpu",
         }
     )
-    session = assemble(run, torch.device("cpu"))
+    session = assemble(completed(run), torch.device("cpu"))
     torch.manual_seed(0)
     return session
 

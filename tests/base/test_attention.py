@@ -14,6 +14,7 @@ from weft.base.dropout import Dropout
 from weft.base.loading import load_base
 from weft.config import load_run
 from weft.training.assembly import assemble
+from weft.training.settings import completed
 
 NEVER = 1e-9
 """A rate that rounds to no entry at all: the own path, with nothing dropped."""
@@ -111,7 +112,7 @@ def test_training_takes_it_where_something_is_dropped(
         "task": {"name": str(tmp_path / "t.yaml"), "data": str(tmp_path)},
         "training": {"base_dropout": rate, "max_steps": 1},
     }
-    session = assemble(load_run(run), torch.device("cpu"))
+    session = assemble(completed(load_run(run)), torch.device("cpu"))
     trunk = cast(PreTrainedModel, session.model.trunk)
     assert trunk.config._attn_implementation == expected
     assert not any(isinstance(m, nn.Dropout) and type(m) is not Dropout for m in trunk.modules())

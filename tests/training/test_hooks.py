@@ -26,6 +26,7 @@ from weft.runs import RunFolder
 from weft.training.assembly import Session, assemble
 from weft.training.loop import Interrupted, Loop
 from weft.training.preparation import frozen_weights, weight_gradients
+from weft.training.settings import completed
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -96,7 +97,7 @@ class Freeze(Controller):
 
 def session_with(run: dict[str, Any], **parts: Any) -> Session:
     """A training whose one expert has other method parts than its recipe file names."""
-    session = assemble(load_run(run), torch.device("cpu"))
+    session = assemble(completed(load_run(run)), torch.device("cpu"))
     learner = session.learners[0]
     expert, recipe = learner.experts[0]
     learner.experts = [(expert, replace(recipe, **parts))]
@@ -175,7 +176,7 @@ def test_a_controller_acts_after_each_step_and_survives_a_resume(
 def test_gradients_for_preparation_equal_full_fine_tuning_s_first_gradient(
     run_of: Settings,
 ) -> None:
-    session = assemble(load_run(run_of("tags")), torch.device("cpu"))
+    session = assemble(completed(load_run(run_of("tags"))), torch.device("cpu"))
     stream = session.learners[0].streams[0]
     weights = frozen_weights(session.model, session.learners[0].experts[0][0])
     seen = weight_gradients(session.model, stream, 4, weights)
@@ -202,7 +203,7 @@ def test_a_plan_skips_maps_and_sets_ranks(run_of: Settings) -> None:
             return {name: None if ".0." in name else rank // 2 for name, rank in spec.items()}
 
     run = load_run(run_of("tags"))
-    session = assemble(run, torch.device("cpu"))
+    session = assemble(completed(run), torch.device("cpu"))
     recipe = replace(resolve(run.recipe), plan=Taper())
     ranks = plan_ranks(session.base.trunk, recipe)
     assert ranks == {

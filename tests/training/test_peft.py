@@ -19,6 +19,7 @@ from weft.config import load_run
 from weft.model.batching import collate
 from weft.training.assembly import assemble
 from weft.training.loop import train
+from weft.training.settings import completed
 
 STEPS = 20
 
@@ -38,7 +39,7 @@ def test_twenty_steps_equal_peft(
     folder = train(run, out=tmp_path / "run")
     ours = load_file(folder.expert / "adapter_model.safetensors")
 
-    start = assemble(load_run(run), torch.device("cpu"))
+    start = assemble(completed(load_run(run)), torch.device("cpu"))
     expert = start.learners[0].experts[0][0]
     stream = start.learners[0].streams[0]
     assert expert.head is not None

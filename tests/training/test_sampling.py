@@ -15,6 +15,7 @@ from weft.lowrank.route import Route
 from weft.training.assembly import Session, assemble
 from weft.training.loop import train
 from weft.training.sampling import Sampled, shares
+from weft.training.settings import completed
 from weft.training.stepping import Stepper
 
 Settings = Callable[..., dict[str, Any]]
@@ -22,7 +23,7 @@ TASKS = ("topic", "tags", "where")
 
 
 def session_of(run: dict[str, Any]) -> Session:
-    return assemble(load_run(run), torch.device("cpu"))
+    return assemble(completed(load_run(run)), torch.device("cpu"))
 
 
 def test_shares_follow_sizes_to_the_temperature() -> None:

@@ -14,6 +14,7 @@ from weft.config import load_run
 from weft.model.batching import collate
 from weft.model.heads import kind_of
 from weft.training.assembly import Session, assemble
+from weft.training.settings import completed
 from weft.training.stepping import Stepper
 
 Settings = Callable[..., dict[str, Any]]
@@ -21,7 +22,7 @@ TASKS = ("topic", "tags", "where")
 
 
 def session_of(run: dict[str, Any]) -> Session:
-    return assemble(load_run(run), torch.device("cpu"))
+    return assemble(completed(load_run(run)), torch.device("cpu"))
 
 
 def stepped(session: Session, step: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

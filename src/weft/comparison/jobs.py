@@ -17,9 +17,9 @@ from filelock import FileLock
 from weft.comparison.grid import Cell, Grid, cells_of, label_of
 from weft.config import Run, TrainingSettings, validate
 from weft.data.reading import find_kind, find_spec
-from weft.methods.recipes import resolve
 from weft.runs import CONFIG, RunFolder
 from weft.training.loop import Report, train
+from weft.training.settings import completed
 
 FAILED = "failed.txt"
 """Why a run failed: what was raised, an empty line, where. Its next attempt removes it."""
@@ -141,7 +141,7 @@ def planned(grid: Grid, out: str | Path, recipes: Iterable[str] | None = None) -
         failed = sum(job.failure is not None for job in jobs if not job.is_complete)
         runs = len(search) + len(grid.seeds)
         if done < runs:
-            resolve(grid.recipes[cell.recipe].recipe)
+            completed(jobs[0].run)
         plans.append(Plan(cell, runs, done, failed))
     return plans
 

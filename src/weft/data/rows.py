@@ -1,8 +1,7 @@
-"""A run's tasks: their settings complete, their rows read, held apart and encoded."""
+"""A run's tasks: their rows read, held apart and encoded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from weft.base.loading import Base
 from weft.config import Run, Split, TaskSettings
@@ -22,28 +21,6 @@ class Rows:
     train: list[Record]
     held: tuple[list[Example], list[Record]] | None
     final: tuple[list[Example], list[Record]]
-
-
-def task_settings(run: Run) -> list[TaskSettings]:
-    """Every task's settings with its own data folder filled in, absolute."""
-    found = []
-    for task in [run.task] if run.task else run.tasks:
-        assert task is not None
-        data = task.data
-        if data is None and run.data is not None:
-            data = run.data if run.task else str(Path(run.data) / task.label)
-        name = (
-            str(Path(task.name).resolve()) if task.name.endswith((".yaml", ".yml")) else task.name
-        )
-        found.append(
-            task.model_copy(
-                update={
-                    "name": name,
-                    "data": None if data is None else str(Path(data).expanduser().resolve()),
-                }
-            )
-        )
-    return found
 
 
 def load(run: Run, settings: TaskSettings) -> LoadedTask:

@@ -22,8 +22,6 @@ from weft.model.head import trained_dtype
 from weft.model.heads import kind_of
 from weft.model.mixed import Mix
 
-HEAD_ONLY = "head"
-"""The recipe of what owns a head and no adapters."""
 MIX = "mix"
 """How routes call the mixture of a run."""
 

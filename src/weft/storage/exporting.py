@@ -14,12 +14,12 @@ from weft.config import RecipeSettings, Run, TaskSettings, to_yaml
 from weft.data.reading import find_kind, find_spec
 from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
 from weft.lowrank.checkpoint import PeftFolder, read_peft
-from weft.methods.recipes import recipe_file, resolve
+from weft.methods.recipes import HEAD_ONLY, recipe_file, resolve
 from weft.model.expert import Card, Expert
 from weft.model.factoring import approximated
 from weft.model.head import Head
 from weft.model.heads import kind_of
-from weft.model.mixing import HEAD_ONLY, MIX
+from weft.model.mixing import MIX
 from weft.model.recogniser import STATES, Recogniser
 from weft.runs import CONFIG, RunFolder
 from weft.storage.dense import write_checkpoint

@@ -9,17 +9,17 @@ import torch
 
 from weft.base.loading import Base, attention_for, check_max_length, load_base
 from weft.config import RecipeSettings, Run
-from weft.data.rows import Rows, encode, load, task_settings
+from weft.data.rows import Rows, encode, load
 from weft.lowrank.route import Members
 from weft.methods.gates.settings import Spec as MixtureSpec
 from weft.methods.gates.settings import trains_experts
-from weft.methods.recipes import Recipe, resolve
+from weft.methods.recipes import Recipe
 from weft.model.expert import Card, Expert, build, check_head_settings
 from weft.model.factoring import added
 from weft.model.head import Head
 from weft.model.heads import kind_for
 from weft.model.mixed import Mix
-from weft.model.mixing import HEAD_ONLY, MIX, Ingredient, make_mix, method_of, starts_from_experts
+from weft.model.mixing import MIX, Ingredient, make_mix
 from weft.model.model import Model
 from weft.storage.experts import versions
 from weft.storage.ingredients import read_ingredients
@@ -27,7 +27,7 @@ from weft.tasks.contract import Example, Record, Task
 from weft.training.learning import Learner, Stream
 from weft.training.preparation import prepare, prepare_model, start_from
 from weft.training.sampling import Sampled
-from weft.training.settings import with_mixture
+from weft.training.settings import Complete
 
 SHARED = "shared"
 """Name of the expert that several tasks train together."""
@@ -115,40 +115,20 @@ class Session:
         return expert, card
 
 
-def assemble(run: Run, device: torch.device) -> Session:
-    """Read, check and build everything `run` asks for.
+def assemble(complete: Complete, device: torch.device) -> Session:
+    """Read, check and build everything that a complete run asks for.
 
     Args:
-        run: The settings.
+        complete: The settings, as `completed` returns them.
         device: Where to train if the run says `auto`.
 
     Raises:
         KeyError: If a name is unknown.
         ValueError: If anything does not fit: what came, what was expected, what to do.
     """
+    run, recipe = complete.run, complete.recipe
     device = device if run.device == "auto" else torch.device(run.device)
-    run = with_mixture(run)
-    recipe = resolve(run.recipe)
-    tasks = task_settings(run)
-    if recipe.trains == "base" and len(tasks) > 1:
-        raise ValueError(
-            "recipe full trains a private copy of the base, which no two tasks share; train them apart"
-        )
-    if run.experts != "separate" and (len(tasks) < 2 or recipe.adapter is None):
-        raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
-    if run.training.sampling is not None and (
-        len(tasks) < 2 or (run.experts == "separate" and run.mixture is None)
-    ):
-        raise ValueError(
-            "sampling draws a step's rows from several tasks for what they train together; use it with experts: "
-            "shared or both, or with a mixture"
-        )
-    if run.experts == "both" and recipe.adapter is not None and not recipe.adapter.low_rank:
-        raise ValueError(
-            f"experts: both adds two experts up to one LoRA, and recipe {recipe.name} has no exact "
-            "factors; choose another recipe, or experts: shared or separate"
-        )
-    loaded = {settings.label: load(run, settings) for settings in tasks}
+    loaded = {settings.label: load(run, settings) for settings in complete.tasks}
     base = load_base(
         run.base,
         revision=run.revision,
@@ -163,7 +143,8 @@ def assemble(run: Run, device: torch.device) -> Session:
     ingredients = {}
     if run.mixture is not None and run.mixture.runs:
         ingredients = read_ingredients(run.mixture.runs, base)
-    experts = _experts(run, base, {name: item.task for name, item in loaded.items()}, ingredients)
+    tasks = {name: item.task for name, item in loaded.items()}
+    experts = _experts(complete, base, tasks, ingredients)
     for expert, _ in experts.values():
         if model.is_private and expert.head is not None:
             expert.head.unfreeze(model.trunk)
@@ -175,23 +156,14 @@ def assemble(run: Run, device: torch.device) -> Session:
     prepare(model, experts, streams, run)
     prepare_model(model, run)
     model.train()
-    complete = run.model_copy(
-        update={
-            "task": tasks[0] if run.task else None,
-            "tasks": tasks if run.tasks else [],
-            "data": None,
-            "recipe": recipe.describe().model_copy(update={"modules": _modules(experts)}),
-            "training": run.training.model_copy(
-                update={"learning_rate": run.training.learning_rate or recipe.learning_rate}
-            ),
-        }
-    )
+    described = run.recipe.model_copy(update={"modules": _modules(experts)})
+    run = run.model_copy(update={"recipe": described})
     return Session(
-        complete,
+        run,
         base,
         model,
         list(streams.values()),
-        _learners(complete, experts, streams, model),
+        _learners(run, experts, streams, model),
         device,
         rows,
         recipe,
@@ -200,27 +172,30 @@ def assemble(run: Run, device: torch.device) -> Session:
 
 
 def _experts(
-    run: Run, base: Base, tasks: Mapping[str, Task], ingredients: Mapping[str, Ingredient]
+    complete: Complete,
+    base: Base,
+    tasks: Mapping[str, Task],
+    ingredients: Mapping[str, Ingredient],
 ) -> dict[str, tuple[Expert, Recipe]]:
     """Every expert of the run with its own recipe objects, by name."""
+    run = complete.run
     found: dict[str, tuple[Expert, Recipe]] = {}
     together = SHARED if run.mixture is None else MIX
     if together in tasks and (run.mixture is not None or run.experts != "separate"):
         raise ValueError(f"a task may not be called {together!r} here; rename its file")
-    own = run.recipe if run.experts != "shared" else RecipeSettings(name=HEAD_ONLY)
+    shared = run.experts == "shared"
     for name, task in tasks.items():
-        recipe = resolve(own)
+        recipe = complete.head_only() if shared else complete.recipe.again()
         head = Head(task.spec.kind, base, task.num_labels, seed=run.seed)
         check_head_settings(head, run.training)
         found[name] = (_built(name, base, recipe, head, run.seed), recipe)
-    if run.mixture is not None:
-        _, spec = method_of(run.mixture)
-        mixed = ingredients if starts_from_experts(spec) else {}
-        _take_heads(found, mixed, spec)
+    if run.mixture is not None and complete.gates is not None:
+        mixed = ingredients if complete.mixes_experts else {}
+        _take_heads(found, mixed, complete.gates)
         mix = make_mix(run.mixture, base, mixed, list(tasks), run.seed)
-        found[MIX] = (mix, resolve(RecipeSettings(name=HEAD_ONLY)))
+        found[MIX] = (mix, complete.head_only())
     elif run.experts != "separate":
-        recipe = resolve(run.recipe)
+        recipe = complete.recipe.again()
         found[SHARED] = (_built(SHARED, base, recipe, None, run.seed), recipe)
     return found
 

@@ -35,7 +35,7 @@ def finish(
     *,
     seconds: float,
     tokens: int,
-) -> None:
+) -> dict[str, Evaluation]:
     """Score every task's final rows and leave complete run folders; checkpoints go last.
 
     Args:
@@ -44,6 +44,9 @@ def finish(
         accelerator: Shares the rows out; its main process writes.
         seconds: Training time.
         tokens: Real tokens that this process trained on.
+
+    Returns:
+        What each task scores, by its name; nothing on any but the main process.
     """
     if accelerator.num_processes > 1:
         tokens = sum(gather_object([tokens]))
@@ -71,6 +74,7 @@ def finish(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         checkpointing.remove(folder.checkpoints)
+    return results
 
 
 def _write(

@@ -23,7 +23,7 @@ from weft.training.assembly import Session, assemble
 from weft.training.finishing import finish, mean_loss, score_rows
 from weft.training.interruption import Interrupted, interrupts
 from weft.training.learning import Learner, Stream
-from weft.training.settings import with_mixture
+from weft.training.settings import completed
 from weft.training.stepping import Stepper, summed
 from weft.training.tracking import Log, accelerator_for
 
@@ -80,14 +80,14 @@ def train(
         folder = RunFolder.open(resume)
         if folder.is_complete:
             return folder
-        run = folder.run
+        complete = completed(folder.run)
     else:
         assert config is not None
-        run = with_mixture(load_run(config, list(overrides)))
-        folder = RunFolder(Path(out) if out else default_folder(run))
+        complete = completed(load_run(config, list(overrides)))
+        folder = RunFolder(Path(out) if out else default_folder(complete.run))
         folder.refuse_existing()
-    accelerator = accelerator_for(run, folder.path)
-    session = assemble(run, accelerator.device)
+    accelerator = accelerator_for(complete.run, folder.path)
+    session = assemble(complete, accelerator.device)
     accelerator.wait_for_everyone()
     if resume is None and accelerator.is_main_process:
         RunFolder.create(folder.path, session.run)
@@ -128,36 +128,41 @@ class Loop:
         start = self._resume()
         log = Log(self.folder.log, self.session.run, self.accelerator, start)
         began = time.perf_counter() - self.seconds
-        with interrupts() as asked, log:
-            for step in range(start, self.total):
-                if all(learner.is_over for learner in self.learners):
-                    break
-                losses = self.stepper.step(self.learners, step)
+        with log:
+            with interrupts() as asked:
+                self._steps(start, log, began, asked)
+            self.seconds = time.perf_counter() - began
+            for learner in self.learners:
+                learner.restore_best()
+            results = finish(
+                self.session,
+                self.folder,
+                self.accelerator,
+                seconds=self.seconds,
+                tokens=self.stepper.tokens,
+            )
+            log.final(self.total, results)
+
+    def _steps(self, start: int, log: Log, began: float, asked: list[int]) -> None:
+        for step in range(start, self.total):
+            if all(learner.is_over for learner in self.learners):
+                break
+            losses = self.stepper.step(self.learners, step)
+            self.seconds = time.perf_counter() - began
+            done = step + 1
+            log.add(done, losses, self.stepper.tokens, self.learners)
+            if self._is_due(done, self.training.eval_every, self.training.early_stopping):
+                self._evaluate(done, log)
                 self.seconds = time.perf_counter() - began
-                done = step + 1
-                log.add(done, losses, self.stepper.tokens, self.learners)
-                if self._is_due(done, self.training.eval_every, self.training.early_stopping):
-                    self._evaluate(done, log)
-                    self.seconds = time.perf_counter() - began
-                if self.report and self.accelerator.is_main_process:
-                    self.report(self._event(done, log.mean))
-                if self._any(asked) and done < self.total:
-                    self._save(done)
-                    raise Interrupted(
-                        f"stopped after step {done} of {self.total}; go on with --resume {self.folder.path}"
-                    )
-                if done < self.total and self._is_due(done, self.training.checkpoint_every, 1):
-                    self._save(done)
-        self.seconds = time.perf_counter() - began
-        for learner in self.learners:
-            learner.restore_best()
-        finish(
-            self.session,
-            self.folder,
-            self.accelerator,
-            seconds=self.seconds,
-            tokens=self.stepper.tokens,
-        )
+            if self.report and self.accelerator.is_main_process:
+                self.report(self._event(done, log.mean))
+            if self._any(asked) and done < self.total:
+                self._save(done)
+                raise Interrupted(
+                    f"stopped after step {done} of {self.total}; go on with --resume {self.folder.path}"
+                )
+            if done < self.total and self._is_due(done, self.training.checkpoint_every, 1):
+                self._save(done)
 
     def _resume(self) -> int:
         found = checkpointing.load(

@@ -1,13 +1,71 @@
-"""A run, completed once: what the user said becomes settings that say everything."""
+"""A run, completed once: what the user said becomes settings that say everything.
+
+Whoever trains, compares or mixes reads a complete run and asks nothing of it again. All that can be refused from
+settings alone is refused here, before a row is read.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.config import MixtureSettings, RecipeSettings, Run, load_run
+from weft.config import MixtureSettings, RecipeSettings, Run, TaskSettings, load_run
 from weft.methods.gates.settings import Spec
-from weft.model.mixing import HEAD_ONLY, method_of
+from weft.methods.recipes import HEAD_ONLY, Recipe, resolve
+from weft.model.mixing import method_of, starts_from_experts
 from weft.storage.ingredients import parts_of, tasks_of
+
+
+@dataclass(frozen=True)
+class Complete:
+    """A run that leaves nothing open but what only its base can say."""
+
+    run: Run
+    """Every default written out, every path absolute, its tasks with their own data."""
+    recipe: Recipe
+    """How each expert is trained; a mixture's tasks own heads alone."""
+    gates: Spec | None = None
+    """A mixture's method, checked."""
+
+    @property
+    def tasks(self) -> list[TaskSettings]:
+        """Its tasks, one or several."""
+        return [self.run.task] if self.run.task else self.run.tasks
+
+    @property
+    def mixes_experts(self) -> bool:
+        """Whether it is a mixture of experts that exist."""
+        return self.gates is not None and starts_from_experts(self.gates)
+
+    def head_only(self) -> Recipe:
+        """The recipe of what owns a head and no adapters."""
+        return resolve(RecipeSettings(name=HEAD_ONLY))
+
+
+def completed(run: Run) -> Complete:
+    """`run` with everything written out that is not said, or refused; completing it again changes nothing.
+
+    Raises:
+        KeyError: If a recipe, a mixture or a part of them is unknown.
+        ValueError: If settings contradict each other: what came, what was expected, what to do.
+    """
+    gates = None
+    if run.mixture is not None:
+        run, gates = _mixed(run, run.mixture)
+    recipe = resolve(run.recipe)
+    tasks = _tasks(run)
+    _refuse(run, recipe, len(tasks))
+    rate = run.training.learning_rate or recipe.learning_rate
+    values = {
+        "base": _absolute(run.base),
+        "init_from": _absolute(run.init_from) if run.init_from else None,
+        "task": tasks[0] if run.task else None,
+        "tasks": tasks if run.tasks else [],
+        "data": None,
+        "recipe": recipe.describe(),
+        "training": run.training.model_copy(update={"learning_rate": rate}),
+    }
+    return Complete(run.model_copy(update=values), recipe, gates)
 
 
 def mix_config(runs: Sequence[str | Path], mixture: str, overrides: Sequence[str] = ()) -> Run:
@@ -43,30 +101,27 @@ def mix_config(runs: Sequence[str | Path], mixture: str, overrides: Sequence[str
     return load_run(values, list(overrides))
 
 
-def with_mixture(run: Run) -> Run:
-    """A mixture's run with its tasks, its method's settings and its rate written out; others as they are."""
-    if run.mixture is None:
-        return run
+def _mixed(run: Run, mixture: MixtureSettings) -> tuple[Run, Spec]:
+    """A mixture's run with its tasks, its method's settings and its rate written out."""
     if run.recipe != RecipeSettings() and run.recipe.name != HEAD_ONLY:
         raise ValueError(
             f"recipe {run.recipe.name}: a mixture's experts are trained as `mixture` says; remove the recipe"
         )
-    kind, spec = method_of(run.mixture)
+    kind, spec = method_of(mixture)
     chosen = [run.task] if run.task else run.tasks
-    tasks = tasks_of(run.mixture.runs, chosen) if run.mixture.runs else chosen
-    rate = run.training.learning_rate or kind.learning_rate
-    return run.model_copy(
-        update={
-            "task": None,
-            "tasks": tasks,
-            "recipe": RecipeSettings(name=HEAD_ONLY),
-            "mixture": described(run.mixture, spec),
-            "training": run.training.model_copy(update={"learning_rate": rate}),
-        }
-    )
+    values = {
+        "task": None,
+        "tasks": tasks_of(mixture.runs, chosen) if mixture.runs else chosen,
+        "recipe": RecipeSettings(name=HEAD_ONLY),
+        "mixture": _described(mixture, spec),
+        "training": run.training.model_copy(
+            update={"learning_rate": run.training.learning_rate or kind.learning_rate}
+        ),
+    }
+    return run.model_copy(update=values), spec
 
 
-def described(settings: MixtureSettings, spec: Spec) -> MixtureSettings:
+def _described(settings: MixtureSettings, spec: Spec) -> MixtureSettings:
     """The settings with every default of the method written out, and where the runs are."""
     runs, beside = (
         [str(Path(run).expanduser().resolve()) for run in own]
@@ -74,3 +129,46 @@ def described(settings: MixtureSettings, spec: Spec) -> MixtureSettings:
     )
     own = spec.model_dump(mode="json")
     return MixtureSettings(name=settings.name, runs=runs, beside=beside, **own)
+
+
+def _tasks(run: Run) -> list[TaskSettings]:
+    """Every task's settings with its own data folder filled in, absolute."""
+    found = []
+    for task in [run.task] if run.task else run.tasks:
+        data = task.data
+        if data is None and run.data is not None:
+            data = run.data if run.task else str(Path(run.data) / task.label)
+        is_file = task.name.endswith((".yaml", ".yml"))
+        values = {
+            "name": str(Path(task.name).resolve()) if is_file else task.name,
+            "data": None if data is None else str(Path(data).expanduser().resolve()),
+        }
+        found.append(task.model_copy(update=values))
+    return found
+
+
+def _absolute(name: str) -> str:
+    """A folder's absolute path; aliases and hub ids as they are."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.is_dir() else name
+
+
+def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
+    if recipe.trains == "base" and tasks > 1:
+        raise ValueError(
+            "recipe full trains a private copy of the base, which no two tasks share; train them apart"
+        )
+    if run.experts != "separate" and (tasks < 2 or recipe.adapter is None):
+        raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
+    if run.training.sampling is not None and (
+        tasks < 2 or (run.experts == "separate" and run.mixture is None)
+    ):
+        raise ValueError(
+            "sampling draws a step's rows from several tasks for what they train together; use it with experts: "
+            "shared or both, or with a mixture"
+        )
+    if run.experts == "both" and recipe.adapter is not None and not recipe.adapter.low_rank:
+        raise ValueError(
+            f"experts: both adds two experts up to one LoRA, and recipe {recipe.name} has no exact "
+            "factors; choose another recipe, or experts: shared or separate"
+        )

@@ -1,6 +1,7 @@
 """What a training writes while it runs: `log.jsonl`, and any tracker accelerate knows."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +13,21 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from torch import Tensor
 
+from weft.answering.evaluation import Evaluation
 from weft.config import Run
 from weft.registry import unknown
 from weft.training.learning import Learner
 
 EVERY = 10
 """Optimizer steps that one line of the log averages over."""
+RUN_NAME = {
+    "wandb": "name",
+    "trackio": "name",
+    "mlflow": "run_name",
+    "clearml": "task_name",
+    "swanlab": "experiment_name",
+}
+"""What a tracker calls the name of a run, which accelerate hands on; the others name it by its folder."""
 
 
 def accelerator_for(run: Run, folder: Path) -> Accelerator:
@@ -34,7 +44,14 @@ def accelerator_for(run: Run, folder: Path) -> Accelerator:
         raise ValueError(
             f"training.tracker: the package of {name!r} is not installed: pip install {name}"
         )
-    return Accelerator(log_with=name, project_dir=str(folder))
+    # Without `cpu`, accelerate makes one training of each of several processes that find no accelerator.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    on_cpu = run.device == "cpu" or (run.device == "auto" and not _has_accelerator())
+    return Accelerator(cpu=on_cpu and not alone, log_with=name, project_dir=str(folder))
+
+
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available()
 
 
 class Log:
@@ -49,6 +66,7 @@ class Log:
 
     def __init__(self, path: Path, run: Run, accelerator: Accelerator, start: int) -> None:
         self.path = path
+        self._name = path.absolute().parent.name
         self.mean: dict[str, float] = {}
         self._writes = accelerator.is_main_process
         self._sums: dict[str, list[Tensor]] = {}
@@ -60,9 +78,11 @@ class Log:
 
     def __enter__(self) -> Self:
         self._file = self.path.open("a", encoding="utf-8") if self._writes else None
-        if self._run.training.tracker:
+        tracker = self._run.training.tracker
+        if tracker:
             settings = self._run.model_dump(mode="json")
-            self._accelerator.init_trackers("weft", config=_scalars(settings))
+            named = {tracker: {RUN_NAME[tracker]: self._name}} if tracker in RUN_NAME else {}
+            self._accelerator.init_trackers("weft", config=_scalars(settings), init_kwargs=named)
         return self
 
     def __exit__(
@@ -94,6 +114,15 @@ class Log:
         if scores:
             held = {"held_loss": dict(losses)} if losses else {}
             self._write(step, {"score": dict(scores), **held})
+
+    def final(self, step: int, results: Mapping[str, Evaluation]) -> None:
+        """Tell the tracker what each task scores in the end; on disk that is in `metrics.json`."""
+        if self._run.training.tracker:
+            scores = {
+                task: {name: score.value for name, score in found.scores.items()}
+                for task, found in results.items()
+            }
+            self._accelerator.log(_scalars({"final": scores}), step=step)
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         if self._file:

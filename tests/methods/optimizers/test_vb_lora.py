@@ -12,6 +12,7 @@ from weft.methods.optimizers.vb_lora import VectorBankRates
 from weft.methods.recipes import Recipe, recipe_file, resolve
 from weft.model.expert import Expert, build
 from weft.training.assembly import Session, assemble
+from weft.training.settings import completed
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def session(base: Base, folder: Path, **training: float) -> Session:
         "recipe": "vb_lora",
         "training": {"max_steps": 2, "batch_size": 2, "weight_decay": 0.0, **training},
     }
-    return assemble(load_run(run), torch.device("cpu"))
+    return assemble(completed(load_run(run)), torch.device("cpu"))
 
 
 def test_training_has_three_rates_and_every_number_in_one_group(bert: Base, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 recipes: Registry[object] = Registry("weft.methods.recipes", suffix=".yaml")
 
+HEAD_ONLY = "head"
+"""The recipe of what owns a head and no adapters."""
+
 
 PARTS: dict[str, Registry[Any]] = {
     "optimizer": optimizers,
@@ -83,6 +86,10 @@ class Recipe:
         for part in (self.spec, *(part.settings for part in self.parts)):
             values |= part.model_dump() if part else {}
         return RecipeSettings(**values)
+
+    def again(self) -> "Recipe":
+        """The same recipe for another expert: parts that remember (moments, masks) are its own."""
+        return resolve(self.settings)
 
     @property
     def parts(self) -> tuple[Optimizer | Penalty | Controller | Plan, ...]:
