@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -233,3 +234,11 @@ def test_every_recipe_and_set_cites_its_source() -> None:
 
     assert missing("methods/recipes", ("citation",)) == []
     assert missing("tasks/sets", ("citation", "source", "licence", "version")) == []
+
+
+def test_the_map_of_the_rooms_is_as_the_imports_make_it() -> None:
+    drawing = runpy.run_path(str(ROOT / "docs" / "rooms.py"))
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert drawing["with_diagram"](page) == page, "python docs/rooms.py draws it anew"
+    named = set(re.findall(r"`(\w+)`", page.split("## The rooms")[1].split("An arrow")[0]))
+    assert drawing["rooms"]().keys() <= named

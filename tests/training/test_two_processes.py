@@ -96,10 +96,15 @@ def mixture_runs(runs: Runs, names: tuple[str, ...]) -> dict[str, Settings]:
     """A short training of each mixture over experts that one process trained."""
     parts = [part.path for part in runs.experts("bert").parts()]
     training = [f"training.{key}={value}" for key, value in FEW.items()]
-    return {
-        name: mix_config(parts, name, training).model_dump(mode="json", exclude_defaults=True)
-        for name in names
-    }
+
+    def settings(name: str) -> Settings:
+        # Balance is a product of means, taken over each piece of a step by itself, as everywhere.
+        has = "balance_weight" in mixtures.load(name).settings_type.model_fields
+        overrides = training + (["mixture.balance_weight=0"] if has else [])
+        run = mix_config(parts, name, overrides)
+        return run.model_dump(mode="json", exclude_defaults=True)
+
+    return {name: settings(name) for name in names}
 
 
 FEW = {

@@ -63,8 +63,8 @@ class Stepper:
             self.tokens += batch.tokens
             first = number == 0 and self.accelerator.is_main_process
             penalised = active if first else []
-            share = batch.tokens / tokens
-            self._backward(batch, counts, sums, penalised, weights=weights, share=share)
+            shares = {False: batch.tokens / tokens, True: len(piece) / len(items)}
+            self._backward(batch, counts, sums, penalised, weights=weights, shares=shares)
         self._reduce(active)
         for learner in active:
             learner.step(step, self.scaler)
@@ -81,7 +81,7 @@ class Stepper:
         penalised: Sequence[Learner],
         *,
         weights: Mapping[str, float],
-        share: float,
+        shares: Mapping[bool, float],
     ) -> None:
         trace = GateTrace()
         with autocast(self.session.device, self.training.precision), traced(trace):
@@ -99,21 +99,27 @@ class Stepper:
             for expert, recipe in learner.experts:
                 for penalty in recipe.penalties:
                     loss = loss + penalty.loss(logits.get(expert.name), batch, expert.adapters)
-        for name, (weight, value) in self._gate_losses(trace).items():
-            # Means over tokens: this batch's part of the step's.
+        for name, (weight, value, by_row) in self._gate_losses(trace).items():
+            # Means over tokens, or over rows: this batch's part of the step's.
+            share = shares[by_row]
             loss = loss + share * weight * value
             sums[name] = sums.get(name, 0.0) + share * value.detach()
         if loss.requires_grad:
             self.scaler.scale(loss).backward()
 
-    def _gate_losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
-        """What a mixture adds to the loss, by `mix/<name>`; it sees every batch once."""
+    def _gate_losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor, bool]]:
+        """What a mixture adds to the loss, by `mix/<name>`, and whether that is a mean over rows."""
         mix = self.session.mix
         if mix is None:
             return {}
         with torch.no_grad():
+            # It sees every batch once.
             mix.mixture.observe(trace)
-        return {f"{mix.name}/{name}": own for name, own in mix.mixture.losses(trace).items()}
+        rows = mix.mixture.row_means
+        return {
+            f"{mix.name}/{name}": (*own, name in rows)
+            for name, own in mix.mixture.losses(trace).items()
+        }
 
     def _counts(self, items: Sequence[Item]) -> dict[str, int]:
         """Labelled items of the whole step by head; every process knows them, none has to ask."""

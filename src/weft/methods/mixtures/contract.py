@@ -210,6 +210,14 @@ class Mixture(nn.Module, ABC):
         """What training adds to the loss, by name: a weight and an unweighted value of this batch."""
         return {}
 
+    @property
+    def row_means(self) -> frozenset[str]:
+        """Which of `losses` are means over rows; the others are means over tokens.
+
+        A step is taken in pieces, each of which counts for its share of what a loss is a mean of.
+        """
+        return frozenset()
+
     def observe(self, trace: GateTrace) -> None:
         """Look at a training batch's gates, once for each batch."""
 

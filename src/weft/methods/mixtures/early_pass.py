@@ -91,6 +91,10 @@ class EarlyPass(contract.Headed):
     def after_step(self, done: int, total: int) -> None:
         self.standard.settle()
 
+    @property
+    def row_means(self) -> frozenset[str]:
+        return frozenset() if self.frame.causal else frozenset({"label_ce"})
+
     def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
         if not self.spec.label_weight:
             return {}
