@@ -131,28 +131,6 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_bits(
         assert_same(tensors(part.path), tensors(expected.path))
 
 
-def test_two_processes_equal_one(run_of: Settings, tmp_path: Path) -> None:
-    run = run_of("topic", "endings", "where", training={"accumulation": 2, "eval_every": 4})
-    one = train(run, out=tmp_path / "one")
-    config = tmp_path / "run.yaml"
-    config.write_text(json.dumps(run))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", "0", "-m", "weft", "train", str(config), "--quiet"]
-    done = subprocess.run(
-        [*launch, "--out", str(tmp_path / "two")],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    for part in one.parts():
-        two = tmp_path / "two" / part.path.name
-        assert_same(tensors(two), tensors(part.path), 1e-8)
-        assert RunFolder(two).metrics == part.metrics
-
-
 def test_gradient_checkpointing_changes_nothing_but_memory(
     run_of: Settings, tmp_path: Path
 ) -> None:
@@ -285,19 +263,6 @@ def test_nothing_is_written_over(run_of: Settings, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(ValueError, match="exists"):
         train(run_of("topic"), out=tmp_path / "run")
-
-
-def test_a_tracker_gets_what_the_log_has(run_of: Settings, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    run = run_of("topic", training={"tracker": "tensorboard", "max_steps": 10})
-    folder = train(run, out=tmp_path / "run")
-    assert list(folder.path.rglob("events.out.tfevents*"))
-
-
-def test_an_unknown_tracker_is_refused_before_any_work(run_of: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="tensorboard"):
-        train(run_of("topic", training={"tracker": "tensorbord"}), out=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

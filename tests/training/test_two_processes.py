@@ -98,9 +98,11 @@ def mixture_runs(runs: Runs, names: tuple[str, ...]) -> dict[str, Settings]:
     training = [f"training.{key}={value}" for key, value in FEW.items()]
 
     def settings(name: str) -> Settings:
-        # Balance is a product of means, taken over each piece of a step by itself, as everywhere.
-        has = "balance_weight" in mixtures.load(name).settings_type.model_fields
-        overrides = training + (["mixture.balance_weight=0"] if has else [])
+        # Balance is a product of means, taken over each piece of a step by itself, as everywhere; every process drops
+        # other features.
+        known = mixtures.load(name).settings_type.model_fields
+        off = [key for key in ("balance_weight", "dropout", "head_dropout") if key in known]
+        overrides = training + [f"mixture.{key}=0" for key in off]
         run = mix_config(parts, name, overrides)
         return run.model_dump(mode="json", exclude_defaults=True)
 

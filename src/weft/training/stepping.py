@@ -63,7 +63,7 @@ class Stepper:
             self.tokens += batch.tokens
             first = number == 0 and self.accelerator.is_main_process
             penalised = active if first else []
-            shares = {False: batch.tokens / tokens, True: len(piece) / len(items)}
+            shares = {False: batch.tokens / tokens, True: _answers(piece) / _answers(items)}
             self._backward(batch, counts, sums, penalised, weights=weights, shares=shares)
         self._reduce(active)
         for learner in active:
@@ -147,6 +147,13 @@ class Stepper:
         if self.session.mix is not None:
             for tally in self.session.mix.mixture.tallies():
                 tally.copy_(summed(self.accelerator, tally))
+
+
+def _answers(items: Sequence[Item]) -> int:
+    """Sequences, of which those that are answered together count as one: what a gate's loss over rows is a mean of."""
+    return sum(
+        1 if kind_of(item.kind).compares else len(item.record["input_ids"]) for item in items
+    )
 
 
 def summed(accelerator: Accelerator, value: Tensor) -> Tensor:

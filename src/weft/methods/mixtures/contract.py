@@ -212,7 +212,7 @@ class Mixture(nn.Module, ABC):
 
     @property
     def row_means(self) -> frozenset[str]:
-        """Which of `losses` are means over rows; the others are means over tokens.
+        """Which of `losses` are means over sequences, choices of a row counting as one; the others are over tokens.
 
         A step is taken in pieces, each of which counts for its share of what a loss is a mean of.
         """
