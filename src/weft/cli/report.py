@@ -28,7 +28,7 @@ def command(
     if licence is not None and not cards:
         raise ValueError("--licence is for model cards: give --cards too")
     from weft.reporting.cards import write_cards
-    from weft.reporting.contents import gather
+    from weft.reporting.run_report import gather
     from weft.reporting.terminal import show_report
     from weft.reporting.writing import as_json_value, write_report
 

@@ -12,11 +12,11 @@ from weft.config import validate
 from weft.model.expert import Card
 from weft.reporting.card_front import front_matter, title_of
 from weft.reporting.card_loading import library_of, loading_lines
-from weft.reporting.cells import unit
-from weft.reporting.contents import Report
-from weft.reporting.markdown import escaped, table_lines
+from weft.reporting.document import unit
+from weft.reporting.run_report import Report
 from weft.reporting.runs import TaskRun
 from weft.reporting.tables import interval
+from weft.reporting.writers import escaped, table_lines
 from weft.storage.loading import task_of
 from weft.tasks.contract import TaskSpec
 

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from weft.reporting.cells import heading, unit
+from weft.reporting.document import heading, unit
 from weft.reporting.drawing import INK, PALETTE, Figure, axes, draw
-from weft.reporting.labels import compact, scale_of, wrapped
+from weft.reporting.numbers import compact, scale_of, wrapped
 from weft.reporting.runs import Points
 from weft.reporting.sections import Section
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from weft.reporting.cells import heading, unit
 from weft.reporting.curve_figures import curves
+from weft.reporting.document import heading, unit
 from weft.reporting.drawing import INK, MARKERS, PALETTE, Figure, axes, draw
-from weft.reporting.labels import compact, place_numbers, scale_of, wrapped
+from weft.reporting.numbers import compact, place_numbers, scale_of, wrapped
 from weft.reporting.sections import Entry, Section
 from weft.reporting.tables import interval
 

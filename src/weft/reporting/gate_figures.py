@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from weft.reporting.drawing import Figure, axes, draw
-from weft.reporting.labels import safe_name
 from weft.reporting.mixtures import GateTable, Grid, MixtureRun, column_means
+from weft.reporting.numbers import safe_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from weft.reporting.labels import safe_name
+from weft.reporting.numbers import safe_name
 from weft.reporting.runs import SPLITS, TaskRun
 from weft.runs import STANDINGS, RunFolder
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.reporting.cells import gates_table, heading, runs_table, score_table, standings_table
-from weft.reporting.contents import Report, summary
+from weft.reporting.document import gates_table, heading, runs_table, score_table, standings_table
 from weft.reporting.drawing import Figure
+from weft.reporting.run_report import Report, summary
 
 TEMPLATE = "page.html.j2"
 

@@ -8,7 +8,7 @@ from typing import Any
 from weft.atomic import write_text
 from weft.comparison.grid import label_of
 from weft.reporting.drawing import MARKERS, PALETTE
-from weft.reporting.labels import scale_of
+from weft.reporting.numbers import scale_of
 
 NAME = "learning-rates"
 DASHES = ("-", "--", ":", "-.")

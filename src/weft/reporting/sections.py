@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from weft.reporting.labels import safe_name
+from weft.reporting.numbers import safe_name
 from weft.reporting.runs import TaskRun
 from weft.training.tracking import flat
 

@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Rich
 
-from weft.reporting.cells import Table, gates_table, score_table, standings_table
-from weft.reporting.contents import Report, summary
+from weft.reporting.document import Table, gates_table, score_table, standings_table
+from weft.reporting.run_report import Report, summary
 from weft.reporting.tables import console
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from weft.atomic import write_text
-from weft.reporting.contents import Report
 from weft.reporting.drawing import Figure
 from weft.reporting.figures import figures_of
 from weft.reporting.gate_figures import gate_figures
-from weft.reporting.markdown import FIGURES, markdown
 from weft.reporting.page import page
+from weft.reporting.run_report import Report
 from weft.reporting.runs import TaskRun
+from weft.reporting.writers import FIGURES, markdown
 
 PAGE = "report.html"
 TEXT = "report.md"

@@ -1,7 +1,7 @@
 """The study's claims as a section: what LoRA keeps, how fast it trains, what everything costs."""
 
 from weft.comparison.grid import label_of
-from weft.reporting.cells import Table
+from weft.reporting.document import Table
 from weft.reproduction.claims import verdicts
 from weft.reproduction.costs import usd
 from weft.reproduction.durations import published_hours

@@ -1,6 +1,6 @@
 """What everything cost, as a section."""
 
-from weft.reporting.cells import Table
+from weft.reporting.document import Table
 from weft.reproduction.layout import Block, Section, decimal
 from weft.reproduction.result import Reproduction
 

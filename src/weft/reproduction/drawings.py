@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weft.comparison.grid import label_of
-from weft.reporting.cells import unit
+from weft.reporting.document import unit
 from weft.reporting.drawing import INK, MARKERS, PALETTE, Figure, axes, draw
-from weft.reporting.labels import compact, safe_name, scale_of, wrapped
+from weft.reporting.numbers import compact, safe_name, scale_of, wrapped
 from weft.reproduction.gap import GOAL_SHARE, GapRow
 from weft.reproduction.gap_tables import is_whole, rate_name
 from weft.reproduction.layout import percent, scored, share

@@ -1,7 +1,7 @@
 """What goes beyond the study as sections: the gap to full fine-tuning, and the mixtures."""
 
 from weft.comparison.grid import label_of
-from weft.reporting.cells import NONE, Table, unit
+from weft.reporting.document import NONE, Table, unit
 from weft.reporting.tables import number
 from weft.reproduction.answers import FULL
 from weft.reproduction.blends import Blend

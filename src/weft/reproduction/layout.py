@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from weft.reporting.cells import NONE, Table
+from weft.reporting.document import NONE, Table
 from weft.reporting.tables import interval
 from weft.tasks.scoring import Difference, Score
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from weft.comparison.grid import label_of
 from weft.comparison.leaderboard import leaderboard
-from weft.reporting.labels import safe_name
+from weft.reporting.numbers import safe_name
 from weft.reporting.rates import draw_rates
 from weft.reproduction.plan import OWN
 from weft.reproduction.running import Outcome

@@ -1,6 +1,6 @@
 """The report's sections as words and tables; page, Markdown and terminal show the same ones."""
 
-from weft.reporting.cells import NONE, Table
+from weft.reporting.document import NONE, Table
 from weft.reproduction.claim_tables import claims
 from weft.reproduction.claims import verdicts
 from weft.reproduction.cost_tables import cost

@@ -10,7 +10,7 @@ from rich.table import Table as Rich
 
 from weft.comparison.jobs import Job
 from weft.comparison.workers import Standing, Watch
-from weft.reporting.cells import Table
+from weft.reporting.document import Table
 from weft.reporting.progress import Bar
 from weft.reporting.terminal import console, say
 from weft.reproduction.estimate import in_words

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from weft.atomic import write_text
-from weft.reporting.markdown import FIGURES, escaped, table_lines
+from weft.reporting.writers import FIGURES, escaped, table_lines
 from weft.reproduction.drawings import Drawn, drawings
 from weft.reproduction.layout import Block, Section
 from weft.reproduction.markdown import as_markdown

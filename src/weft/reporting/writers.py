@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from weft.reporting.cells import (
+from weft.reporting.document import (
     Table,
     gates_table,
     heading,
@@ -10,8 +10,8 @@ from weft.reporting.cells import (
     score_table,
     standings_table,
 )
-from weft.reporting.contents import Report, summary
 from weft.reporting.drawing import Figure
+from weft.reporting.run_report import Report, summary
 
 FIGURES = "figures"
 """The folder of the figures, beside the Markdown."""

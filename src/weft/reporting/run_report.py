@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.reporting.cells import unit
+from weft.reporting.document import unit
 from weft.reporting.mixtures import MixtureRun, mixtures_of
 from weft.reporting.runs import read_runs
 from weft.reporting.sections import Entry, Section, sections_of
