@@ -9,8 +9,8 @@ import pytest
 from tests.tiny_tasks import write_tasks
 from weft.answering.evaluation import evaluate
 from weft.config import load_run
+from weft.reporting.contents import Report, gather
 from weft.reporting.drawing import Figure
-from weft.reporting.run_report import Report, gather
 from weft.reporting.writing import drawn
 from weft.runs import RunFolder
 from weft.training.loop import train

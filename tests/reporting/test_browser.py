@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import PageTests, looked_at
-from weft.reporting.run_report import Report
+from weft.reporting.contents import Report
 from weft.reporting.writing import write_report
 
 pytestmark = pytest.mark.slow

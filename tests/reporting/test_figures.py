@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from weft.reporting.contents import Report
 from weft.reporting.drawing import PALETTE, Figure
 from weft.reporting.figures import _undominated
-from weft.reporting.numbers import compact, safe_name, wrapped
-from weft.reporting.run_report import Report
+from weft.reporting.labels import compact, safe_name, wrapped
 
 UNIT = re.compile(
     r"\((%|s|nats|count|no unit|layer\.module|0 to 1)[,)]?|\(count, logarithmic scale\)"

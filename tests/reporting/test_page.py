@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from tests.reporting.reading import Page, markdown_tables
 from weft.cli import app
+from weft.reporting.contents import Report, gather
 from weft.reporting.drawing import Figure
+from weft.reporting.markdown import markdown
 from weft.reporting.page import page
-from weft.reporting.run_report import Report, gather
-from weft.reporting.writers import markdown
 from weft.reporting.writing import write_report
 from weft.runs import RunFolder
 

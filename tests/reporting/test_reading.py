@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from weft.reporting.contents import Report, gather
 from weft.reporting.mixtures import short_names
-from weft.reporting.run_report import Report, gather
 from weft.reporting.sections import Section
 
 

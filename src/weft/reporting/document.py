@@ -1,158 +1,124 @@
-"""Tables as cells of text; the terminal, Markdown and the page show the same ones."""
+"""What a report says, whatever it is shown as: sections of words, notes, tables and figures.
 
+A report is a function from results to a `Document`, and a section of it is a function too. `weft.reporting.writers`
+shows a document as a page, as Markdown, on a terminal and as JSON; nothing else knows of any of them.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
-
-from weft.reporting.mixtures import MixtureRun
-from weft.reporting.sections import Section
-from weft.reporting.tables import interval, is_fraction, number
-
-NONE = "n/a"
-"""A cell for what was not measured."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text."""
+    """Cells as text, and what must be known to read them."""
 
     caption: str
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
     """How many columns from the left hold words; the others hold numbers."""
+    notes: tuple[str, ...] = ()
+    """Numbered from 1; cells name them by `raised`."""
+    remarks: tuple[str, ...] = ()
+    folded: str = ""
+    """What the page says in place of the table until the reader opens it; "" shows it at once."""
+    brief: bool = True
+    """Whether a terminal shows it too."""
 
-
-def heading(section: Section) -> str:
-    """What a section is called."""
-    return f"{section.task} ({section.split or 'not scored yet'})"
-
-
-def unit(metric: str) -> str:
-    """A score's name with its unit."""
-    return f"{metric} (%)" if is_fraction(metric) else metric
-
-
-def score_table(section: Section) -> Table:
-    """One line for each entry: score, how sure, and what it cost."""
-    metric = section.metric
-    rows = []
-    for place, entry in enumerate(section.entries, 1):
-        trained, base = entry.cost("trainable_parameters"), entry.cost("base_parameters")
-        ends = entry.interval
-        rows.append(
-            (
-                str(place),
-                entry.name,
-                NONE if entry.score is None else number(metric, entry.score),
-                NONE if ends is None else " to ".join(number(metric, end) for end in ends),
-                str(len(entry.runs)),
-                NONE if entry.spread is None else _spread(metric, entry.spread),
-                _whole(trained),
-                f"{100 * trained / base:.2g}" if trained is not None and base else NONE,
-                _decimal(entry.cost("seconds_per_epoch")),
-                _decimal(entry.cost("seconds")),
-                _whole(entry.cost("peak_memory_mib")),
+    def __post_init__(self) -> None:
+        uneven = next((row for row in self.rows if len(row) != len(self.headers)), None)
+        if uneven is not None:
+            raise ValueError(
+                f"table {self.caption!r} has {len(self.headers)} headers and a row of {len(uneven)} cells: {uneven}"
             )
-        )
-    headers = (
-        "#",
-        "method",
-        unit(metric),
-        "95 % intervals",
-        "seeds",
-        "sd over seeds",
-        "trained parameters",
-        "% of the base",
-        "s/epoch",
-        "s in all",
-        "peak memory (MiB)",
-    )
-    caption = (
-        f"{heading(section)}, best first. Runs that differ in their seeds alone are one line: means over seeds of the "
-        "score and the costs; intervals reach from the lowest to the highest end of the runs' 95 % bootstrap intervals."
-    )
-    return Table(caption, headers, tuple(rows), words=2)
 
 
-def runs_table(section: Section) -> Table:
-    """One line for each run, with every score."""
-    names = list(dict.fromkeys(row["name"] for run in section.runs for row in run.scores))
-    rows = []
-    for place, entry in enumerate(section.entries, 1):
-        for run in entry.runs:
-            scores = {row["name"]: row for row in run.scores}
-            cost = run.cost or {}
-            rate = cost.get("learning_rate")
-            rows.append(
-                (
-                    str(place),
-                    run.run,
-                    str(run.seed),
-                    *(interval(name, scores[name]) if name in scores else NONE for name in names),
-                    _whole(run.score and run.score["n"]),
-                    _whole(cost.get("examples")),
-                    _whole(cost.get("steps")),
-                    NONE if rate is None else f"{rate:g}",
-                    _decimal(cost.get("seconds")),
-                )
-            )
-    headers = ("#", "run", "seed", *map(unit, names), "rows", "trained on", "steps", "rate", "s")
-    caption = (
-        f"{heading(section)}, run by run: every score with its 95 % bootstrap interval over rows."
-    )
-    return Table(caption, headers, tuple(rows), words=2)
+@dataclass(frozen=True)
+class Figure:
+    """A drawing and its words."""
+
+    name: str
+    """Of its file, and of its parts in the page."""
+    svg: str
+    """An element that can stand in a page beside others."""
+    file: str
+    """The same as a file that looks right on its own."""
+    caption: str
+    alt: str
+    """What it shows, for who cannot see it."""
 
 
-def standings_table(mixture: MixtureRun) -> Table:
-    """A mixture beside what it has to beat."""
-    rows = []
-    for row in mixture.standings:
-        metric, apart = row["metric"], row["difference"]
-        rows.append(
-            (
-                row["task"],
-                unit(metric),
-                row["what"],
-                interval(metric, row["score"]),
-                NONE if apart is None else interval(metric, apart),
-                f"{row['n']:,}",
-            )
-        )
-    headers = (
-        "task",
-        "score",
-        "what",
-        "value (95 % interval)",
-        "mixture - this (95 % interval)",
-        "rows",
-    )
-    caption = (
-        f"{mixture.run} ({mixture.method}) beside each task's own expert and the simpler ways to combine them; "
-        "differences are paired over the same rows."
-    )
-    return Table(caption, headers, tuple(rows), words=3)
+@dataclass(frozen=True)
+class Section:
+    """One thing that a document has to say."""
+
+    key: str
+    """Names it in addresses: ASCII letters, digits, hyphens and underscores."""
+    heading: str
+    words: tuple[str, ...] = ()
+    """Paragraphs."""
+    notes: tuple[str, ...] = ()
+    """A list below them."""
+    parts: tuple[Table | Figure, ...] = ()
+    """In the order in which they are shown."""
+    brief: bool = True
+    """Whether a terminal shows it too."""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Table))
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Figure))
 
 
-def gates_table(mixture: MixtureRun) -> Table:
-    """The mean gate over all maps, by task and expert."""
-    columns = list(dict.fromkeys(name for table in mixture.gates for name in table.columns))
-    rows = []
-    for table in mixture.gates:
-        means = dict(zip(table.columns, table.averages, strict=True))
-        cells = [means.get(column) for column in columns]
-        values = (NONE if value is None else f"{value:.3f}" for value in cells)
-        rows.append((table.task, table.split, *values, f"{table.tokens:,}"))
-    caption = f"{mixture.run} ({mixture.method}): mean gate over all maps and tokens, by task (rows) and expert."
-    return Table(caption, ("task", "split", *columns, "tokens"), tuple(rows), words=2)
+@dataclass(frozen=True)
+class Document:
+    """A report."""
+
+    title: str
+    sections: tuple[Section, ...]
+    values: Any = None
+    """The numbers behind it, unrounded, as JSON values."""
+
+    def __post_init__(self) -> None:
+        names = [section.key for section in self.sections]
+        names += [figure.name for figure in self.figures]
+        twice = sorted(name for name, often in Counter(names).items() if often > 1)
+        if twice:
+            raise ValueError(f"{self.title}: two sections or figures are called {', '.join(twice)}")
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(table for section in self.sections for table in section.tables)
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        return tuple(figure for section in self.sections for figure in section.figures)
 
 
-def _spread(metric: str, value: float) -> str:
-    return f"{100 * value:.2f}" if is_fraction(metric) else f"{value:.2g}"
+def safe_name(words: str) -> str:
+    """Words as a part of file names and addresses: ASCII letters, digits, hyphens and underscores."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in words)
 
 
-def _whole(value: Any) -> str:
-    return NONE if value is None else f"{value:,.0f}"
+def distinct_names(words: Sequence[str]) -> list[str]:
+    """Safe names of several things; those that would be the same are numbered."""
+    found: list[str] = []
+    for name in map(safe_name, words):
+        ways = (name if at == 1 else f"{name}-{at}" for at in count(1))
+        found.append(next(way for way in ways if way not in found))
+    return found
 
 
-def _decimal(value: float | None) -> str:
-    return NONE if value is None else f"{value:,.1f}"
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def raised(notes: tuple[int, ...]) -> str:
+    """What a cell ends in to name notes of its table by their numbers."""
+    marks = " ".join(str(note).translate(RAISED) for note in notes)
+    return f" {marks}" if marks else ""

@@ -1,28 +1,84 @@
-"""Words in figures and their files: short numbers, wrapped and safe names, numbers beside points without overlap."""
+"""Numbers as reports write them: scores in percent with their intervals, counts, shares."""
 
-import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from weft.reporting.tables import is_fraction
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Canvas
+    from weft.tasks.scoring import Difference, Score
 
-LONGEST = 24
-"""Letters in a line of a name."""
+NONE = "n/a"
+"""A cell for what was not measured."""
+FRACTIONS = ("accuracy", "f1", "precision", "recall", "exact_match", "recognition")
+"""How names of scores between 0 and 1 begin."""
 _STEPS = {1e9: "G", 1e6: "M", 1e3: "k"}
-_AROUND = [(7, 0), (0, 8), (-7, 0), (0, -8), (7, 7), (-7, 7), (7, -7), (-7, -7)]
-_AROUND = _AROUND + [(2 * x, 2 * y) for x, y in _AROUND]
-"""Where a number may stand, in points from what it names; the first free place is taken."""
-_ROOM = (9.0, 8.0)
-"""Width and height of a number, in points."""
 
 
-def scale_of(metric: str) -> float:
+def is_fraction(name: str) -> bool:
+    """Whether a score lies between 0 and 1 and is shown in percent."""
+    return name.startswith(FRACTIONS)
+
+
+def scale_of(name: str) -> float:
     """What a score is multiplied by to be in the unit that figures show."""
-    return 100.0 if is_fraction(metric) else 1.0
+    return 100.0 if is_fraction(name) else 1.0
+
+
+def unit(name: str) -> str:
+    """A score's name with its unit."""
+    return f"{name} (%)" if is_fraction(name) else name
+
+
+def number(name: str, value: float) -> str:
+    """A score as tables show it."""
+    return f"{100 * value:.1f}" if is_fraction(name) else f"{value:.4g}"
+
+
+def interval(name: str, value: Mapping[str, Any]) -> str:
+    """A score and its interval from `{value, low, high}`."""
+    low, high = number(name, value["low"]), number(name, value["high"])
+    return f"{number(name, value['value'])} ({low} to {high})"
+
+
+def scored(name: str, value: "Score | Difference") -> str:
+    """The same from a score."""
+    return interval(name, {"value": value.value, "low": value.low, "high": value.high})
+
+
+def spread(name: str, value: float) -> str:
+    """A standard deviation of a score."""
+    return f"{100 * value:.2f}" if is_fraction(name) else f"{value:.2g}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as percent, without the sign."""
+    return NONE if value is None else f"{100 * value:.{digits}f}"
+
+
+def share(value: "Score | None") -> str:
+    """A share in percent with its interval."""
+    if value is None:
+        return NONE
+    return f"{percent(value.value)} ({percent(value.low)} to {percent(value.high)})"
+
+
+def decimal(value: float | None, digits: int = 1) -> str:
+    """A number with so many digits behind the point."""
+    return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def whole(value: Any) -> str:
+    """A count."""
+    return decimal(value, 0)
+
+
+def listed(seeds: Sequence[int]) -> str:
+    """Seeds, one after the other."""
+    return " ".join(map(str, seeds))
+
+
+def counted(number_of: int, noun: str) -> str:
+    """How many of something there are, in words."""
+    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
 def compact(value: float) -> str:
@@ -31,45 +87,3 @@ def compact(value: float) -> str:
         if abs(value) >= step:
             return f"{value / step:.3g}{letter}"
     return f"{value:.3g}"
-
-
-def safe_name(words: str) -> str:
-    """Words as a part of file names and addresses: ASCII letters, digits, hyphens and underscores."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in words)
-
-
-def wrapped(name: str) -> str:
-    """A name in at most two lines."""
-    lines = textwrap.wrap(name, LONGEST)
-    if len(lines) > 2:
-        lines = [lines[0], f"{lines[1][: LONGEST - 1]}…"]
-    return "\n".join(lines)
-
-
-def place_numbers(
-    drawn: "Canvas", own: "Axes", points: Sequence[tuple[float, float]], numbers: Sequence[str]
-) -> None:
-    """Write a number beside each point, where no other point or number is as far as there is room."""
-    # Scales and sizes must be settled before distances on the page mean anything.
-    drawn.draw_without_rendering()
-    places = [tuple(own.transData.transform(point) * 72 / drawn.dpi) for point in points]
-    taken = list(places)
-    for at, place in enumerate(places):
-        others = [spot for index, spot in enumerate(taken) if index != at]
-        spots = [(place[0] + x, place[1] + y) for x, y in _AROUND]
-        crowds = [sum(map(_close, [spot] * len(others), others)) for spot in spots]
-        shift = _AROUND[crowds.index(min(crowds))]
-        taken.append((place[0] + shift[0], place[1] + shift[1]))
-        own.annotate(
-            numbers[at],
-            points[at],
-            xytext=shift,
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-        )
-
-
-def _close(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(abs(a - b) < room for a, b, room in zip(one, other, _ROOM, strict=True))
