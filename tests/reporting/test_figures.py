@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from weft.reporting.contents import Report
-from weft.reporting.drawing import PALETTE, Figure
-from weft.reporting.figures import _undominated
-from weft.reporting.labels import compact, safe_name, wrapped
+from weft.reporting.document import Figure, distinct_names, safe_name
+from weft.reporting.drawing import PALETTE, wrapped
+from weft.reporting.numbers import compact
+from weft.reporting.run_figures import _undominated
+from weft.reporting.run_report import Report, document
 
 UNIT = re.compile(
     r"\((%|s|nats|count|no unit|layer\.module|0 to 1)[,)]?|\(count, logarithmic scale\)"
@@ -42,7 +43,7 @@ def test_colours_stand_out_on_light_and_dark(ground: str) -> None:
 
 
 def test_the_page_has_the_grounds_the_palette_was_chosen_for() -> None:
-    template = Path(__file__).parents[2] / "src" / "weft" / "reporting" / "frame.html.j2"
+    template = Path(__file__).parents[2] / "src" / "weft" / "reporting" / "page.html.j2"
     assert re.findall(r"--ground: (#\w+)", template.read_text()) == ["#ffffff", "#14171b"]
 
 
@@ -75,15 +76,14 @@ def test_figures_take_the_pages_colours_and_letters(figures: dict[str, list[Figu
 def test_drawing_again_gives_the_same_bytes(
     report: Report, figures: dict[str, list[Figure]]
 ) -> None:
-    from weft.reporting.writing import drawn
-
-    assert drawn(report) == figures
+    again = {own.key: list(own.figures) for own in document(report).sections if own.figures}
+    assert again == figures
 
 
 def test_scores_and_times_name_every_method(
     report: Report, figures: dict[str, list[Figure]]
 ) -> None:
-    section = report.sections[0]
+    section = report.groups[0]
     for kind in ("scores", "times"):
         figure = next(own for own in figures[section.key] if own.name.endswith(kind))
         said = " ".join(words(figure))
@@ -101,7 +101,7 @@ def test_heat_maps_hold_the_gates(
     report: Report, figures: dict[str, list[Figure]], runs_folder: Path
 ) -> None:
     (mixture,) = report.mixtures
-    for figure, task in zip(figures[mixture.key], ("topic", "tags"), strict=True):
+    for figure, task in zip(figures[f"mixture-{mixture.key}"], ("topic", "tags"), strict=True):
         said = json.loads((runs_folder / "mix" / task / "gates-validation.json").read_text())
         cells = [f"{value:.2f}" for row in said["gates"].values() for value in row]
         texts = words(figure)
@@ -126,5 +126,6 @@ def test_numbers_are_short(value: float, said: str) -> None:
     assert compact(value) == said
 
 
-def test_names_of_files_are_safe() -> None:
+def test_names_of_files_are_safe_and_of_one_thing_each() -> None:
     assert safe_name("lora/seed1 (ü)-my_task.2") == "lora_seed1____-my_task_2"
+    assert distinct_names(["a b", "a/b", "a_b-2", "a_b"]) == ["a_b", "a_b-2", "a_b-2-2", "a_b-3"]

@@ -4,13 +4,8 @@ import pytest
 
 from weft.demo.demonstration import Result
 from weft.demo.display import show_demonstration
-from weft.reporting.tables import (
-    interval,
-    number,
-    readable,
-    show_list,
-    show_page,
-)
+from weft.reporting.numbers import interval, number
+from weft.reporting.tables import readable, show_list, show_page
 from weft.tasks.scoring import Score
 
 
