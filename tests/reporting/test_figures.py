@@ -73,6 +73,15 @@ def test_figures_take_the_pages_colours_and_letters(figures: dict[str, list[Figu
         assert ET.fromstring(figure.file).get("viewBox") == root.get("viewBox")
 
 
+def test_no_figure_shows_markup_and_steps_are_whole(figures: dict[str, list[Figure]]) -> None:
+    for figure in every(figures):
+        assert [text for text in words(figure) if "$" in text or "mathdefault" in text] == []
+        if figure.name.endswith(("loss", "selection")):
+            said = words(figure)
+            steps = said[: said.index("optimizer steps (count)")]
+            assert all(step.isdigit() for step in steps), steps
+
+
 def test_drawing_again_gives_the_same_bytes(
     report: Report, figures: dict[str, list[Figure]]
 ) -> None:

@@ -51,6 +51,8 @@ def test_the_figure_has_a_line_for_each_recipe_and_units(tmp_path: Path) -> None
     for words in ("accuracy (%), held-out rows", "learning rate (peak; no unit)", "topic, tiny"):
         assert words in said, words
     assert "perplexity (no unit), held-out rows" in said
+    assert {"0.0001", "0.001", "0.01", "0.1"} <= set(said)
+    assert [words for words in said if "$" in words] == []
     assert (said.count("lora"), said.count("full"), said.count("head")) == (1, 1, 0)
     assert "seed 7" in picture.caption
     assert "40 rows" in picture.caption

@@ -131,6 +131,9 @@ def _panel(axis: "Axes", rows: Sequence[Mapping[str, Any]], names: Sequence[str]
         best = rates.index(row["learning_rate"])
         axis.plot(rates[best], values[best], color=colour, marker=MARKERS[number % len(MARKERS)])
     axis.set_xscale("log")
+    axis.margins(x=0.08)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(lambda value, _: "")
     return lines
 
 

@@ -192,6 +192,10 @@ def _curves(group: Group, what: str) -> Figure:
                     label=label if at is not None and number_of == 0 else None,
                 )
         own.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        known = {step for runs in by_place.values() for points in runs for step, _ in points}
+        if len(known) == 1:
+            # Around a lone step the axis would be parts of a step wide.
+            own.set_xlim(min(known) - 1.5, min(known) + 1.5)
         if wide:
             own.set_yscale("log")
             own.yaxis.set_major_formatter(lambda value, _: compact(value))
