@@ -8,7 +8,7 @@ import pytest
 from tests.reporting.reading import Page, markdown_tables
 from weft.demo.demonstration import Result
 from weft.demo.display import document, show_demonstration
-from weft.reporting.writers import as_html, as_markdown
+from weft.reporting.writers import to_html, to_markdown
 from weft.tasks.scoring import Score
 
 RESULT = Result("choices", "lora", "runs/x", 12345, "accuracy", Score(0.5, 0.4, 0.6), 0.25, 3.21)
@@ -24,6 +24,6 @@ def test_the_terminal_shows_every_number(capsys: pytest.CaptureFixture[str]) -> 
 def test_page_and_markdown_show_the_same_table() -> None:
     said = document([RESULT])
     assert said.values == [asdict(RESULT)]
-    (table,) = Page(as_html(said)).tables
+    (table,) = Page(to_html(said)).tables
     assert table[1:] == [ROW]
-    assert markdown_tables(as_markdown(said)) == [table]
+    assert markdown_tables(to_markdown(said)) == [table]

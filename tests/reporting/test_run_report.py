@@ -12,13 +12,13 @@ from tests.reporting.reading import Page, markdown_tables
 from weft.cli import app
 from weft.reporting.document import Document, Figure
 from weft.reporting.run_report import Report, document, gather
-from weft.reporting.writers import as_html, as_markdown, write
+from weft.reporting.writers import to_html, to_markdown, write
 from weft.runs import RunFolder
 
 
 @pytest.fixture(scope="module")
 def text(said: Document) -> str:
-    return as_html(said)
+    return to_html(said)
 
 
 def expected(value: float, low: float, high: float, *, percent: bool) -> str:
@@ -105,7 +105,7 @@ def test_means_and_costs_are_the_folders(text: str, runs_folder: Path) -> None:
 
 
 def test_markdown_has_the_pages_tables(text: str, report: Report, said: Document) -> None:
-    written = as_markdown(said)
+    written = to_markdown(said)
     assert markdown_tables(written) == Page(text).tables
     for line in report.missing:
         assert line.replace("`", "\\`") in written

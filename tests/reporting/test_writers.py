@@ -10,7 +10,7 @@ import pytest
 from tests.reporting.reading import Page, markdown_tables
 from weft.reporting.document import Document, Figure, Section, Table, raised
 from weft.reporting.drawing import axes, draw
-from weft.reporting.writers import as_html, as_json, as_markdown, show, write
+from weft.reporting.writers import show, to_html, to_json, to_markdown, write
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -80,7 +80,7 @@ def words_of(document: Document, *, brief: bool) -> list[str]:
 
 
 def test_page_and_markdown_say_all_of_it_and_the_same() -> None:
-    page, text = as_html(WHOLE), as_markdown(WHOLE)
+    page, text = to_html(WHOLE), to_markdown(WHOLE)
     for said in (plain(page), unescaped(text)):
         assert [words for words in words_of(WHOLE, brief=False) if words not in said] == []
     tables = [[list(table.headers), *map(list, table.rows)] for table in WHOLE.tables]
@@ -88,7 +88,7 @@ def test_page_and_markdown_say_all_of_it_and_the_same() -> None:
 
 
 def test_parts_come_in_their_order_in_every_form() -> None:
-    said = plain(as_html(WHOLE)), unescaped(as_markdown(WHOLE))
+    said = plain(to_html(WHOLE)), unescaped(to_markdown(WHOLE))
     places = [
         [text.index(words) for words in ("A table,", "Caption of one", "Caption of two", "All of")]
         for text in said
@@ -97,7 +97,7 @@ def test_parts_come_in_their_order_in_every_form() -> None:
 
 
 def test_the_page_asks_nothing_of_anyone_and_gives_words_to_every_figure() -> None:
-    text = as_html(WHOLE)
+    text = to_html(WHOLE)
     found = Page(text)
     assert text.startswith("<!DOCTYPE html>\n")
     assert found.addresses == ["data:,"]
@@ -126,8 +126,8 @@ def test_a_terminal_shows_what_is_brief(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_json_is_the_numbers_unrounded() -> None:
-    assert json.loads(as_json(WHOLE)) == WHOLE.values
-    assert "0.30000000000000004" in as_json(WHOLE)
+    assert json.loads(to_json(WHOLE)) == WHOLE.values
+    assert "0.30000000000000004" in to_json(WHOLE)
 
 
 def test_files_are_written_with_the_figures_that_the_markdown_shows(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_files_are_written_with_the_figures_that_the_markdown_shows(tmp_path: Pa
     assert shown == ["figures/one.svg", "figures/two.svg"]
     for name, figure in zip(shown, WHOLE.figures, strict=True):
         assert (written[0].parent / name).read_text() == figure.file
-    assert written[0].read_text() == as_html(WHOLE)
-    assert written[1].read_text() == as_markdown(WHOLE)
-    assert written[2].read_text() == as_json(WHOLE)
+    assert written[0].read_text() == to_html(WHOLE)
+    assert written[1].read_text() == to_markdown(WHOLE)
+    assert written[2].read_text() == to_json(WHOLE)
 
 
 def test_a_row_that_does_not_fit_its_table_is_refused() -> None:

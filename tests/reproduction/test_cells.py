@@ -105,7 +105,7 @@ def test_a_cell_without_a_run_is_empty_and_says_so() -> None:
         for table in tables
         for line in (*(cell for row in table.rows for cell in row), *table.notes, *table.remarks)
     )
-    assert "164 / 137 ¹" in text
+    assert "164 / 137 ²" in text
     assert "53,801,104 with the head twice" in text
     assert "People on SQuAD (Rajpurkar et al. 2016): EM 80.3 %, F1 90.5 %" in text
     assert "10493.03 s in 3 epochs are 3497.68 s per epoch" in text

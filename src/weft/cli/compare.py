@@ -1,6 +1,5 @@
 """`weft compare`: every recipe of a grid on every task and base, into a leaderboard."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +36,7 @@ def command(
     from weft.comparison.leaderboard import leaderboard
     from weft.comparison.ray_workers import workers_at
     from weft.reporting.boards import comparison_shown, show_plan, write_leaderboard
-    from weft.reporting.writers import show
+    from weft.reporting.writers import show, to_json
 
     chosen = load_grid(grid, set_ or [])
     if baseline is not None:
@@ -58,7 +57,7 @@ def command(
     board = leaderboard(chosen, folder, rows, baseline=baseline, failed=failed)
     found = write_leaderboard(board, folder)
     if as_json:
-        typer.echo(json.dumps(found.values, indent=1))
+        typer.echo(to_json(found), nl=False)
     else:
         show(found)
         typer.echo(f"runs, leaderboard and figure are in {folder}")

@@ -1,6 +1,6 @@
 """`weft report`: any runs side by side, as tables, a page with figures, and model cards."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +29,7 @@ def command(
         raise ValueError("--licence is for model cards: give --cards too")
     from weft.reporting.cards import write_cards
     from weft.reporting.run_report import document, gather
-    from weft.reporting.writers import show, write
+    from weft.reporting.writers import show, to_json, write
 
     report = gather(runs)
     found = document(report)
@@ -37,8 +37,8 @@ def command(
     if cards:
         written += write_cards(report, licence=licence)
     if as_json:
-        said = found.values | {"files": [str(path) for path in written]}
-        typer.echo(json.dumps(said, indent=1))
+        files = {"files": [str(path) for path in written]}
+        typer.echo(to_json(replace(found, values=found.values | files)), nl=False)
         return
     show(found)
     for path in written:

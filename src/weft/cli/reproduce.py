@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Run what is missing of a profile and write its report; the same call goes on where it stopped."""
     from weft.comparison.ray_workers import workers_at
-    from weft.reporting.writers import show, write
+    from weft.reporting.writers import show, to_json, write
     from weft.reproduction.costs import PRICE
     from weft.reproduction.forecast import forecast, reproduction_shown, show_forecast
     from weft.reproduction.needs import ready
@@ -65,7 +65,7 @@ def command(
     found = document(gather(outcome, PRICE if price is None else price))
     written = write(found, plan.out, values=VALUES)
     if as_json:
-        typer.echo(json.dumps(found.values, indent=1))
+        typer.echo(to_json(found), nl=False)
     else:
         show(found)
         for path in written:

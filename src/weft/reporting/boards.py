@@ -19,7 +19,7 @@ from weft.reporting.document import Document, Section, Table, distinct_names
 from weft.reporting.numbers import interval, number
 from weft.reporting.progress import Bar
 from weft.reporting.rates import draw_rates, rates_figure
-from weft.reporting.writers import as_json, console, say, write
+from weft.reporting.writers import console, say, to_json, write
 from weft.runs import RunFolder
 from weft.training.tracking import log_lines
 
@@ -84,7 +84,7 @@ def write_leaderboard(board: Mapping[str, Any], out: Path) -> Document:
     if prints:
         write(found, out, page=PAGE, text=TEXT, values=BOARD)
     else:
-        write_text(out / BOARD, as_json(found))
+        write_text(out / BOARD, to_json(found))
     return found
 
 

@@ -47,9 +47,9 @@ def write(
         ValueError: If jinja2 is not installed.
     """
     folder = Path(folder)
-    texts = {page: as_html(document), text: as_markdown(document)}
+    texts = {page: to_html(document), text: to_markdown(document)}
     if values is not None:
-        texts[values] = as_json(document)
+        texts[values] = to_json(document)
     written = [folder / name for name in texts]
     texts |= {_file(figure): figure.file for figure in document.figures}
     for name, content in texts.items():
@@ -58,12 +58,12 @@ def write(
     return written
 
 
-def as_json(document: Document) -> str:
+def to_json(document: Document) -> str:
     """The numbers behind a document, unrounded."""
     return json.dumps(document.values, indent=1) + "\n"
 
 
-def as_html(document: Document) -> str:
+def to_html(document: Document) -> str:
     """The whole page.
 
     Raises:
@@ -93,7 +93,7 @@ def together(section: Section) -> list[tuple[str, list[Table | Figure]]]:
     return [(name, list(parts)) for name, parts in groupby(section.parts, kind)]
 
 
-def as_markdown(document: Document) -> str:
+def to_markdown(document: Document) -> str:
     """The whole text; its figures are files beside it."""
     parts = [f"# {escaped(document.title)}"]
     for section in document.sections:
