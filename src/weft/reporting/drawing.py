@@ -1,6 +1,7 @@
 """Figures as SVG that reads on light and dark pages: ink takes the page's colour, the palette stands out on both."""
 
 import io
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ that can; never the only sign, a marker, a style or a label says the same."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH = 4.7
 """Inches: at a phone's width letters keep their size."""
+APART = 0.16
+"""Of the width of an axis: how far numbers below it are apart at least."""
 LONGEST = 24
 """Letters in a line of a name."""
 _AROUND = [(7, 0), (0, 8), (-7, 0), (0, -8), (7, 7), (-7, 7), (7, -7), (-7, -7)]
@@ -150,6 +153,25 @@ def axes(
     found.set_xlabel(x)
     found.set_ylabel(y)
     return found
+
+
+def number_logarithmic(own: "Axes", values: Sequence[float], form: Callable[[float], str]) -> None:
+    """Write numbers below a logarithmic axis: at the powers of ten, or at the values where there are not two of those.
+
+    Args:
+        own: The axes, with their scale.
+        values: What is drawn across; those of 0 have no logarithm and are left to the scale.
+        form: A number in words.
+    """
+    logs = sorted({math.log10(value) for value in values if value > 0})
+    if logs and math.floor(logs[-1]) - math.ceil(logs[0]) < 1:
+        chosen: list[float] = []
+        for log in logs:
+            if not chosen or log - chosen[-1] >= APART * (logs[-1] - logs[0]):
+                chosen.append(log)
+        own.set_xticks([10**log for log in chosen])
+    own.xaxis.set_major_formatter(lambda value, _: form(value))
+    own.xaxis.set_minor_formatter(lambda value, _: "")
 
 
 def _element(text: str, name: str, alt: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weft.atomic import write_text
 from weft.comparison.grid import label_of
 from weft.reporting.document import Figure
-from weft.reporting.drawing import MARKERS, PALETTE, WIDTH, axes, draw, save_png
+from weft.reporting.drawing import MARKERS, PALETTE, WIDTH, axes, draw, number_logarithmic, save_png
 from weft.reporting.numbers import scale_of
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ def _panel(axis: "Axes", rows: Sequence[Mapping[str, Any]], names: Sequence[str]
         axis.plot(rates[best], values[best], color=colour, marker=MARKERS[number % len(MARKERS)])
     axis.set_xscale("log")
     axis.margins(x=0.08)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.xaxis.set_minor_formatter(lambda value, _: "")
+    tried = [point["learning_rate"] for row in rows for point in row["search"]]
+    number_logarithmic(axis, tried, lambda value: f"{value:g}")
     return lines
 
 

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from weft.reporting.document import Figure
-from weft.reporting.drawing import INK, MARKERS, PALETTE, axes, draw, place_numbers, wrapped
+from weft.reporting.drawing import (
+    INK,
+    MARKERS,
+    PALETTE,
+    axes,
+    draw,
+    number_logarithmic,
+    place_numbers,
+    wrapped,
+)
 from weft.reporting.groups import Entry, Group
 from weft.reporting.numbers import compact, interval, scale_of, unit
 from weft.reporting.runs import Points
@@ -86,6 +95,8 @@ def _sizes(group: Group) -> Figure:
     known = [e for e in group.scored if e.cost("trainable_parameters") is not None]
     points = [(e.cost("trainable_parameters") or 0.0, scale * (e.score or 0.0)) for e in known]
 
+    sizes = sorted(size for size, _ in points)
+
     def paint(drawn: "Canvas") -> None:
         x = "trained parameters (count, logarithmic scale)"
         own = axes(drawn, f"{group.heading}: score against size", x, unit(group.metric))
@@ -103,13 +114,11 @@ def _sizes(group: Group) -> Figure:
         else:
             own.set_xscale("symlog", linthresh=smallest)
         own.margins(x=0.08)
-        own.xaxis.set_major_formatter(lambda value, _: compact(value))
-        own.xaxis.set_minor_formatter(lambda value, _: "")
+        number_logarithmic(own, sizes, compact)
         _legend(own, known)
         place_numbers(drawn, own, points, [str(places[id(entry)]) for entry in known])
 
     small = min(known, key=lambda entry: entry.cost("trainable_parameters") or 0.0)
-    sizes = sorted(size for size, _ in points)
     alt = (
         f"{group.heading}: {unit(group.metric)} against trained parameters, {compact(sizes[0])} to "
         f"{compact(sizes[-1])}. Smallest: {_said(group, small)}. Best: {_said(group, known[0])}."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from weft.comparison.grid import label_of
 from weft.comparison.leaderboard import leaderboard
 from weft.reporting.document import Figure, Section, Table, safe_name
-from weft.reporting.drawing import INK, MARKERS, PALETTE, axes, draw, wrapped
+from weft.reporting.drawing import INK, MARKERS, PALETTE, axes, draw, number_logarithmic, wrapped
 from weft.reporting.numbers import (
     NONE,
     compact,
@@ -268,8 +268,7 @@ def _sizes_figure(plan: Plan, base: str, rows: Sequence[GapRow]) -> Figure:
                 own.plot(row.trained, scale * row.score.value, marker, color=color, markersize=5)
             own.set_xscale("log")
             own.margins(x=0.08)
-            own.xaxis.set_major_formatter(lambda value, _: compact(value))
-            own.xaxis.set_minor_formatter(lambda value, _: "")
+            number_logarithmic(own, [row.trained for row in here], compact)
         signs = {rate_name(row): _sign(rows, row) for row in rows}
         handles = [
             Line2D([], [], color=color, marker=marker, ls="", label=name)
