@@ -41,9 +41,8 @@ from weft.answering.recognition import RECOGNITION
 from weft.comparison.comparing import examples_of, predictions_of
 from weft.lowrank.peft_tensors import read_tensors
 from weft.model.recogniser import Recogniser
-from weft.reproduction.counts import mixture_count
-from weft.reproduction.figures import Address
-from weft.reproduction.published import published
+from weft.reproduction.cells import mixture_count
+from weft.reproduction.published import Address, published
 from weft.runs import STANDINGS, RunFolder
 from weft.tasks.scoring import mean_difference, mean_score, share
 from weft.training.standings import SUM

@@ -9,9 +9,8 @@ import pytest
 from tests.tiny_tasks import write_tasks
 from weft.answering.evaluation import evaluate
 from weft.config import load_run
-from weft.reporting.contents import Report, gather
-from weft.reporting.drawing import Figure
-from weft.reporting.writing import drawn
+from weft.reporting.document import Document, Figure
+from weft.reporting.run_report import Report, document, gather
 from weft.runs import RunFolder
 from weft.training.loop import train
 from weft.training.settings import mix_config
@@ -61,5 +60,12 @@ def report(runs_folder: Path) -> Report:
 
 
 @pytest.fixture(scope="session")
-def figures(report: Report) -> dict[str, list[Figure]]:
-    return drawn(report)
+def said(report: Report) -> Document:
+    """The report as a document."""
+    return document(report)
+
+
+@pytest.fixture(scope="session")
+def figures(said: Document) -> dict[str, list[Figure]]:
+    """Of each section, by its key."""
+    return {section.key: list(section.figures) for section in said.sections if section.figures}

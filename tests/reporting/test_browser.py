@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from tests.browser import PageTests, looked_at
-from weft.reporting.contents import Report
-from weft.reporting.writing import write_report
+from weft.reporting.document import Document
+from weft.reporting.writers import write
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def opened(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(report, tmp_path_factory.mktemp("page"))[0]
+def opened(said: Document, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(said, tmp_path_factory.mktemp("page"))[0]
 
 
 class TestThePage(PageTests):

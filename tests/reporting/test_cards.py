@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 import weft
 from tests.reporting.reading import markdown_tables
 from weft.cli import app
-from weft.reporting.card_loading import HERE
-from weft.reporting.cards import MARK, write_cards
-from weft.reporting.contents import gather
+from weft.reporting.cards import HERE, MARK, write_cards
+from weft.reporting.run_report import gather
 from weft.storage.loading import load_run_model
 
 WORDS = "the good cat and the red house"

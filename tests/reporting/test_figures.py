@@ -4,13 +4,15 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from weft.reporting.contents import Report
-from weft.reporting.drawing import PALETTE, Figure
-from weft.reporting.figures import _undominated
-from weft.reporting.labels import compact, safe_name, wrapped
+from weft.reporting.document import Figure, distinct_names, safe_name
+from weft.reporting.drawing import PALETTE, axes, draw, number_logarithmic, wrapped
+from weft.reporting.numbers import compact
+from weft.reporting.run_figures import _undominated
+from weft.reporting.run_report import Report, document
 
 UNIT = re.compile(
     r"\((%|s|nats|count|no unit|layer\.module|0 to 1)[,)]?|\(count, logarithmic scale\)"
@@ -42,7 +44,7 @@ def test_colours_stand_out_on_light_and_dark(ground: str) -> None:
 
 
 def test_the_page_has_the_grounds_the_palette_was_chosen_for() -> None:
-    template = Path(__file__).parents[2] / "src" / "weft" / "reporting" / "frame.html.j2"
+    template = Path(__file__).parents[2] / "src" / "weft" / "reporting" / "page.html.j2"
     assert re.findall(r"--ground: (#\w+)", template.read_text()) == ["#ffffff", "#14171b"]
 
 
@@ -72,18 +74,49 @@ def test_figures_take_the_pages_colours_and_letters(figures: dict[str, list[Figu
         assert ET.fromstring(figure.file).get("viewBox") == root.get("viewBox")
 
 
+def test_no_figure_shows_markup_and_steps_are_whole(figures: dict[str, list[Figure]]) -> None:
+    for figure in every(figures):
+        assert [text for text in words(figure) if "$" in text or "mathdefault" in text] == []
+        if figure.name.endswith(("loss", "selection")):
+            said = words(figure)
+            steps = said[: said.index("optimizer steps (count)")]
+            assert all(step.isdigit() for step in steps), steps
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers"),
+    [
+        ([2e-3, 5e-3], ["0.002", "0.005"]),
+        ([2e-3, 2.1e-3, 4e-3, 9e-3], ["0.002", "0.004", "0.009"]),
+        ([1e-3, 3e-3, 1e-2], ["0.001", "0.01"]),
+        ([3e-3], ["0.003"]),
+    ],
+)
+def test_logarithmic_axes_have_numbers_wherever_they_lie(
+    values: list[float], numbers: list[str]
+) -> None:
+    def paint(drawn: Any) -> None:
+        own = axes(drawn, "title", "x", "y")
+        own.plot(values, values, "o")
+        own.set_xscale("log")
+        own.set_yticks([])
+        number_logarithmic(own, values, lambda value: f"{value:g}")
+
+    said = [text.strip() for text in words(draw("name", 2.0, "caption", "alt", paint))]
+    assert [text for text in said if text] == [*numbers, "x", "y", "title"]
+
+
 def test_drawing_again_gives_the_same_bytes(
     report: Report, figures: dict[str, list[Figure]]
 ) -> None:
-    from weft.reporting.writing import drawn
-
-    assert drawn(report) == figures
+    again = {own.key: list(own.figures) for own in document(report).sections if own.figures}
+    assert again == figures
 
 
 def test_scores_and_times_name_every_method(
     report: Report, figures: dict[str, list[Figure]]
 ) -> None:
-    section = report.sections[0]
+    section = report.groups[0]
     for kind in ("scores", "times"):
         figure = next(own for own in figures[section.key] if own.name.endswith(kind))
         said = " ".join(words(figure))
@@ -91,7 +124,9 @@ def test_scores_and_times_name_every_method(
             assert wrapped(f"{place} {entry.name}").split("\n")[0] in said
     seconds = [f"{entry.cost('seconds_per_epoch'):,.1f}" for entry in section.entries]
     times = next(own for own in figures[section.key] if own.name.endswith("times"))
-    assert [text.strip() for text in words(times) if text.strip() in seconds] == seconds
+    texts = [text.strip() for text in words(times)]
+    # One after the other; a number of the axis may be the same as one of them.
+    assert any(texts[at : at + len(seconds)] == seconds for at in range(len(texts)))
     best = section.entries[0]
     assert best.name in figures[section.key][0].alt
     assert f"{100 * (best.score or 0):.1f}" in figures[section.key][0].alt
@@ -101,7 +136,7 @@ def test_heat_maps_hold_the_gates(
     report: Report, figures: dict[str, list[Figure]], runs_folder: Path
 ) -> None:
     (mixture,) = report.mixtures
-    for figure, task in zip(figures[mixture.key], ("topic", "tags"), strict=True):
+    for figure, task in zip(figures[f"mixture-{mixture.key}"], ("topic", "tags"), strict=True):
         said = json.loads((runs_folder / "mix" / task / "gates-validation.json").read_text())
         cells = [f"{value:.2f}" for row in said["gates"].values() for value in row]
         texts = words(figure)
@@ -126,5 +161,6 @@ def test_numbers_are_short(value: float, said: str) -> None:
     assert compact(value) == said
 
 
-def test_names_of_files_are_safe() -> None:
+def test_names_of_files_are_safe_and_of_one_thing_each() -> None:
     assert safe_name("lora/seed1 (ü)-my_task.2") == "lora_seed1____-my_task_2"
+    assert distinct_names(["a b", "a/b", "a_b-2", "a_b"]) == ["a_b", "a_b-2", "a_b-2-2", "a_b-3"]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from weft.reporting.contents import Report, gather
+from weft.reporting.groups import Group
 from weft.reporting.mixtures import short_names
-from weft.reporting.sections import Section
+from weft.reporting.run_report import Report, gather
 
 
-def section(report: Report, task: str, split: str | None) -> Section:
-    return next(own for own in report.sections if (own.task, own.split) == (task, split))
+def section(report: Report, task: str, split: str | None) -> Group:
+    return next(own for own in report.groups if (own.task, own.split) == (task, split))
 
 
 def values(folder: Path, name: str = "accuracy") -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def values(folder: Path, name: str = "accuracy") -> list[dict[str, Any]]:
 
 
 def test_tasks_and_splits_are_apart(report: Report) -> None:
-    found = {(own.task, own.split): {run.run for run in own.runs} for own in report.sections}
+    found = {(own.task, own.split): {run.run for run in own.runs} for own in report.groups}
     validation = {"lora/seed1", "lora/seed2", "rank3", "full", "head", "pair", "mix"}
     assert found == {
         ("topic", "validation"): validation,
@@ -77,13 +77,13 @@ def test_perplexity_is_best_where_it_is_low(runs_folder: Path, tmp_path: Path) -
         (folder / "run.yaml").write_text(
             (folder / "run.yaml").read_text().replace("batch_size: 4", f"batch_size: {int(value)}")
         )
-    own = gather([tmp_path]).sections[0]
+    own = gather([tmp_path]).groups[0]
     assert not own.higher_is_better
     assert [entry.runs[0].run for entry in own.entries] == ["better", "worse"]
 
 
 def test_curves_are_the_logs(report: Report, runs_folder: Path) -> None:
-    for own in report.sections:
+    for own in report.groups:
         for run in own.runs:
             log = runs_folder / run.run / "log.jsonl"
             lines = (
@@ -92,7 +92,7 @@ def test_curves_are_the_logs(report: Report, runs_folder: Path) -> None:
             losses = [(row["step"], row["loss"][run.task]) for row in lines if "loss" in row]
             scores = [(row["step"], row["score"][run.task]) for row in lines if "score" in row]
             assert (list(run.loss), list(run.selection)) == (losses, scores)
-    measured = {run.run for own in report.sections for run in own.runs if run.selection}
+    measured = {run.run for own in report.groups for run in own.runs if run.selection}
     assert measured == {"lora/seed1", "lora/seed2", "rank3"}
 
 
@@ -114,19 +114,19 @@ def test_what_is_missing_is_said(report: Report, runs_folder: Path, tmp_path: Pa
 
 def test_a_line_that_a_kill_cut_off_is_no_point(runs_folder: Path, tmp_path: Path) -> None:
     run = shutil.copytree(runs_folder / "full", tmp_path / "run")
-    whole = gather([run]).sections[0].runs[0].loss
+    whole = gather([run]).groups[0].runs[0].loss
     with (run / "log.jsonl").open("a") as log:
         log.write('{"step": 5, "loss": {"top')
-    assert gather([run]).sections[0].runs[0].loss == whole
+    assert gather([run]).groups[0].runs[0].loss == whole
 
 
 def test_families_are_what_was_trained(report: Report, runs_folder: Path, tmp_path: Path) -> None:
-    families = {run.run: run.family for own in report.sections for run in own.runs}
+    families = {run.run: run.family for own in report.groups for run in own.runs}
     said = {run: families[run] for run in ("full", "head", "rank3", "mix")}
     assert said == {"full": "base", "head": "head", "rank3": "adapters", "mix": "mixture"}
     config = shutil.copytree(runs_folder / "rank3", tmp_path / "rank3") / "run.yaml"
     config.write_text(config.read_text().replace("name: lora", "name: gone"))
-    gone = gather([tmp_path]).sections[0].runs[0]
+    gone = gather([tmp_path]).groups[0].runs[0]
     assert (gone.method, gone.family) == ("gone", "adapters")
     assert gone.missing == (
         "its recipe's description (gone) is not there: it counts as one of adapters",
@@ -143,15 +143,13 @@ def test_runs_that_cannot_be_compared_are_said(
         run = shutil.copytree(runs_folder / "full", tmp_path / name)
         metrics = [row | {"n": rows} for row in json.loads((run / "metrics.json").read_text())]
         (run / "metrics.json").write_text(json.dumps(metrics))
-    assert any("over 10 and 5 rows" in line for line in gather([tmp_path]).sections[0].remarks)
+    assert any("over 10 and 5 rows" in line for line in gather([tmp_path]).groups[0].remarks)
 
 
 def test_each_run_counts_once_however_it_is_given(runs_folder: Path) -> None:
     once = gather([runs_folder / "full", runs_folder / "lora"])
     again = gather([runs_folder / "full", runs_folder / "lora" / "seed1", runs_folder / "lora"])
-    assert (
-        [len(own.runs) for own in once.sections] == [len(own.runs) for own in again.sections] == [3]
-    )
+    assert [len(own.runs) for own in once.groups] == [len(own.runs) for own in again.groups] == [3]
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

@@ -1,17 +1,7 @@
-from pathlib import Path
-
 import pytest
 
-from weft.demo.demonstration import Result
-from weft.demo.display import show_demonstration
-from weft.reporting.tables import (
-    interval,
-    number,
-    readable,
-    show_list,
-    show_page,
-)
-from weft.tasks.scoring import Score
+from weft.reporting.numbers import interval, number
+from weft.reporting.tables import readable, show_list, show_page
 
 
 def test_fractions_are_percent_and_the_rest_is_as_it_is() -> None:
@@ -50,13 +40,3 @@ def test_brackets_in_data_are_no_markup(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert [part for part in ("[red]a", "task: [red]a", "[b]", "    [i]") if part not in said] == []
     assert "left out" not in said
-
-
-def test_the_demo_s_table_holds_every_number(capsys: pytest.CaptureFixture[str]) -> None:
-    result = Result(
-        "choices", "lora", "runs/x", 12345, "accuracy", Score(0.5, 0.4, 0.6), 0.25, 3.21
-    )
-    show_demonstration([result], Path("runs"))
-    said = capsys.readouterr().out
-    wanted = ("choices", "lora", "12,345", "50.0 (40.0 to 60.0)", "25.0", "3.2", "in runs")
-    assert [part for part in wanted if part not in said] == []

@@ -7,8 +7,8 @@ import pytest
 
 from tests.reproduction.tiny_profiles import tiny
 from weft.reproduction.profiles import Profile
+from weft.reproduction.report import Reproduction
 from weft.reproduction.reproducing import reproduce
-from weft.reproduction.result import Reproduction
 
 
 @pytest.fixture(scope="session")

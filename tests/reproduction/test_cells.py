@@ -1,5 +1,6 @@
 """Every published cell has ours beside it or says why not; counts are made from the architectures."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,15 +9,12 @@ import pytest
 from weft.comparison.grid import Cell as Place
 from weft.comparison.jobs import final_jobs
 from weft.data.generated import SIZES, write_demo_data
-from weft.reproduction.cells import Cell, cells
-from weft.reproduction.counts import mixture_count, trained
-from weft.reproduction.figures import Address
-from weft.reproduction.filling import fillings
-from weft.reproduction.markdown import as_markdown
-from weft.reproduction.measuring import folders
+from weft.reporting.document import raised
+from weft.reproduction.cells import Cell, cells, fillings, folders, mixture_count, trained
 from weft.reproduction.plan import STUDY, Plan, make_plan
 from weft.reproduction.profiles import BaseEntry, profile
-from weft.reproduction.published import published
+from weft.reproduction.published import Address, published
+from weft.reproduction.six_tables import tables_section
 from weft.reproduction.work import work
 from weft.runs import RunFolder
 from weft.training.loop import train
@@ -101,17 +99,25 @@ def test_a_cell_without_a_run_is_empty_and_says_so() -> None:
         assert any("not measured" in remark for remark in cell.remarks) == runs
         if address.metric == "epochs" and address.table == 1:
             assert cell.measured == {"squad": 2, "swag": 5, "wnut17": 10}[str(address.task)]
-    text = as_markdown(plan.study, list(found.values()))
-    assert "164 / **137**" in text
+    tables = tables_section(plan.study, list(found.values())).tables
+    text = "\n".join(
+        line
+        for table in tables
+        for line in (*(cell for row in table.rows for cell in row), *table.notes, *table.remarks)
+    )
+    assert "164 / 137 ²" in text
     assert "53,801,104 with the head twice" in text
     assert "People on SQuAD (Rajpurkar et al. 2016): EM 80.3 %, F1 90.5 %" in text
     assert "10493.03 s in 3 epochs are 3497.68 s per epoch" in text
-    assert text.count("**Table ") == 6
-    assert all(figure.printed in text for figure in plan.study.figures())
-    widths = {1: 5, 2: 4, 3: 4, 4: 4, 5: 7, 6: 3}
-    for number, table in enumerate(text.split("**Table ")[1:], 1):
-        lines = [line for line in table.splitlines() if line.startswith("|")]
-        assert {line.count("|") - 1 for line in lines} == {widths[number]}
+    assert [len(table.headers) for table in tables] == [5, 4, 4, 4, 7, 3]
+    published = [cell.split(" / ")[0] for t in tables for row in t.rows for cell in row[1:]]
+    assert published == [figure.printed for figure in plan.study.figures()]
+    # Every raised number has its note.
+    for table in tables:
+        marks = {
+            mark for row in table.rows for cell in row for mark in re.findall("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", cell)
+        }
+        assert {raised((at,)).strip() for at in range(1, len(table.notes) + 1)} == marks
 
 
 def test_finished_runs_fill_their_cells(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from weft.comparison.grid import label_of
 from weft.data.generated import SIZES, write_demo_data
-from weft.reproduction.filling import fillings
+from weft.reproduction.cells import fillings
 from weft.reproduction.needs import ready
 from weft.reproduction.plan import make_plan
 from weft.reproduction.profiles import Profile, profile

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.browser import PageTests
-from weft.reproduction.result import Reproduction
-from weft.reproduction.writing import PAGE
+from weft.reporting.writers import PAGE
+from weft.reproduction.report import Reproduction
 
 pytestmark = pytest.mark.slow
 

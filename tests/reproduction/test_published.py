@@ -7,9 +7,7 @@ from decimal import Decimal
 import pytest
 from pydantic import ValidationError
 
-from weft.reproduction.checks import slower_with_lora, uneven_times
-from weft.reproduction.figures import Address
-from weft.reproduction.published import published
+from weft.reproduction.published import Address, published, slower_with_lora, uneven_times
 
 SETTINGS = "learning rate 5e-5, batch 16, rank 8; epochs SQuAD 3, SWAG 5, WNUT17 10"
 TIMES = {

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from weft.comparison.jobs import Job, run_job
+from weft.reporting.writers import PAGE, TEXT
 from weft.reproduction.plan import make_plan
 from weft.reproduction.profiles import Profile
+from weft.reproduction.report import VALUES, Reproduction, gather
 from weft.reproduction.reproducing import reproduce
-from weft.reproduction.result import Reproduction, gather
 from weft.reproduction.running import run, without_places
-from weft.reproduction.writing import PAGE, TEXT, VALUES
 from weft.training.interruption import Interrupted
 from weft.training.loop import Event
 

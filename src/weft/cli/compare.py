@@ -1,6 +1,5 @@
 """`weft compare`: every recipe of a grid on every task and base, into a leaderboard."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +35,8 @@ def command(
     from weft.comparison.jobs import planned
     from weft.comparison.leaderboard import leaderboard
     from weft.comparison.ray_workers import workers_at
-    from weft.reporting.boards import comparison_shown, show_leaderboard, show_plan, write_board
+    from weft.reporting.boards import comparison_shown, show_plan, write_leaderboard
+    from weft.reporting.writers import show, to_json
 
     chosen = load_grid(grid, set_ or [])
     if baseline is not None:
@@ -52,13 +52,14 @@ def command(
     ):
         try:
             rows = compare(chosen, folder, extend=extend, runner=runner)
-        except Unfinished as found:
-            rows, failed = found.rows, found.failed
+        except Unfinished as stopped:
+            rows, failed = stopped.rows, stopped.failed
     board = leaderboard(chosen, folder, rows, baseline=baseline, failed=failed)
-    board = write_board(board, folder)
+    found = write_leaderboard(board, folder)
     if as_json:
-        typer.echo(json.dumps(board, indent=1))
+        typer.echo(to_json(found), nl=False)
     else:
-        show_leaderboard(board, folder)
+        show(found)
+        typer.echo(f"runs, leaderboard and figure are in {folder}")
     if failed:
         raise typer.Exit(RUNS_FAILED)

@@ -1,7 +1,5 @@
 """`weft demo`: train and compare experts on made-up sets and the embedded base."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +11,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare lora, full and head on three small made-up sets; takes minutes."""
-    from weft.demo.display import demonstration_shown, show_demonstration
+    from weft.demo.display import demonstration_shown, document, show_demonstration
+    from weft.reporting.writers import to_json
 
     with demonstration_shown() as report:
         from weft.demo.demonstration import demonstrate
@@ -21,6 +20,6 @@ def command(
         rows = demonstrate(out, report=report)
 
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
+        typer.echo(to_json(document(rows)), nl=False)
     else:
         show_demonstration(rows, out)

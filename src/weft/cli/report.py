@@ -1,6 +1,6 @@
 """`weft report`: any runs side by side, as tables, a page with figures, and model cards."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,18 +28,18 @@ def command(
     if licence is not None and not cards:
         raise ValueError("--licence is for model cards: give --cards too")
     from weft.reporting.cards import write_cards
-    from weft.reporting.contents import gather
-    from weft.reporting.terminal import show_report
-    from weft.reporting.writing import as_json_value, write_report
+    from weft.reporting.run_report import document, gather
+    from weft.reporting.writers import show, to_json, write
 
     report = gather(runs)
-    written = write_report(report, out)
+    found = document(report)
+    written = write(found, out)
     if cards:
         written += write_cards(report, licence=licence)
     if as_json:
-        found = as_json_value(report) | {"files": [str(path) for path in written]}
-        typer.echo(json.dumps(found, indent=1))
+        files = {"files": [str(path) for path in written]}
+        typer.echo(to_json(replace(found, values=found.values | files)), nl=False)
         return
-    show_report(report)
+    show(found)
     for path in written:
         typer.echo(f"wrote {path}")

@@ -38,14 +38,13 @@ def command(
 ) -> None:
     """Run what is missing of a profile and write its report; the same call goes on where it stopped."""
     from weft.comparison.ray_workers import workers_at
+    from weft.reporting.writers import show, to_json, write
     from weft.reproduction.costs import PRICE
-    from weft.reproduction.forecast import forecast
+    from weft.reproduction.forecast import forecast, reproduction_shown, show_forecast
     from weft.reproduction.needs import ready
+    from weft.reproduction.report import VALUES, document, gather
     from weft.reproduction.reproducing import plan_for
-    from weft.reproduction.result import gather
     from weft.reproduction.running import run
-    from weft.reproduction.terminal import reproduction_shown, show, show_forecast
-    from weft.reproduction.writing import write
 
     plan = plan_for(profile, out, data=data, bases=bases, seeds=seeds)
     plan, notes = ready(plan, fetch=not plan_only)
@@ -63,10 +62,10 @@ def command(
         workers_at(ray, device=device, at_once=workers, watch=watch) as runner,
     ):
         outcome = run(plan, runner)
-    found = gather(outcome, PRICE if price is None else price)
-    written = write(found)
+    found = document(gather(outcome, PRICE if price is None else price))
+    written = write(found, plan.out, values=VALUES)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1))
+        typer.echo(to_json(found), nl=False)
     else:
         show(found)
         for path in written:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
+from weft.reporting.document import Document, Section, Table
+from weft.reporting.numbers import number, scored
 from weft.reporting.progress import Bar, clock, words_of
-from weft.reporting.tables import console, interval, number
+from weft.reporting.writers import console, say, show
 
 if TYPE_CHECKING:
     from weft.demo.demonstration import Result, Stage
@@ -31,18 +32,26 @@ def demonstration_shown() -> "Iterator[Callable[[Stage], None]]":
 
 def show_demonstration(results: "Sequence[Result]", out: Path) -> None:
     """Print the demo's comparison."""
-    table = Table("task", "recipe", "trained parameters", "score")
-    for heading in ("% (95 % interval)", "guess %", "s/epoch"):
-        table.add_column(heading)
-    for result in results:
-        table.add_row(
+    show(document(results))
+    say(console(), f"run folders are in {out}")
+
+
+def document(results: "Sequence[Result]") -> Document:
+    """The demo's comparison: every recipe on every set, beside a guess."""
+    rows = tuple(
+        (
             result.task,
             result.recipe,
             f"{result.trainable_parameters:,}",
             result.metric,
-            interval(result.metric, asdict(result.score)),
+            scored(result.metric, result.score),
             number(result.metric, result.guess),
             f"{result.seconds_per_epoch:.1f}",
         )
-    console().print(table)
-    console().print(f"run folders are in {out}", markup=False, soft_wrap=True)
+        for result in results
+    )
+    headers = ("task", "recipe", "trained parameters", "score")
+    headers += ("% (95 % interval)", "guess %", "s/epoch")
+    caption = "Scores of the validation rows with bootstrap intervals over rows, one seed; a guess looks at no input."
+    section = Section("demo", "The demo", parts=(Table(caption, headers, rows, words=2),))
+    return Document("Recipes on made-up sets", (section,), [asdict(row) for row in results])

@@ -1,5 +1,6 @@
-"""A comparison on the terminal: what it will run, how far it is, its leaderboard."""
+"""A comparison: what it will run, how far it is, and the document of its leaderboard."""
 
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,21 +9,23 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as Rich
 
 from weft.atomic import write_text
 from weft.comparison.grid import label_of
 from weft.comparison.jobs import Job, Plan
 from weft.comparison.workers import Standing, Watch
+from weft.reporting.document import Document, Section, Table, distinct_names
+from weft.reporting.numbers import interval, number
 from weft.reporting.progress import Bar
-from weft.reporting.rates import draw_rates
-from weft.reporting.tables import console, interval, number
-from weft.reporting.terminal import say
+from weft.reporting.rates import draw_rates, rates_figure
+from weft.reporting.writers import console, say, to_json, write
 from weft.runs import RunFolder
 from weft.training.tracking import log_lines
 
-BOARD = "leaderboard.json"
+BOARD, PAGE, TEXT = "leaderboard.json", "leaderboard.html", "leaderboard.md"
 NO_FIGURE = "no figure of the learning rates: it needs matplotlib (pip install 'weft[report]')"
+NO_PAGE = "no page: it needs jinja2 (pip install 'weft[report]')"
 SHOWN = 3
 """Runs in progress that are named."""
 
@@ -30,7 +33,7 @@ SHOWN = 3
 def show_plan(plans: Sequence[Plan], out: Path) -> None:
     """Print to stderr what will be run and what is done."""
     runs, done, failed = (sum(getattr(p, key) for p in plans) for key in ("runs", "done", "failed"))
-    table = Table("base", "task", "recipe", "runs", "done", "failed before")
+    table = Rich("base", "task", "recipe", "runs", "done", "failed before")
     for plan in plans:
         cell = plan.cell
         counts = [str(count) for count in (plan.runs, plan.done, plan.failed)]
@@ -59,63 +62,93 @@ def comparison_shown(plans: Sequence[Plan], *, quiet: bool) -> Iterator[Watch | 
         yield watch
 
 
-def write_board(board: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Write `leaderboard.json` and the figure of the learning rates beside the runs.
+def write_leaderboard(board: Mapping[str, Any], out: Path) -> Document:
+    """Write `leaderboard.json`, its page and Markdown, and the figure of the learning rates beside the runs.
 
     Args:
         board: What `leaderboard` returned.
         out: Folder of the comparison.
 
     Returns:
-        The board with its `figure`: file names, caption and alternative text; None where nothing was searched, or a
-        remark says that it could not be drawn.
+        The document; its values are the board with its `figure`: file names, caption and alternative text; None where
+        nothing was searched, or a remark says that it could not be drawn.
     """
-    whole = dict(board)
-    try:
-        picture = draw_rates(board, out)
-        whole["figure"] = picture.as_json() if picture else None
-    except ModuleNotFoundError:
-        whole |= {"figure": None, "remarks": [*board["remarks"], NO_FIGURE]}
-    write_text(out / BOARD, json.dumps(whole, indent=1) + "\n")
-    return whole
+    draws, prints = (
+        importlib.util.find_spec(name) is not None for name in ("matplotlib", "jinja2")
+    )
+    absent = [said for said, there in ((NO_FIGURE, draws), (NO_PAGE, prints)) if not there]
+    picture = draw_rates(board, out) if draws else None
+    whole = {**board, "remarks": [*board["remarks"], *absent]}
+    whole["figure"] = picture.as_json() if picture else None
+    found = leaderboard_document(whole, figures=draws)
+    if prints:
+        write(found, out, page=PAGE, text=TEXT, values=BOARD)
+    else:
+        write_text(out / BOARD, to_json(found))
+    return found
 
 
-def show_leaderboard(board: Mapping[str, Any], out: Path) -> None:
-    """Print the rows, what failed and what to keep in mind."""
-    screen = console()
-    for base, task in dict.fromkeys((row["base"], row["task"]) for row in board["rows"]):
-        own = [row for row in board["rows"] if (row["base"], row["task"]) == (base, task)]
-        screen.print(_table(board, own, f"{task} on {label_of(base)}"))
-    for failure in board["failed"]:
-        say(screen, f"failed: {failure['run']}: {failure['error'] or 'not finished'}")
-    say(screen, *board["remarks"], f"runs, leaderboard and figure are in {out}")
+def leaderboard_document(board: Mapping[str, Any], *, figures: bool = True) -> Document:
+    """A section for each task and base, then what failed and what to keep in mind.
+
+    Args:
+        board: What `leaderboard` returned.
+        figures: Whether the learning rates are drawn.
+
+    Raises:
+        ValueError: If they are, and matplotlib is not installed.
+    """
+    places = list(dict.fromkeys((row["base"], row["task"]) for row in board["rows"]))
+    notes = [f"failed: {own['run']}: {own['error'] or 'not finished'}" for own in board["failed"]]
+    notes += board["remarks"]
+    last = [Section("remarks", "To keep in mind", notes=tuple(notes))] if notes else []
+    tasks = ", ".join(dict.fromkeys(task for _, task in places)) or "nothing yet"
+    keys = distinct_names([f"{label_of(base)}-{task}" for base, task in places])
+    sections = [
+        _section(board, place, key, figures=figures)
+        for place, key in zip(places, keys, strict=True)
+    ]
+    return Document(f"Recipes compared on {tasks}", (*sections, *last), board)
+
+
+def _section(
+    board: Mapping[str, Any], place: tuple[str, str], key: str, *, figures: bool
+) -> Section:
+    base, task = place
+    rows = [row for row in board["rows"] if (row["base"], row["task"]) == (base, task)]
+    heading = f"{task} on {label_of(base)}"
+    figure = rates_figure({**board, "rows": rows}, f"rates-{key}") if figures else None
+    table = _table(board, rows, heading)
+    return Section(key, heading, parts=(table, figure) if figure else (table,))
 
 
 def _table(board: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     metric, baseline = rows[0]["metric"], board["baseline"]
-    table = Table(title=f"{escape(title)}: {metric}, {rows[0]['n']:,} rows")
-    for heading in ("recipe", "mean (95 % interval)", "sd over seeds", "learning rate"):
-        table.add_column(heading)
+    headers = ["recipe", "mean (95 % interval)", "sd over seeds", "learning rate"]
     if baseline is not None:
-        table.add_column(f"minus {escape(baseline)} (95 % interval)")
-        table.add_column("p corrected")
-    for heading in ("trained", "adapter", "s/run", "peak MiB"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        apart = row["from_baseline"]
-        found = [interval(metric, apart), f"{apart['p_corrected']:.3f}"] if apart else ["", ""]
-        table.add_row(
-            escape(row["recipe"]),
-            interval(metric, row["scores"][metric]),
-            number(metric, row["deviation"]) if len(row["seeds"]) > 1 else "",
-            f"{row['learning_rate']:g}",
-            *(found if baseline is not None else []),
-            f"{row['trainable_parameters']:,}",
-            f"{row['adapter_parameters']:,}",
-            f"{row['seconds']:.1f}",
-            f"{row['peak_memory_mib']:,.0f}",
-        )
-    return table
+        headers += [f"minus {baseline} (95 % interval)", "p corrected"]
+    headers += ["trained", "adapter", "s/run", "peak MiB"]
+    return Table(
+        f"{title}: {metric}, {rows[0]['n']:,} rows",
+        tuple(headers),
+        tuple(_cells(row, against=baseline is not None) for row in rows),
+    )
+
+
+def _cells(row: Mapping[str, Any], *, against: bool) -> tuple[str, ...]:
+    metric, apart = row["metric"], row["from_baseline"]
+    found = [interval(metric, apart), f"{apart['p_corrected']:.3f}"] if apart else ["", ""]
+    return (
+        row["recipe"],
+        interval(metric, row["scores"][metric]),
+        number(metric, row["deviation"]) if len(row["seeds"]) > 1 else "",
+        f"{row['learning_rate']:g}",
+        *(found if against else []),
+        f"{row['trainable_parameters']:,}",
+        f"{row['adapter_parameters']:,}",
+        f"{row['seconds']:.1f}",
+        f"{row['peak_memory_mib']:,.0f}",
+    )
 
 
 def _words(job: Job) -> str:

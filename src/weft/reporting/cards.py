@@ -9,19 +9,32 @@ import yaml
 from weft.atomic import write_text
 from weft.base.locate import ALIASES, Alias
 from weft.config import validate
+from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
 from weft.model.expert import Card
-from weft.reporting.card_front import front_matter, title_of
-from weft.reporting.card_loading import library_of, loading_lines
-from weft.reporting.cells import unit
-from weft.reporting.contents import Report
-from weft.reporting.markdown import escaped, table_lines
+from weft.model.heads import kind_of
+from weft.reporting.numbers import interval, unit
+from weft.reporting.run_report import Report
 from weft.reporting.runs import TaskRun
-from weft.reporting.tables import interval
+from weft.reporting.writers import escaped, table_lines
+from weft.storage.experts import HEAD
 from weft.storage.loading import task_of
 from weft.tasks.contract import TaskSpec
 
 NAME = "README.md"
 MARK = "<!-- Written by `weft report --cards`, which replaces it; delete this line to keep your own text. -->"
+UNSTATED = "unknown"
+"""The hub's name for a licence that nobody has said."""
+PIPELINES = {
+    "sequence_classification": "text-classification",
+    "token_classification": "token-classification",
+    "multiple_choice": "multiple-choice",
+    "span_extraction": "question-answering",
+    "causal_lm": "text-generation",
+    "masked_lm": "fill-mask",
+}
+"""The hub's task by kind."""
+HERE = "path/to/this/folder"
+"""Stands for the expert's folder in the lines that load it."""
 
 
 def write_cards(report: Report, *, licence: str | None = None) -> list[Path]:
@@ -37,7 +50,7 @@ def write_cards(report: Report, *, licence: str | None = None) -> list[Path]:
     Raises:
         ValueError: If no run holds an expert, or a folder has a README of somebody else.
     """
-    runs = [run for section in report.sections for run in section.runs]
+    runs = [run for group in report.groups for run in group.runs]
     owners = [run for run in runs if run.card is not None and run.folder.expert.is_dir()]
     if not owners:
         raise ValueError(
@@ -62,15 +75,15 @@ def card_text(run: TaskRun, *, licence: str | None = None) -> str:
     if card is None:
         raise ValueError(f"{run.run} holds no expert, so it has no card")
     spec = task_of(card).spec
-    library = library_of(run.folder.expert)
+    library = _library_of(run.folder.expert)
     front = yaml.safe_dump(
-        front_matter(run, card, spec, library, licence), sort_keys=False, allow_unicode=True
+        _front_matter(run, card, spec, library, licence), sort_keys=False, allow_unicode=True
     )
     base = f"{card.source}" + (f", revision {card.revision}" if card.revision else "")
     lines = [
         f"---\n{front}---",
         MARK,
-        f"# {title_of(run, card)}",
+        f"# {_title_of(run, card)}",
         f"{_what(run, card)} {escaped(spec.description)}".strip(),
         "## Scores",
         _table(
@@ -83,7 +96,7 @@ def card_text(run: TaskRun, *, licence: str | None = None) -> str:
         ),
         "Intervals are bootstrap percentiles over rows: what other rows might give, not what another training might.",
         "## How to load it",
-        *loading_lines(card, library),
+        *_loading_lines(card, library),
         "## What it is",
         _table(
             ("what", "value"),
@@ -145,3 +158,115 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value)) or "none"
     return "default" if value is None else str(value)
+
+
+def _on_the_hub(card: Card) -> bool:
+    return not Path(card.source).is_absolute()
+
+
+def _front_matter(
+    run: TaskRun, card: Card, spec: TaskSpec, library: str, licence: str | None
+) -> dict[str, Any]:
+    """What the hub reads of a card, after huggingface.co/docs/hub/model-cards.
+
+    Licence, base, library, tags, and a model index of every score.
+    """
+    found: dict[str, Any] = {"license": licence or UNSTATED}
+    if _on_the_hub(card):
+        found["base_model"] = card.source
+    found |= {
+        "library_name": library,
+        "pipeline_tag": PIPELINES[spec.kind],
+        "tags": ["weft", run.method, spec.name],
+    }
+    if spec.hub is not None:
+        found["datasets"] = [spec.hub.path]
+    rows = run.folder.metrics
+    results = [
+        {
+            "task": {"type": PIPELINES[spec.kind]},
+            "dataset": {
+                "name": spec.name,
+                "type": spec.hub.path if spec.hub else spec.name,
+                "split": split,
+            },
+            "metrics": [_metric(row) for row in rows if row["split"] == split],
+        }
+        for split in dict.fromkeys(row["split"] for row in rows)
+    ]
+    if results:
+        found["model-index"] = [{"name": _title_of(run, card), "results": results}]
+    return found
+
+
+def _metric(row: Any) -> dict[str, Any]:
+    ends = f"95 % interval {row['low']:.4g} to {row['high']:.4g}"
+    return {
+        "type": row["name"],
+        "value": row["value"],
+        "name": f"{row['name']} ({row['n']} rows, {ends})",
+    }
+
+
+def _title_of(run: TaskRun, card: Card) -> str:
+    """What the hub and the card call the expert."""
+    return f"{run.method} on {Path(card.base).name} for {run.task}"
+
+
+def _library_of(folder: Path) -> str:
+    """Which library opens the folder: PEFT, transformers where every weight was trained, or weft alone."""
+    if (folder / PEFT_CONFIG).is_file():
+        return "peft"
+    return "weft" if (folder / HEAD).is_file() else "transformers"
+
+
+def _loading_lines(card: Card, library: str) -> list[str]:
+    """Paragraphs and blocks of code, one of each for every library that opens the folder."""
+    kind = kind_of(card.head)
+    revision = f", revision={card.revision!r}" if card.revision else ""
+    labels = f", num_labels={task_of(card).num_labels}" if kind.has_classes else ""
+    auto = f"from transformers import {kind.auto}, AutoTokenizer"
+    found = []
+    if library == "peft":
+        found += [
+            "With PEFT:",
+            _code(
+                "from peft import PeftModel",
+                auto,
+                "",
+                f'base = {kind.auto}.from_pretrained("{card.source}"{labels}{revision})',
+                f'model = PeftModel.from_pretrained(base, "{HERE}")',
+                f'tokenizer = AutoTokenizer.from_pretrained("{card.source}"{revision})',
+            ),
+        ]
+    if library == "transformers":
+        found += [
+            "With transformers:",
+            _code(
+                auto,
+                "",
+                f'model = {kind.auto}.from_pretrained("{HERE}")',
+                f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")',
+            ),
+        ]
+        own = [
+            "from weft.storage.experts import load_full",
+            "",
+            f'model, expert, card = load_full("{HERE}")',
+        ]
+    else:
+        own = [
+            "from weft.base.loading import load_base",
+            "from weft.model.model import Model",
+            "from weft.storage.experts import load_expert",
+            "",
+            f'base = load_base("{card.base}"{revision})',
+            f'expert, card = load_expert("{HERE}", base)',
+            "model = Model(base)",
+            "model.add(expert)",
+        ]
+    return [*found, "With weft:", _code(*own)]
+
+
+def _code(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])

@@ -3,12 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weft.atomic import write_text
 from weft.comparison.grid import label_of
-from weft.reporting.drawing import MARKERS, PALETTE
-from weft.reporting.labels import scale_of
+from weft.reporting.document import Figure
+from weft.reporting.drawing import MARKERS, PALETTE, WIDTH, axes, draw, number_logarithmic, save_png
+from weft.reporting.numbers import scale_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 NAME = "learning-rates"
 DASHES = ("-", "--", ":", "-.")
@@ -29,8 +34,26 @@ class Picture:
         return asdict(self)
 
 
+def rates_figure(board: Mapping[str, Any], name: str = NAME) -> Figure | None:
+    """A panel for each base and task of a board; None if nothing was searched.
+
+    Args:
+        board: What `leaderboard` returned.
+        name: Of the figure.
+
+    Raises:
+        ValueError: If matplotlib is not installed.
+    """
+    rows = [row for row in board["rows"] if row["search"]]
+    if not rows:
+        return None
+    width, height = _size(rows)
+    caption, alt = _caption(board, rows), _alt(rows)
+    return draw(name, height, caption, alt, lambda drawn: _paint(drawn, rows), width=width)
+
+
 def draw_rates(board: Mapping[str, Any], out: str | Path) -> Picture | None:
-    """Write `learning-rates.svg`, `.png` and `.txt`, which holds the words: a panel for each base and task.
+    """Write `learning-rates.svg`, `.png` and `.txt`, which holds the words.
 
     Args:
         board: What `leaderboard` returned.
@@ -38,47 +61,57 @@ def draw_rates(board: Mapping[str, Any], out: str | Path) -> Picture | None:
 
     Returns:
         File names, the caption, and what to read to those who do not see the figure; None if nothing was searched.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
 
-    rows = [row for row in board["rows"] if row["search"]]
-    if not rows:
+    Raises:
+        ValueError: If matplotlib is not installed.
+    """
+    figure = rates_figure(board)
+    if figure is None:
         return None
-    panels = list(dict.fromkeys((row["base"], row["task"]) for row in rows))
-    names = sorted({row["recipe"] for row in rows})
-    across = min(ACROSS, len(panels))
-    down = -(-len(panels) // across)
-    picture = Picture(f"{NAME}.svg", f"{NAME}.png", _caption(board, rows), _alt(rows))
-    # Text stays text, and the same numbers make the same bytes.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": NAME}):
-        size = (5 * across, 3.6 * down + 0.25 * (1 + len(names) // ACROSS))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = list(figure.subplots(down, across, squeeze=False).flat)
-        drawn = {}
-        for axis, panel in zip(axes, panels, strict=False):
-            own = [row for row in rows if (row["base"], row["task"]) == panel]
-            drawn |= _panel(axis, own, names)
-        for axis in axes[len(panels) :]:
-            axis.remove()
-        figure.legend(
-            [drawn[name] for name in names],
-            names,
-            loc="outside lower center",
-            ncols=ACROSS,
-            frameon=False,
-        )
-        about = {"Title": "Score by learning rate", "Description": picture.alt}
-        figure.savefig(Path(out) / picture.svg, metadata={**about, "Date": None})
-        figure.savefig(Path(out) / picture.png, metadata=about, dpi=150)
-    write_text(Path(out) / f"{NAME}.txt", f"{picture.caption}\n\n{picture.alt}\n")
+    rows = [row for row in board["rows"] if row["search"]]
+    out = Path(out)
+    picture = Picture(f"{NAME}.svg", f"{NAME}.png", figure.caption, figure.alt)
+    write_text(out / picture.svg, figure.file)
+    about = {"Title": "Score by learning rate", "Description": figure.alt}
+    save_png(out / picture.png, _size(rows), lambda drawn: _paint(drawn, rows), about)
+    write_text(out / f"{NAME}.txt", f"{picture.caption}\n\n{picture.alt}\n")
     return picture
 
 
-def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+def _panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((row["base"], row["task"]) for row in rows))
+
+
+def _size(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Inches."""
+    panels, names = len(_panels(rows)), len({row["recipe"] for row in rows})
+    across = min(ACROSS, panels)
+    return WIDTH * across, 3.4 * -(-panels // across) + 0.25 * (1 + names // ACROSS)
+
+
+def _paint(drawn: "Canvas", rows: Sequence[Mapping[str, Any]]) -> None:
+    panels = _panels(rows)
+    names = sorted({row["recipe"] for row in rows})
+    across = min(ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    lines: dict[str, Any] = {}
+    for at, (base, task) in enumerate(panels, 1):
+        own = [row for row in rows if (row["base"], row["task"]) == (base, task)]
+        y = f"{own[0]['metric']}{_unit(own[0]['metric'])[1]}, held-out rows"
+        x, title = "learning rate (peak; no unit)", f"{task}, {label_of(base)}"
+        lines |= _panel(axes(drawn, title, x, y, at=(down, across, at)), own, names)
+    drawn.legend(
+        [lines[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=ACROSS,
+    )
+
+
+def _panel(axis: "Axes", rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """One task on one base; returns the lines by recipe."""
     lines = {}
-    factor, unit = _unit(rows[0]["metric"])
+    factor, _ = _unit(rows[0]["metric"])
     for row in rows:
         number = names.index(row["recipe"])
         colour = PALETTE[number % len(PALETTE)]
@@ -98,10 +131,9 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -
         best = rates.index(row["learning_rate"])
         axis.plot(rates[best], values[best], color=colour, marker=MARKERS[number % len(MARKERS)])
     axis.set_xscale("log")
-    axis.set_xlabel("learning rate (peak; no unit)")
-    axis.set_ylabel(f"{rows[0]['metric']}{unit}, held-out rows")
-    axis.set_title(f"{rows[0]['task']}, {label_of(rows[0]['base'])}")
-    axis.grid(alpha=0.25)
+    axis.margins(x=0.08)
+    tried = [point["learning_rate"] for row in rows for point in row["search"]]
+    number_logarithmic(axis, tried, lambda value: f"{value:g}")
     return lines
 
 

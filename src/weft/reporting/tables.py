@@ -1,45 +1,19 @@
-"""Results as tables for people: scores in percent with their intervals, lists, pages."""
+"""What commands print beside reports: scores, runs, lists, pages, predictions."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from weft.reporting.numbers import interval, is_fraction
+from weft.reporting.writers import console, say
 from weft.runs import STANDINGS, RunFolder
 
 if TYPE_CHECKING:
     from weft.answering.evaluation import Evaluation
-
-FRACTIONS = ("accuracy", "f1", "precision", "recall", "exact_match", "recognition")
-"""How names of scores between 0 and 1 begin."""
-WIDTH = 160
-"""Columns where output is no terminal."""
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Where tables are printed: as wide as they need where that is no terminal."""
-    found = Console(highlight=False, stderr=stderr)
-    return found if found.is_terminal else Console(highlight=False, stderr=stderr, width=WIDTH)
-
-
-def is_fraction(name: str) -> bool:
-    """Whether a score lies between 0 and 1 and is shown in percent."""
-    return name.startswith(FRACTIONS)
-
-
-def number(name: str, value: float) -> str:
-    """A score as tables show it."""
-    return f"{100 * value:.1f}" if is_fraction(name) else f"{value:.4g}"
-
-
-def interval(name: str, value: Mapping[str, Any]) -> str:
-    """A score and its interval from `{value, low, high}`."""
-    low, high = number(name, value["low"]), number(name, value["high"])
-    return f"{number(name, value['value'])} ({low} to {high})"
 
 
 def as_json_value(found: "Evaluation | list[Evaluation]") -> Any:
@@ -87,7 +61,7 @@ def show_runs(folder: RunFolder) -> None:
             f"{summary['run']}: {cost['trainable_parameters']:,} trained parameters, "
             f"{cost['steps']} steps, {cost['seconds']:.1f} s"
         )
-        console().print(said, markup=False, soft_wrap=True)
+        say(console(), said)
 
 
 def _standings(found: Mapping[str, Any]) -> None:
@@ -100,8 +74,7 @@ def _standings(found: Mapping[str, Any]) -> None:
         table.add_row(row["task"], f"{row['n']:,}", escape(row["what"]), metric, value, apart)
     out = console()
     out.print(table)
-    for line in found["remarks"]:
-        out.print(line, markup=False, soft_wrap=True)
+    say(out, *found["remarks"])
 
 
 def _scores(rows: Sequence[tuple[Any, str, int, Mapping[str, Mapping[str, Any]]]]) -> None:

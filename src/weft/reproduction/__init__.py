@@ -1,5 +1,5 @@
 """The study's six tables beside what is measured here.
 
 published ─┐
-profile ───┴> plan ─ needs ─ running ─> run folders ─ result ─> sections ─> page, Markdown, terminal; JSON
+profile ───┴> plan ─ needs ─ running ─> run folders ─ report ─> document
 """

@@ -1,6 +1,9 @@
 """What every recipe answered on one task and base, read once; shares of one in another."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from weft.comparison.comparing import Row, examples_of, predictions_of
 from weft.comparison.grid import Cell
@@ -8,10 +11,10 @@ from weft.comparison.jobs import final_jobs
 from weft.data.reading import LoadedTask
 from weft.reproduction.plan import OWN, STUDY
 from weft.reproduction.running import Outcome
-from weft.reproduction.shares import mean_share
 from weft.runs import RunFolder
-from weft.tasks.contract import Prediction
-from weft.tasks.scoring import Score
+from weft.tasks.contract import Example, Prediction, Task
+from weft.tasks.metrics import ratio
+from weft.tasks.scoring import LEVEL, RESAMPLES, Score, interval, means
 
 FULL, LORA = "full", "lora"
 
@@ -67,3 +70,38 @@ def answers(outcome: Outcome, base: str, task: str) -> Answers | None:
             ids = [example["id"] for example in loaded.splits["validation"]]
             said[way] = [predictions_of(run.path, ids) for run in runs[way]]
     return Answers(base, task, loaded, rows, runs, said) if loaded else None
+
+
+def mean_share(
+    task: Task,
+    ours: Sequence[Sequence[Prediction]],
+    whole: Sequence[Sequence[Prediction]],
+    examples: Sequence[Example],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """The mean over runs (seeds) of one method's scores divided by that of another's, by score.
+
+    A resample draws rows, the same for every run of both (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
+    section 13.3). The interval does not hold the spread over seeds. A share of a score of 0 is left out.
+
+    Args:
+        task: Knows what to count.
+        ours: For each run of one method its predictions, one a row.
+        whole: The other's; it may have more runs, or fewer.
+        examples: The rows, with their answers.
+        resamples: Bootstrap resamples.
+        level: Probability that the interval is meant to cover, 0 to 1.
+        seed: Decides the resamples.
+    """
+    values, drawn = means(task, ours, examples, resamples, seed)
+    of_values, of_drawn = means(task, whole, examples, resamples, seed)
+    found = {}
+    for name, value in values.items():
+        share = float(ratio(value, of_values[name], empty=np.nan))
+        if np.isfinite(share):
+            each = ratio(drawn[name], of_drawn[name], empty=np.nan)
+            found[name] = interval(share, each, level)
+    return found

@@ -1,14 +1,17 @@
 """What everything cost: time, memory, disk, and money at a price by the hour."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
 from weft.comparison.grid import Cell, label_of
 from weft.comparison.jobs import final_jobs
+from weft.reporting.document import Section, Table
+from weft.reporting.numbers import decimal
+from weft.reproduction.plan import Plan
 from weft.reproduction.running import Outcome
-from weft.reproduction.steps import Step
+from weft.reproduction.work import Step
 from weft.runs import RunFolder
 
 PRICE = 0.50
@@ -134,3 +137,67 @@ def _moments(trained: int) -> float:
 def _size(folder: Path) -> float:
     """MiB of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+
+
+def cost_section(
+    plan: Plan, rows: Sequence[CostRow], sums: Sequence[Total], price: float
+) -> Section:
+    """Time, memory, disk and price of every recipe, and where the time went."""
+    said = (
+        f"Prices are training time at {price:g} USD an hour: an assumption, which --price changes.",
+        "Optimizer state is computed, not measured: two numbers in single precision for each trained parameter.",
+    )
+    return Section("cost", "What it cost", said, parts=(_where(sums), _each(plan, rows)))
+
+
+def _where(sums: Sequence[Total]) -> Table:
+    rows = [
+        (
+            total.base,
+            f"{total.stage}, {total.part}",
+            str(total.runs),
+            decimal(total.seconds / 3600, 2),
+            decimal(total.usd, 2),
+        )
+        for total in sums
+    ]
+    whole = [sum(getattr(t, key) for t in sums) for key in ("runs", "seconds", "usd")]
+    rows.append(("all", "", f"{whole[0]}", decimal(whole[1] / 3600, 2), decimal(whole[2], 2)))
+    headers = ("base", "stage", "runs", "time (h)", "price (USD)")
+    caption = "Training time of all finished runs, every seed and every rate of the searches."
+    return Table(caption, headers, tuple(rows), words=2)
+
+
+def _each(plan: Plan, rows: Sequence[CostRow]) -> Table:
+    cells = [
+        (
+            row.base,
+            f"{row.stage}, {row.what}",
+            plan.set_name(row.task) if row.task else "all",
+            decimal(row.seconds),
+            decimal(row.seconds_per_epoch),
+            decimal(row.peak_memory_mib, 0),
+            f"{row.trained:,}",
+            decimal(row.optimizer_mib),
+            decimal(row.disk_mib),
+            decimal(row.usd, 4),
+        )
+        for row in rows
+    ]
+    headers = (
+        "base",
+        "stage, recipe",
+        "set",
+        "time (s)",
+        "time per epoch (s)",
+        "peak memory (MiB)",
+        "trained parameters",
+        "optimizer state, computed (MiB)",
+        "disk (MiB)",
+        "price (USD)",
+    )
+    caption = (
+        "One training, mean over seeds. Peak memory is the most that a run's process held; disk is the expert's "
+        "folder, a mixture's with its experts in it."
+    )
+    return Table(caption, headers, tuple(cells), words=3, brief=False)

@@ -1,4 +1,4 @@
-"""What the study published: every figure as printed, with its address.
+"""What the study published: every figure as printed, with its address, and where the figures do not agree.
 
 Emmanuel and Melo, Low-Rank Transformations of the Syntactic-Semantic Space in Multiple Natural Language Tasks. The
 figures are in `published.yaml`.
@@ -6,16 +6,43 @@ figures are in `published.yaml`.
 
 import functools
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from importlib import resources
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from weft.config import Settings, validate
 from weft.registry import unknown
-from weft.reproduction.figures import Address, Figure
+
+
+class Address(NamedTuple):
+    """Where a figure stands; None where the table makes no difference."""
+
+    table: int
+    base: str | None
+    method: str | None
+    task: str | None
+    metric: str
+
+    def __str__(self) -> str:
+        return "/".join("-" if part is None else str(part) for part in self)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One published number."""
+
+    address: Address
+    printed: str
+    unit: str
+    machine: str | None
+
+    @property
+    def value(self) -> Decimal:
+        return Decimal(self.printed)
 
 
 def _number(text: str) -> str:
@@ -142,3 +169,34 @@ def published() -> Study:
     """The study."""
     text = (resources.files("weft.reproduction") / "published.yaml").read_text(encoding="utf-8")
     return validate(Study, yaml.safe_load(text), "published.yaml")
+
+
+def uneven_times(study: Study) -> dict[Address, str]:
+    """Where seconds, divided by epochs and rounded as printed, are not the printed seconds per epoch."""
+    found = {}
+    for figure in study.figures():
+        if figure.address.metric != "seconds_per_epoch":
+            continue
+        seconds, epochs = (
+            study.figure(figure.address._replace(metric=metric)).value
+            for metric in ("seconds", "epochs")
+        )
+        own = (seconds / epochs).quantize(figure.value, rounding=ROUND_HALF_UP)
+        if own != figure.value:
+            found[figure.address] = (
+                f"{seconds} s in {epochs} epochs are {own} s per epoch, {figure.printed} is printed"
+            )
+    return found
+
+
+def slower_with_lora(study: Study) -> dict[Address, str]:
+    """Where LoRA took longer than full fine-tuning, in all or for an epoch."""
+    found = {}
+    for figure in study.figures():
+        own = figure.address
+        if own.method != "lora" or own.metric not in ("seconds", "seconds_per_epoch"):
+            continue
+        full = study.figure(own._replace(method="full"))
+        if figure.value > full.value:
+            found[own] = f"LoRA took {figure.printed} s, full fine-tuning {full.printed} s"
+    return found

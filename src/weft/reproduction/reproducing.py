@@ -4,13 +4,13 @@ from pathlib import Path
 
 from weft.comparison.comparing import Runner
 from weft.comparison.grid import label_of
+from weft.reporting.writers import write
 from weft.reproduction.costs import PRICE
 from weft.reproduction.needs import ready
 from weft.reproduction.plan import Plan, make_plan
 from weft.reproduction.profiles import Profile, profile
-from weft.reproduction.result import Reproduction, gather
+from weft.reproduction.report import VALUES, Reproduction, document, gather
 from weft.reproduction.running import run
-from weft.reproduction.writing import write
 
 
 def reproduce(
@@ -51,7 +51,7 @@ def reproduce(
     plan = plan_for(name, out, data=data, bases=bases, seeds=seeds, own=own)
     plan, _ = ready(plan)
     found = gather(run(plan, runner), price)
-    write(found)
+    write(document(found), plan.out, values=VALUES)
     return found
 
 

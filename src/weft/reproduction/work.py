@@ -1,13 +1,16 @@
-"""What a plan runs, run by run, and how many tokens each is: the ground of an estimate."""
+"""What a plan runs, run by run: how many tokens each is, where it lies, and how far it is."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from weft.comparison.comparing import Grid
+from weft.comparison.grid import Cell, cells_of
+from weft.comparison.jobs import Job, best_rate, final_jobs, search_jobs
 from weft.config import TrainingSettings, validate
 from weft.data.rows import HOLDOUT
-from weft.reproduction.plan import Plan, Stage
+from weft.reproduction.plan import OWN, MixtureRun, Plan, Stage
 from weft.reproduction.profiles import SetEntry
 
 SCORING = 0.5
@@ -36,11 +39,11 @@ class Planned:
 
 def work(plan: Plan) -> list[Planned]:
     """Every run of a plan in the order it is run; finished ones too."""
-    found = [run for stage in plan.stages for run in _stage(plan, stage)]
+    found = [run for stage in plan.stages for run in _planned(plan, stage)]
     return found + list(_mixtures(plan))
 
 
-def _stage(plan: Plan, stage: Stage) -> Iterator[Planned]:
+def _planned(plan: Plan, stage: Stage) -> Iterator[Planned]:
     grid = stage.grid
     for task in grid.tasks:
         for recipe, row in grid.recipes.items():
@@ -87,3 +90,75 @@ def _mixtures(plan: Plan) -> Iterator[Planned]:
         tasks = tuple(plan.profile.tasks)
         rate = training.learning_rate
         yield Planned(run.base, "mixtures", "final", run.name, tasks, rate, run.seed, tokens, False)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a plan."""
+
+    planned: Planned
+    job: Job | None
+    """None: the rate or the experts that it takes are not known yet."""
+
+    @property
+    def state(self) -> Literal["done", "failed", "open"]:
+        """failed: in the last call; it is tried again."""
+        if self.job is None:
+            return "open"
+        if self.job.is_complete:
+            return "done"
+        return "open" if self.job.failure is None else "failed"
+
+
+def steps(plan: Plan) -> list[Step]:
+    """Every run of a plan, in the order of `work`."""
+    jobs = [job for stage in plan.stages for job in _jobs(stage)]
+    jobs += [mixture_job(plan, mixture) for mixture in plan.mixtures]
+    return [Step(planned, job) for planned, job in zip(work(plan), jobs, strict=True)]
+
+
+def place_of(plan: Plan, run: Planned) -> Path:
+    """What the folders of a run's job and of those like it have in common; a mixture's own folder."""
+    if run.stage != "mixtures":
+        return plan.stage(run.stage, run.base).folder / run.part / run.tasks[0] / run.what
+    named = (run.base, run.what, run.seed)
+    return next(m.folder for m in plan.mixtures if (m.base, m.name, m.seed) == named)
+
+
+def experts_of(plan: Plan, mixture: MixtureRun) -> list[Job] | None:
+    """The runs whose experts a mixture mixes: of its seed, at the best rate; None before the search has ended."""
+    stage = plan.stage(OWN, mixture.base)
+    found = []
+    for task in stage.grid.tasks:
+        own = finals(stage, Cell(stage.grid.base, task, mixture.row.experts))
+        if own is None:
+            return None
+        found.append(own[stage.grid.seeds.index(mixture.seed)])
+    return found
+
+
+def mixture_job(plan: Plan, mixture: MixtureRun) -> Job | None:
+    """A mixture's run; None before its experts are known."""
+    experts = experts_of(plan, mixture)
+    if experts is None:
+        return None
+    folders = [job.folder for job in experts]
+    own = mixture.run(folders, plan.profile.training, plan.profile.device)
+    return Job(mixture.folder, own)
+
+
+def finals(stage: Stage, cell: Cell) -> list[Job] | None:
+    """A cell's final runs, seed by seed; None before its search has ended."""
+    search = search_jobs(stage.grid, stage.folder, cell)
+    if not all(job.is_complete for job in search.values()):
+        return None
+    rate, _ = best_rate(stage.grid, cell, search)
+    return final_jobs(stage.grid, stage.folder, cell, rate)
+
+
+def _jobs(stage: Stage) -> Iterator[Job | None]:
+    cells = cells_of(stage.grid)
+    for cell in cells:
+        yield from search_jobs(stage.grid, stage.folder, cell).values()
+    for cell in cells:
+        yield from finals(stage, cell) or [None] * len(stage.grid.seeds)

@@ -1,11 +1,12 @@
-"""The six tables, published beside measured, as cells of text; Markdown, page and terminal show the same ones."""
+"""The study's six tables, published beside measured."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from weft.reporting.document import Section, Table, raised
+from weft.reporting.numbers import NONE
 from weft.reproduction.cells import Cell
-from weft.reproduction.checks import uneven_times
-from weft.reproduction.published import Row, Study, Table
+from weft.reproduction.published import Row, Study, uneven_times
+from weft.reproduction.published import Table as Published
 
 NAMES = {
     "learning_rate": "learning rate",
@@ -20,72 +21,50 @@ NAMES = {
 """What a metric is called in tables."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A cell's text and the numbers of its notes."""
+def tables_section(study: Study, cells: Sequence[Cell]) -> Section:
+    """All of them.
 
-    published: str
-    measured: str | None
-    notes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ShownRow:
-    """One line; its name's notes hold for all its cells."""
-
-    name: str
-    notes: tuple[int, ...]
-    cells: tuple[Shown, ...]
-
-
-@dataclass(frozen=True)
-class ShownTable:
-    """One of the six tables."""
-
-    number: int
-    caption: str
-    headers: tuple[str, ...]
-    """Of the columns behind the name."""
-    rows: tuple[ShownRow, ...]
-    notes: tuple[str, ...]
-    """In the order of their numbers, from 1."""
-    remarks: tuple[str, ...]
-    """What must be known of the whole table."""
-
-
-def six_tables(study: Study, cells: Sequence[Cell]) -> list[ShownTable]:
-    """All tables; `cells` are those of `weft.reproduction.cells.cells`, in their order."""
+    Args:
+        study: What was published.
+        cells: Those of `weft.reproduction.cells.cells`, in their order.
+    """
+    said = (
+        f"{study.title} ({' and '.join(study.authors)}): every cell as published / as measured. "
+        "± is the standard deviation over seeds; raised numbers are those of the notes below a table."
+    )
     rest = iter(cells)
-    return [_table(study, table, rest) for table in study.tables]
+    tables = tuple(_table(study, table, rest) for table in study.tables)
+    return Section("tables", "The six tables", (said,), parts=tables)
 
 
-def _table(study: Study, table: Table, cells: Iterator[Cell]) -> ShownTable:
+def _table(study: Study, published: Published, cells: Iterator[Cell]) -> Table:
     notes: list[str] = []
     rows = []
-    for row in table.rows:
-        own = [next(cells) for _ in table.columns]
+    for row in published.rows:
+        own = [next(cells) for _ in published.columns]
         shared = [remark for remark in own[0].remarks if all(remark in c.remarks for c in own)]
-        marks = _numbers(shared, notes)
-        said = [
-            Shown(
-                cell.figure.printed,
-                None if cell.measured is None else shown(cell),
-                _numbers([remark for remark in cell.remarks if remark not in shared], notes),
-            )
-            for cell in own
-        ]
-        rows.append(ShownRow(_name(study, row), marks, tuple(said)))
-    return ShownTable(
-        table.number,
-        table.caption,
-        tuple(_head(study, table, at) for at in range(len(table.columns))),
+        name = _name(study, row) + raised(_numbers(shared, notes))
+        rows.append((name, *(_cell(cell, shared, notes) for cell in own)))
+    heads = (_head(study, published, at) for at in range(len(published.columns)))
+    return Table(
+        f"Table {published.number}. {published.caption}. Published / measured.",
+        ("set" if published.number == 1 else "base (method)", *heads),
         tuple(rows),
-        tuple(note.rstrip(".") for note in notes),
-        tuple(note.rstrip(".") for note in (*table.notes, *_extra(study, table))),
+        notes=tuple(f"{note.rstrip('.')}." for note in notes),
+        remarks=tuple(
+            f"{note.rstrip('.')}." for note in (*published.notes, *_extra(study, published))
+        ),
     )
 
 
-def _extra(study: Study, table: Table) -> list[str]:
+def _cell(cell: Cell, shared: Sequence[str], notes: list[str]) -> str:
+    """Published and measured, and the numbers of notes that the row's name has not."""
+    ours = NONE if cell.measured is None else shown(cell)
+    marks = _numbers([remark for remark in cell.remarks if remark not in shared], notes)
+    return f"{cell.figure.printed} / {ours}{raised(marks)}"
+
+
+def _extra(study: Study, table: Published) -> list[str]:
     """What goes below a table beside its own notes: people's scores, and figures that do not add up."""
     found = []
     for task, scores in study.human.scores.items():
@@ -102,7 +81,7 @@ def _extra(study: Study, table: Table) -> list[str]:
     return found
 
 
-def _head(study: Study, table: Table, at: int) -> str:
+def _head(study: Study, table: Published, at: int) -> str:
     column = table.columns[at]
     task = study.tasks[column.task] if column.task else ""
     unit = f"({column.unit})" if column.unit else ""

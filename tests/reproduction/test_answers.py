@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from weft.reproduction.shares import mean_share
+from weft.reproduction.answers import mean_share
 from weft.tasks.contract import TaskSpec
 from weft.tasks.kinds.multiple_choice import MultipleChoice
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from weft.reproduction.gap import GapRow
-from weft.reproduction.result import Reproduction
+from weft.reproduction.report import Reproduction
 
 SEEDS = (0, 1)
 

@@ -1,22 +1,34 @@
-"""Everything a reproduction has to say, gathered from its run folders; and as JSON values."""
+"""Everything a reproduction has to say, gathered from its run folders: all numbers, and the document of them."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from weft.comparison.grid import label_of
+from weft.reporting.document import Document, Section
 from weft.reproduction.answers import answers
-from weft.reproduction.blends import Blend, blends
 from weft.reproduction.cells import Cell, cells
-from weft.reproduction.claims import Kept, kept
-from weft.reproduction.costs import CostRow, Total, costs, totals, usd
-from weft.reproduction.durations import Faster, faster, published_hours
-from weft.reproduction.gap import GapRow, Goal, gap, goal
+from weft.reproduction.claims import (
+    Faster,
+    Kept,
+    Spent,
+    claims_section,
+    faster,
+    kept,
+    published_hours,
+    verdicts,
+)
+from weft.reproduction.costs import CostRow, Total, cost_section, costs, totals, usd
+from weft.reproduction.gap import GapRow, Goal, gap, gap_section, goal
+from weft.reproduction.mixtures import Blend, blends, mixtures_section
+from weft.reproduction.plan import STUDY
 from weft.reproduction.running import Outcome
-from weft.reproduction.steps import Step, steps
+from weft.reproduction.six_tables import tables_section
+from weft.reproduction.work import Step, steps
 from weft.runs import RunFolder
 from weft.storage.card import versions
 
+VALUES = "reproduction.json"
 MACHINE = ("device", "machine", "threads", "processes", "python", "torch")
 """What a run's `training.json` says of where it ran."""
 
@@ -133,3 +145,61 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "seeds": cell.seeds,
         "remarks": list(cell.remarks),
     }
+
+
+def document(found: Reproduction) -> Document:
+    """The study's six tables beside ours, its claims, and what goes beyond them.
+
+    Raises:
+        ValueError: If matplotlib is not installed.
+    """
+    outcome = found.outcome
+    plan = outcome.plan
+    spent = Spent(
+        once=sum(row.seconds for row in found.costs if row.stage == STUDY),
+        whole=sum(total.seconds for total in found.totals),
+        price=found.price,
+    )
+    sections = (
+        _summary_section(found),
+        tables_section(plan.study, found.cells),
+        claims_section(plan, found.kept, found.faster, spent),
+        gap_section(outcome, found.gap, found.goals),
+        mixtures_section(plan, found.blends),
+        cost_section(plan, found.costs, found.totals, found.price),
+    )
+    title = f"The study's six tables, reproduced with profile {plan.name}"
+    return Document(title, sections, found.as_json())
+
+
+def _summary_section(found: Reproduction) -> Section:
+    """What was measured where, what stands in for what, what is not there, and what came out."""
+    plan = found.outcome.plan
+    said = [f"{plan.profile.summary} Seeds {', '.join(map(str, plan.seeds))}."]
+    said += [
+        f"{place['runs']} runs on {place['device']} ({place['machine']}, {place['threads']} threads), "
+        f"torch {place['torch']}."
+        for place in found.machines
+    ]
+    notes = [f"Stand-in: {difference}." for difference in _differences(found)]
+    notes += [f"Not measured: {why}." for why in _unmeasured(found)]
+    notes += [f"Failed: {failure.run}: {failure.error}" for failure in found.outcome.failed]
+    return Section("summary", "In short", (*said, *_came_out(found)), tuple(notes))
+
+
+def _came_out(found: Reproduction) -> list[str]:
+    plan = found.outcome.plan
+    lines = verdicts(plan, found.kept, found.faster)
+    lines += [f"{plan.set_name(own.task)} on {own.base}: {own.says}." for own in found.goals]
+    return lines
+
+
+def _differences(found: Reproduction) -> list[str]:
+    profile = found.outcome.plan.profile
+    entries = [*profile.bases.values(), *profile.tasks.values()]
+    return [entry.difference for entry in entries if entry.difference]
+
+
+def _unmeasured(found: Reproduction) -> list[str]:
+    """Why cells have no number, each reason once."""
+    return list(dict.fromkeys(cell.filling.why for cell in found.cells if cell.filling.why))

@@ -10,17 +10,15 @@ from typer.testing import CliRunner
 
 from tests.reporting.reading import Page, markdown_tables
 from weft.cli import app
-from weft.reporting.contents import Report, gather
-from weft.reporting.drawing import Figure
-from weft.reporting.markdown import markdown
-from weft.reporting.page import page
-from weft.reporting.writing import write_report
+from weft.reporting.document import Document, Figure
+from weft.reporting.run_report import Report, document, gather
+from weft.reporting.writers import to_html, to_markdown, write
 from weft.runs import RunFolder
 
 
 @pytest.fixture(scope="module")
-def text(report: Report, figures: dict[str, list[Figure]]) -> str:
-    return page(report, figures)
+def text(said: Document) -> str:
+    return to_html(said)
 
 
 def expected(value: float, low: float, high: float, *, percent: bool) -> str:
@@ -63,7 +61,7 @@ def test_every_figure_is_in_it_with_words(text: str, figures: dict[str, list[Fig
 def test_every_score_is_the_folders(text: str, report: Report, runs_folder: Path) -> None:
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     tables = [table for table in Page(text).tables if table[0][:3] == ["#", "run", "seed"]]
-    for table, section in zip(tables, report.sections, strict=True):
+    for table, section in zip(tables, report.groups, strict=True):
         for row in table[1:]:
             rows[section.task, str(section.split), row[1]] = dict(zip(table[0], row, strict=True))
     seen = 0
@@ -87,7 +85,7 @@ def test_every_score_is_the_folders(text: str, report: Report, runs_folder: Path
                 f"{training['seconds']:.1f}",
             )
             seen += 1
-    assert seen == sum(len(run.scores) for section in report.sections for run in section.runs) > 15
+    assert seen == sum(len(run.scores) for section in report.groups for run in section.runs) > 15
 
 
 def test_means_and_costs_are_the_folders(text: str, runs_folder: Path) -> None:
@@ -100,26 +98,24 @@ def test_means_and_costs_are_the_folders(text: str, runs_folder: Path) -> None:
     assert row["95 % intervals"] == f"{100 * score['low']:.1f} to {100 * score['high']:.1f}"
     assert row["trained parameters"] == f"{cost['trainable_parameters']:,}"
     share = 100 * cost["trainable_parameters"] / cost["base_parameters"]
-    assert row["% of the base"] == f"{share:.2g}"
+    assert row["% of the base"] == f"{share:.3g}"
     assert row["s/epoch"] == f"{cost['seconds_per_epoch']:.1f}"
     assert row["peak memory (MiB)"] == f"{cost['peak_memory_mib']:,.0f}"
     assert (row["seeds"], row["sd over seeds"]) == ("1", "n/a")
 
 
-def test_markdown_has_the_pages_tables(
-    text: str, report: Report, figures: dict[str, list[Figure]]
-) -> None:
-    said = markdown(report, figures)
-    assert sorted(markdown_tables(said)) == sorted(Page(text).tables)
+def test_markdown_has_the_pages_tables(text: str, report: Report, said: Document) -> None:
+    written = to_markdown(said)
+    assert markdown_tables(written) == Page(text).tables
     for line in report.missing:
-        assert line.replace("`", "\\`") in said
+        assert line.replace("`", "\\`") in written
 
 
 def test_names_are_no_markup(runs_folder: Path, tmp_path: Path) -> None:
     name = "a<b>&|_$x$ *y*"
     shutil.copytree(runs_folder / "full", tmp_path / "runs" / name)
     shutil.copytree(runs_folder / "head", tmp_path / "runs" / "head")
-    written = write_report(gather([tmp_path / "runs"]), tmp_path / "out")
+    written = write(document(gather([tmp_path / "runs"])), tmp_path / "out")
     own = Page(written[0].read_text(encoding="utf-8"))
     assert name in [row[1] for table in own.tables for row in table]
     assert sorted(markdown_tables(written[1].read_text(encoding="utf-8"))) == sorted(own.tables)
@@ -134,12 +130,12 @@ def test_command_writes_shows_and_says_the_same(
     assert said["files"] == [str(tmp_path / name) for name in ("report.html", "report.md")]
     shown = re.findall(r"!\[.*?\]\((.*?)\)", (tmp_path / "report.md").read_text())
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("figures/*")} == set(shown)
-    scores = [[entry.score for entry in own.entries] for own in report.sections]
+    scores = [[entry.score for entry in own.entries] for own in report.groups]
     assert [[own["score"] for own in part["methods"]] for part in said["sections"]] == scores
     people = CliRunner().invoke(app, ["report", str(runs_folder), "--out", str(tmp_path)])
-    for entry in report.sections[0].entries:
+    for entry in report.groups[0].entries:
         assert entry.name.split(",")[0] in people.stdout
-    assert "missing: begun, topic: training has not ended" in people.stdout
+    assert "WHAT IS MISSING\n- begun, topic: training has not ended" in people.stdout
 
 
 def test_what_is_no_run_is_refused_in_a_sentence(tmp_path: Path) -> None:

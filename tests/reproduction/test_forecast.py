@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from weft.reproduction.estimate import calibrate, estimate, in_words
+from weft.reproduction.forecast import calibrate, estimate, in_words
 from weft.reproduction.plan import OWN, STUDY, make_plan
 from weft.reproduction.work import Planned, work
 

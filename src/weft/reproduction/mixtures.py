@@ -1,6 +1,7 @@
-"""The mixtures' rows: scores beside each task's own expert, recognition, cost of the gates; none were published."""
+"""Mixtures: scores beside each task's own expert, recognition, cost of the gates; none were published."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -9,9 +10,11 @@ from typing import Any
 from weft.answering.recognition import RECOGNITION
 from weft.comparison.comparing import examples_of, predictions_of
 from weft.comparison.grid import label_of
-from weft.reproduction.plan import MixtureRun
+from weft.reporting.document import Section, Table
+from weft.reporting.numbers import NONE, decimal, listed, number, percent, scored, unit
+from weft.reproduction.plan import MixtureRun, Plan
 from weft.reproduction.running import Outcome
-from weft.reproduction.steps import experts_of
+from weft.reproduction.work import experts_of
 from weft.runs import STANDINGS, RunFolder
 from weft.tasks.scoring import Difference, Score, mean_difference, mean_score
 from weft.training.standings import MIXTURE, OWN
@@ -96,3 +99,50 @@ def _beside(standings: list[dict[str, Any]], label: str) -> dict[str, float]:
 
 def _metric(part: RunFolder, name: str) -> float:
     return next(row["value"] for row in part.metrics if row["name"] == name)
+
+
+def mixtures_section(plan: Plan, rows: Sequence[Blend]) -> Section:
+    """Mixtures of the experts at their own rates; the study gave parameters alone."""
+    said = ["The study counted parameters of its mixtures and published no score of them."]
+    if not rows:
+        said.append("No mixture is finished.")
+    bases = dict.fromkeys(row.base for row in rows)
+    tables = [_table(plan, base, [row for row in rows if row.base == base]) for base in bases]
+    return Section("mixtures", "Mixtures", tuple(said), parts=tuple(tables))
+
+
+def _table(plan: Plan, base: str, own: Sequence[Blend]) -> Table:
+    others = list(dict.fromkeys(what for row in own for what in row.beside))
+    rows = [
+        (
+            row.mixture,
+            plan.set_name(row.task),
+            unit(row.metric),
+            scored(row.metric, row.score),
+            scored(row.metric, row.expert),
+            scored(row.metric, row.difference),
+            *(number(row.metric, row.beside[o]) if o in row.beside else NONE for o in others),
+            percent(row.recognition),
+            f"{row.gate_parameters:,} ({percent(row.gate_share, 2)} %)",
+            decimal(row.forward_over_base, 2),
+        )
+        for row in own
+    ]
+    headers = (
+        "mixture",
+        "set",
+        "score",
+        "mean (95 % interval)",
+        "its own expert",
+        "mixture - expert",
+        *others,
+        "recognised (%)",
+        "gates (of the base)",
+        "forward / base",
+    )
+    experts = ", ".join(dict.fromkeys(row.experts for row in own))
+    caption = (
+        f"{base}: mixtures of the {experts} experts of all sets, beside each set's own expert on the same rows; "
+        f"seeds {listed(own[0].seeds)}. Differences are paired; recognised is the share of rows whose set was named."
+    )
+    return Table(caption, headers, tuple(rows), words=3)

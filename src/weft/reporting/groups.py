@@ -1,4 +1,4 @@
-"""Runs side by side where they can be compared: one section for each task and split, best first."""
+"""Runs side by side where they can be compared: a group for each task and split, best first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from weft.reporting.labels import safe_name
+from weft.reporting.document import distinct_names
 from weft.reporting.runs import TaskRun
 from weft.training.tracking import flat
 
@@ -57,7 +57,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Section:
+class Group:
     """All that was measured on one task's rows of one split."""
 
     task: str
@@ -69,6 +69,13 @@ class Section:
     """Best first; those without a score last."""
     remarks: tuple[str, ...]
     """What keeps its numbers from being compared as they stand."""
+    key: str
+    """Names the group in addresses and file names."""
+
+    @property
+    def heading(self) -> str:
+        """What it is called."""
+        return f"{self.task} ({self.split or 'not scored yet'})"
 
     @property
     def runs(self) -> list[TaskRun]:
@@ -78,22 +85,18 @@ class Section:
     def scored(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.score is not None]
 
-    @property
-    def key(self) -> str:
-        """Names the section in addresses and file names."""
-        return safe_name(f"{self.task}-{self.split or 'unscored'}")
 
-
-def sections_of(runs: Sequence[TaskRun]) -> list[Section]:
+def groups_of(runs: Sequence[TaskRun]) -> list[Group]:
     """The runs by task and split, in the order in which these first appear; those without scores last."""
     grouped: dict[tuple[str, str | None], list[TaskRun]] = {}
     for run in runs:
         grouped.setdefault((run.task, run.split), []).append(run)
-    found = [_section(own) for own in grouped.values()]
-    return sorted(found, key=lambda section: section.split is None)
+    keys = distinct_names([f"{task}-{split or 'unscored'}" for task, split in grouped])
+    found = [_group(own, key) for own, key in zip(grouped.values(), keys, strict=True)]
+    return sorted(found, key=lambda group: group.split is None)
 
 
-def _section(runs: Sequence[TaskRun]) -> Section:
+def _group(runs: Sequence[TaskRun], key: str) -> Group:
     first = runs[0]
     grouped: dict[str, list[TaskRun]] = {}
     for run in runs:
@@ -106,7 +109,7 @@ def _section(runs: Sequence[TaskRun]) -> Section:
     def place(entry: Entry) -> tuple[bool, float]:
         return entry.score is None, sign * (entry.score or 0.0)
 
-    return Section(
+    return Group(
         task=first.task,
         split=first.split,
         metric=first.metric,
@@ -114,6 +117,7 @@ def _section(runs: Sequence[TaskRun]) -> Section:
         loss_unit=first.loss_unit,
         entries=tuple(sorted(entries, key=place)),
         remarks=tuple(_remarks(runs)),
+        key=key,
     )
 
 

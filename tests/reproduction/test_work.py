@@ -9,16 +9,13 @@ from weft.comparison.grid import label_of
 from weft.comparison.jobs import FAILED
 from weft.comparison.workers import Standing
 from weft.data.generated import SIZES, write_demo_data
-from weft.reproduction.continuing import refuse_other
-from weft.reproduction.estimate import estimate
-from weft.reproduction.forecast import forecast
+from weft.reproduction.forecast import estimate, forecast, reproduction_shown, show_forecast
 from weft.reproduction.needs import ready
 from weft.reproduction.plan import OWN, Plan, make_plan
 from weft.reproduction.profiles import Profile
-from weft.reproduction.result import Reproduction
-from weft.reproduction.steps import place_of, steps
-from weft.reproduction.terminal import reproduction_shown, show_forecast
-from weft.reproduction.work import work
+from weft.reproduction.report import Reproduction
+from weft.reproduction.running import refuse_other
+from weft.reproduction.work import place_of, steps, work
 
 LABELS = {"wnut17": "demo_entities", "swag": "demo_choices"}
 SPEED = 100.0
