@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from weft.answering.generation import Generation, generate, prompt_ids
 from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.lowrank.route import Route, routed
+from weft.lowrank.route import Route
 from weft.methods.recipes import resolve
 from weft.model.expert import build
 from weft.model.head import Head
@@ -69,12 +69,12 @@ def test_each_expert_writes_its_own_text_and_the_base_another(model: Model) -> N
     mine, other = (tokens(model, name, max_new_tokens=8) for name in ("writer", "other"))
     assert mine != other
     assert other == [argmax_by_hand(model, "other", prompt, 8) for prompt in PROMPTS]
-    model.trunk.eval()
+    held = model.snapshot
     ids = torch.tensor([prompt_ids(model.base, PROMPTS[0], Generation(), "prompt")])
-    with torch.no_grad(), routed(None):
-        bare = model.expert("writer").head.assembled(model.trunk)(ids).logits[0, -1]
-    with torch.no_grad(), routed(Route.everywhere("writer")):
-        woven = model.expert("writer").head.assembled(model.trunk)(ids).logits[0, -1]
+    with torch.no_grad(), held.routed(None):
+        bare = held.head("writer").assembled(held.trunk)(ids).logits[0, -1]
+    with torch.no_grad(), held.routed(Route.everywhere("writer")):
+        woven = held.head("writer").assembled(held.trunk)(ids).logits[0, -1]
     assert not torch.allclose(bare, woven)
 
 
