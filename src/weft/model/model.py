@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from weft.base.loading import Base
 from weft.lowrank.attach import attach, canonical, frozen_linear
 from weft.lowrank.route import Route
+from weft.lowrank.woven import Woven
 from weft.model.batching import Batch
 from weft.model.expert import Expert
 from weft.model.head import trained_dtype
@@ -35,12 +36,16 @@ class _Held:
         learning: On the trunk whose modules have the mode they were set to.
         answering: On a trunk that is in eval mode for good.
         trainable: Residents that learn: how they answer is looked at anew by each call.
+        maps: Where experts have had adapters, so that both trunks have places there.
+        copied: The same for modules that experts have had copies of.
         count: Residents there have ever been.
     """
 
     learning: Snapshot
     answering: Snapshot
     trainable: frozenset[str] = frozenset()
+    maps: frozenset[str] = frozenset()
+    copied: frozenset[str] = frozenset()
     count: int = 0
 
 
@@ -146,10 +151,9 @@ class Model(nn.Module):
         with _CHANGING:
             held = self._held
             taken = {name: held.learning.expert(name) for name in remove}
-            learned, answered = (
-                {name: own for name, own in form.residents.items() if name not in taken}
-                for form in (held.learning, held.answering)
-            )
+            learned, answered = dict(held.learning.residents), dict(held.answering.residents)
+            for name in taken:
+                del learned[name], answered[name]
             for own, same in zip(made, rest, strict=True):
                 name = own.expert.name
                 if name in learned:
@@ -157,28 +161,29 @@ class Model(nn.Module):
                         f"an expert named {name!r} is resident; remove it or choose another name"
                     )
                 learned[name], answered[name] = own, same
-            for own in made:
-                attach(held.learning.trunk, own.woven)
-                attach(held.answering.trunk, own.woven)
+            maps, copied = _make_room(held, [own.woven for own in made])
             for own in made:
                 if not trainable:
                     own.expert.requires_grad_(False)
                 own.expert.train(self.training)
-            kept = held.trainable - taken.keys()
-            new = {own.expert.name for own in made} if trainable else set()
             self._list([own.expert for own in made], list(taken.values()), held.count)
             self._held = _Held(
-                replace(held.learning, residents=learned),
-                replace(held.answering, residents=answered),
-                kept | new,
-                held.count + len(made),
+                learning=replace(held.learning, residents=learned),
+                answering=replace(held.answering, residents=answered),
+                trainable=(held.trainable - taken.keys())
+                | {own.expert.name for own in made if trainable},
+                maps=maps,
+                copied=copied,
+                count=held.count + len(made),
             )
         return list(taken.values())
 
     def _list(self, new: Iterable[Expert], gone: Iterable[Expert], count: int) -> None:
         """Tell torch of the experts, so that `parameters()`, `train()` and `to()` reach them."""
         out = {id(expert) for expert in gone}
-        modules = {key: own for key, own in self._modules.items() if id(own) not in out}
+        modules = dict(self._modules)
+        if out:
+            modules = {key: own for key, own in modules.items() if id(own) not in out}
         modules |= {f"expert_{at}": expert for at, expert in enumerate(new, start=count)}
         # Another mapping, not a changed one: another thread may be walking through it.
         self._modules = modules
@@ -234,3 +239,16 @@ class Model(nn.Module):
                 target = plain.get_submodule(module).get_parameter("weight")
                 target.copy_(target.to(dtype) + weight * change)
         return plain
+
+
+def _make_room(held: _Held, new: Iterable[Woven]) -> tuple[frozenset[str], frozenset[str]]:
+    """Places in both trunks for what is new; the maps and modules that have one by now."""
+    maps, copied = held.maps, held.copied
+    for own in new:
+        # Looked up, not looked for: finding an expert's maps in two trunks takes longer than adding it.
+        if maps.issuperset(own.terms) and copied.issuperset(own.copies):
+            continue
+        attach(held.learning.trunk, own)
+        attach(held.answering.trunk, own)
+        maps, copied = maps.union(own.terms), copied.union(own.copies)
+    return maps, copied
