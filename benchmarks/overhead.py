@@ -120,7 +120,7 @@ def measure(precision: str, device: str, rounds: int) -> dict[str, Any]:
         "PEFT, 25 experts in one batch": lambda: peer(**inputs, adapter_names=by_row),
     }
 
-    def along(path: str, route: Route) -> Callable[[], Tensor]:
+    def forced(path: str, route: Route) -> Callable[[], Tensor]:
         def call() -> Tensor:
             with along(path):
                 return held.states(inputs, route)
@@ -132,7 +132,7 @@ def measure(precision: str, device: str, rounds: int) -> dict[str, Any]:
         crossover = []
         for count in CROSSOVER:
             route = Route.by_sequence([names[row % count] for row in range(ROWS)])
-            paths = {path: along(path, route) for path in ("dense", "grouped", "segments")}
+            paths = {path: forced(path, route) for path in ("dense", "grouped", "segments")}
             found = compare({BARE: sides[BARE], **paths}, rounds // 2, device)
             crossover.append({"experts": count, "ranks": count * RANK, **found})
     load = load_times(load_base("minilm", dtype=dtype, device=device))

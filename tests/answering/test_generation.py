@@ -1,5 +1,7 @@
 """Continuations: the cache changes time, never text."""
 
+import copy
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +109,53 @@ def test_sampling_repeats_for_a_seed_and_leaves_torch_s_random_state_alone(model
     torch.manual_seed(8)
     assert tokens(model, "writer", **settings, seed=1) == first
     assert tokens(model, "writer", **settings, seed=2) != first
+
+
+def test_what_another_thread_loads_does_not_change_what_is_sampled(model: Model) -> None:
+    settings = {"max_new_tokens": 12, "sample": True, "temperature": 2.0, "seed": 1}
+    wanted, done = tokens(model, "writer", **settings), threading.Event()
+
+    def load() -> None:
+        while not done.is_set():
+            Head("causal_lm", model.base, 0, seed=5)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        assert [tokens(model, "writer", **settings) for _ in range(4)] == [wanted] * 4
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_text_is_written_to_its_end_by_what_began_it(model: Model) -> None:
+    wanted = tokens(model, "writer", max_new_tokens=12)
+    first, turns, started = model.expert("writer"), [0], threading.Event()
+    other = copy.deepcopy(model.expert("other"))
+    other.name = "writer"
+
+    def swap() -> None:
+        started.wait()
+        while not stop.is_set():
+            turns[0] += 1
+            model.replace((other, first)[turns[0] % 2])
+
+    stop, kept = threading.Event(), model.snapshot
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        started.set()
+        for _ in range(4):
+            found = generate(kept, "writer", PROMPTS, Generation(max_new_tokens=12), device="cpu")
+            assert [list(one.tokens) for one in found] == wanted
+        others = tokens(model, "other", max_new_tokens=12)
+        either = [tokens(model, "writer", max_new_tokens=12) for _ in range(6)]
+        assert all(one in (wanted, others) for one in either)
+    finally:
+        stop.set()
+        thread.join()
+        model.replace(first)
+    assert turns[0] > 4
 
 
 def test_sampling_from_one_token_is_argmax(model: Model) -> None:

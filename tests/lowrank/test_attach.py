@@ -168,7 +168,11 @@ def test_places_may_be_made_while_other_threads_compute(trunk: PreTrainedModel) 
     kinds = cycle([lambda name: on(trunk, [name]), lambda name: Woven(copies={name: nn.Module()})])
     for name in [*resolve(trunk, "all-linear"), *norms(trunk), *resolve(trunk, "all-linear")]:
         module = original(trunk, name)
-        make = next(kinds) if isinstance(module, nn.Linear) else lambda name: Woven(copies={name: nn.Module()})
+        make = (
+            next(kinds)
+            if isinstance(module, nn.Linear)
+            else lambda name: Woven(copies={name: nn.Module()})
+        )
         attach(trunk, make(name))
     done.set()
     for thread in threads:

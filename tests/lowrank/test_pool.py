@@ -232,9 +232,7 @@ def test_the_order_of_experts_does_not_matter(path: str) -> None:
     backwards = dict(reversed(terms.items()))
     swapped = [row[::-1] if isinstance(row, tuple) else row for row in ROWS]
     first = Pool(terms, path).apply(y, x, weight, Route.by_sequence(ROWS), training=False)
-    second = Pool(backwards, path).apply(
-        y, x, weight, Route.by_sequence(swapped), training=False
-    )
+    second = Pool(backwards, path).apply(y, x, weight, Route.by_sequence(swapped), training=False)
     torch.testing.assert_close(first, second, **NEAR)
 
 

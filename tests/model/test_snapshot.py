@@ -121,7 +121,9 @@ class Traffic:
             for number in range(2)
             for key, value in self._alone(self.forms[number] | {"loaded": [stored]}).items()
         }
-        self.number = {id(o): at for own in self.forms for f in own.values() for at, o in enumerate(f)}
+        self.number = {
+            id(o): at for own in self.forms for f in own.values() for at, o in enumerate(f)
+        }
         self.models = [Model(base), Model(base)]
         for model, own in zip(self.models, self.forms, strict=True):
             model.change(add=[forms[0] for forms in own.values()])
@@ -231,9 +233,7 @@ def test_two_models_on_one_base_do_not_see_each_other(bert: Base) -> None:
     with pytest.raises(KeyError, match="no expert named 'y'"):
         first.snapshot.states(inputs, Route.everywhere("y"))
     # They share the weights, each by each, and the base is what it was.
-    own = [
-        {id(value) for value in model.trunk.parameters()} for model in (first, second)
-    ]
+    own = [{id(value) for value in model.trunk.parameters()} for model in (first, second)]
     assert own == [{id(value) for value in bert.trunk.parameters()}] * 2
     assert [name for name, _ in bert.trunk.named_modules()] == names
     assert not bert.trunk.training
@@ -284,7 +284,9 @@ def test_a_value_that_was_kept_stays_as_it_is(bert: Base) -> None:
     assert answered(model.snapshot, batch) != bits_of_first
     model.remove("x")
     assert answered(kept, batch) == bits_of_first
-    assert [[part.tobytes() for part in row] for row in outputs(kept, own, pad_id=0, device="cpu")] == wanted
+    assert [
+        [part.tobytes() for part in row] for row in outputs(kept, own, pad_id=0, device="cpu")
+    ] == wanted
     with pytest.raises(KeyError, match="no expert named 'x'"):
         plainly(model, own)
 

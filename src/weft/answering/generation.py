@@ -1,8 +1,7 @@
 """Continuations by a causal language model: transformers' own generation and key/value cache."""
 
-import contextlib
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from transformers import (
 
 from weft.answering.inference import autocast, padding_id
 from weft.base.loading import Base
+from weft.base.randomness import seeded
 from weft.config import Settings
 from weft.lowrank.route import Members, Route
 from weft.model.heads.causal_lm import CausalLM
@@ -26,9 +26,6 @@ from weft.model.mixed import caching
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.tasks.text import encoding_of, extent
-
-_SAMPLING = threading.Lock()
-"""Torch's random state belongs to the process: threads draw from it one after the other."""
 
 
 class Generation(Settings):
@@ -95,9 +92,7 @@ def generate(
         raise ValueError(
             f"expert {name!r} has {kind}, so it writes no text; causal_lm is the kind that does"
         )
-    ids = [
-        prompt_ids(held.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)
-    ]
+    ids = [prompt_ids(held.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)]
     order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
     found: dict[int, Continuation] = {}
     writer = head.assembled(held.trunk)
@@ -105,7 +100,7 @@ def generate(
         torch.inference_mode(),
         held.routed(Route.everywhere(*(members or (name,))).owned([name])),
         autocast(device, precision),
-        _drawing(settings, device),
+        seeded(settings.seed, device) if settings.sample else nullcontext(),
     ):
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
@@ -187,18 +182,6 @@ def _config(settings: Generation, base: Base) -> GenerationConfig:
         pad_token_id=padding_id(base),
         **drawing,
     )
-
-
-@contextlib.contextmanager
-def _drawing(settings: Generation, device: torch.device) -> Iterator[None]:
-    """Torch's random state from the seed inside the block, and as it was afterwards."""
-    if not settings.sample:
-        yield
-        return
-    devices = [device] if device.type == "cuda" else []
-    with _SAMPLING, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(settings.seed)
-        yield
 
 
 def _left_padded(

@@ -50,7 +50,12 @@ def outputs(
     done = 0
     own = [unit for _, unit in units]
     for batch_rows, batch, answers in _forwards(
-        model.snapshot, own, pad_id, tokens_per_batch, device=torch.device(device), precision=precision
+        model.snapshot,
+        own,
+        pad_id,
+        tokens_per_batch,
+        device=torch.device(device),
+        precision=precision,
     ):
         for part in batch.parts:
             raw = kind_of(part.kind).outputs(answers[part.head], part.labels, part.lengths)
@@ -78,7 +83,12 @@ def total_loss(
     loss, count = torch.zeros((), dtype=torch.float64), 0
     units = [unit for item in items for unit in _units(item)]
     for _, batch, answers in _forwards(
-        model.snapshot, units, pad_id, TOKENS_PER_BATCH, device=torch.device(device), precision=precision
+        model.snapshot,
+        units,
+        pad_id,
+        TOKENS_PER_BATCH,
+        device=torch.device(device),
+        precision=precision,
     ):
         for part in batch.parts:
             assert part.labels is not None

@@ -48,7 +48,7 @@ def frozen_linear(trunk: nn.Module, name: str) -> nn.Linear:
 def attach(trunk: nn.Module, woven: Woven) -> None:
     """Make places in `trunk` for everything that `woven` adds or replaces, where there are none yet.
 
-    A place holds nothing and passes the base through, and it is put in by one assignment: a forward that is under way in
+    A place holds nothing and passes the base through, and it is put in by one assignment: a forward under way in
     another thread computes the same with or without it.
 
     Raises:

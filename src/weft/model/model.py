@@ -80,8 +80,8 @@ class Model(nn.Module):
     def snapshot(self) -> Snapshot:
         """All that the model holds now, to answer on: as in eval mode, whatever `train()` was called on.
 
-        It stays as it is when the model changes, for as long as somebody keeps it. The weights of experts that are being
-        trained are those of the call.
+        It stays as it is when the model changes, for as long as somebody keeps it. Experts that are being trained
+        answer with the weights that they have at the time.
         """
         held = self._held
         if not held.trainable:

@@ -11,7 +11,6 @@ from transformers import PreTrainedConfig
 
 from weft.base.loading import Base
 from weft.config import Settings
-from weft.lowrank.attach import frozen_linear
 from weft.lowrank.pool import Factors
 from weft.lowrank.route import Route, Voices, routed
 from weft.lowrank.woven import Woven
@@ -46,6 +45,7 @@ class Snapshot:
         base: What the trunk is a form of.
         trunk: Has places for everything that the residents have woven in.
         residents: The experts by name.
+        is_decoder: Whether the trunk keeps keys and values unless told otherwise.
     """
 
     base: Base
