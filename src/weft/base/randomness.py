@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 _DRAWING = threading.RLock()
-"""Held while somebody's seed is the process's: a head that is made meanwhile would change what another thread samples."""
+"""Held while a seed is the process's: a head made meanwhile would change what another thread samples."""
 
 
 @contextmanager

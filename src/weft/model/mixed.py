@@ -194,18 +194,22 @@ def _end(trunk: nn.Module, args: Any, output: Any) -> None:
 
 def _at_layer(at: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
     """In front of a layer: the end of a forward that was to go no further, or what a gate reads."""
-    stops, calls = _last.get() == at, current_calls()
-    if not stops and not calls:
+    if _last.get() == at:
+        raise _Seen(_state(args, kwargs))
+    calls = current_calls()
+    voices = current_voices() if calls else None
+    if not calls or voices is None:
         return
-    state = args[0] if args else kwargs["hidden_states"]
-    if stops:
-        raise _Seen(state)
-    voices = current_voices()
-    for own in voices.woven.values() if voices and calls else ():
+    for own in voices.woven.values():
         if isinstance(own, Mixed) and own.mixture.reads_layer == at:
             call = calls[own.name]
-            call.hidden = state
+            call.hidden = _state(args, kwargs)
             own.mixture.begin(call)
+
+
+def _state(args: Any, kwargs: Mapping[str, Any]) -> Tensor:
+    """What a layer is given."""
+    return args[0] if args else kwargs["hidden_states"]
 
 
 class _Seen(Exception):  # noqa: N818 - ends a forward that has shown what was wanted
