@@ -173,7 +173,7 @@ def forward(precision: str, rounds: int, names: Sequence[str]) -> list[dict[str,
     """Every mixture on every shape, and many experts at once."""
     attention = attention_for(torch.device("cpu"), half=precision == "bf16")
     base, bare, plain = (load_base("minilm", attention=attention) for _ in range(3))
-    model = Model(base).eval()
+    model = Model(base)
     owners = [f"expert-{number}" for number in range(MANY)]
     peers: dict[str, Any] = {"xlora": peft_x_lora(base)}
     peers["many"] = peft_model(base, owners, torch.float32, "cpu")
@@ -187,16 +187,16 @@ def forward(precision: str, rounds: int, names: Sequence[str]) -> list[dict[str,
             blocks(plain.trunk, other.mixture)
         else:
             other.mixture.weave = Loop(other.mixture)
-        model.add(own)
-        model.add(other)
+        model.change(add=[own, other])
+        held = model.snapshot
         for shape in SHAPES:
             inputs = text(base, shape)
             rows = [owners[row % count] for row in range(shape[0])]
             ours, loop = (Route.everywhere(side).owned(rows) for side in (OURS, LOOP))
             sides: Sides = {
                 BARE: partial(states, bare.trunk, inputs),
-                OURS: partial(model.states, inputs, ours),
-                LOOP: partial(model.states, inputs, loop),
+                OURS: partial(held.states, inputs, ours),
+                LOOP: partial(held.states, inputs, loop),
             }
             if name == "mixlora":
                 sides[LOOP] = partial(states, plain.trunk, inputs)

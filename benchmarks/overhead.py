@@ -22,7 +22,7 @@ from transformers import AutoModel
 from machine import machine
 from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
-from weft.lowrank.attach import force_path
+from weft.lowrank.pool import along
 from weft.lowrank.route import Route
 from weft.methods.recipes import resolve
 from weft.model.expert import Expert, build
@@ -79,9 +79,9 @@ def compare(sides: dict[str, Callable[[], Any]], rounds: int, device: str) -> di
     return {name: round(statistics.median(values), 4) for name, values in ratios.items()}
 
 
-def load_times(base: Base, count: int = 128) -> dict[str, float]:
+def load_times(base: Base, count: int = 512) -> dict[str, float]:
     """Milliseconds to add the 2nd and the last of `count` experts, medians over neighbours."""
-    model = Model(base).eval()
+    model = Model(base)
     made = [expert(f"load-{number}", base, number) for number in range(count)]
     times = []
     for one in made:
@@ -104,25 +104,26 @@ def measure(precision: str, device: str, rounds: int) -> dict[str, Any]:
     base = load_base("minilm", dtype=dtype, device=device)
     bare = load_base("minilm", dtype=dtype, device=device).trunk
     inputs = inputs_of(base, device)
-    model = Model(base).eval()
+    model = Model(base)
     names = [f"expert-{number}" for number in range(EXPERTS)]
     for number, name in enumerate(names):
         model.add(expert(name, base, number).to(device))
     by_row = [names[row % EXPERTS] for row in range(ROWS)]
+    held = model.snapshot
     one, mixed = Route.everywhere(names[0]), Route.by_sequence(by_row)
     peer = peft_model(base, names, dtype, device)
     sides: dict[str, Callable[[], Any]] = {
         BARE: lambda: bare(**inputs),
-        "one LoRA": lambda: model.states(inputs, one),
-        "25 experts in one batch": lambda: model.states(inputs, mixed),
+        "one LoRA": lambda: held.states(inputs, one),
+        "25 experts in one batch": lambda: held.states(inputs, mixed),
         "PEFT, one LoRA": lambda: peer(**inputs),
         "PEFT, 25 experts in one batch": lambda: peer(**inputs, adapter_names=by_row),
     }
 
-    def along(path: str, route: Route) -> Callable[[], Tensor]:
+    def forced(path: str, route: Route) -> Callable[[], Tensor]:
         def call() -> Tensor:
-            force_path(model.trunk, path)
-            return model.states(inputs, route)
+            with along(path):
+                return held.states(inputs, route)
 
         return call
 
@@ -131,7 +132,7 @@ def measure(precision: str, device: str, rounds: int) -> dict[str, Any]:
         crossover = []
         for count in CROSSOVER:
             route = Route.by_sequence([names[row % count] for row in range(ROWS)])
-            paths = {path: along(path, route) for path in ("dense", "grouped", "segments")}
+            paths = {path: forced(path, route) for path in ("dense", "grouped", "segments")}
             found = compare({BARE: sides[BARE], **paths}, rounds // 2, device)
             crossover.append({"experts": count, "ranks": count * RANK, **found})
     load = load_times(load_base("minilm", dtype=dtype, device=device))

@@ -196,7 +196,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 @pytest.fixture(scope="session")
 def minilm() -> Base:
-    """The embedded base, shared by all tests: wrap a copy of its trunk, or unwrap it again."""
+    """The embedded base, shared by all tests: models on it leave it as it is."""
     return load_base("minilm")
 
 

@@ -1,5 +1,7 @@
 """Continuations: the cache changes time, never text."""
 
+import copy
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 from weft.answering.generation import Generation, generate, prompt_ids
 from weft.base.loading import load_base
 from weft.config import RecipeSettings
-from weft.lowrank.route import Route, routed
+from weft.lowrank.route import Route
 from weft.methods.recipes import resolve
 from weft.model.expert import build
 from weft.model.head import Head
@@ -69,12 +71,12 @@ def test_each_expert_writes_its_own_text_and_the_base_another(model: Model) -> N
     mine, other = (tokens(model, name, max_new_tokens=8) for name in ("writer", "other"))
     assert mine != other
     assert other == [argmax_by_hand(model, "other", prompt, 8) for prompt in PROMPTS]
-    model.trunk.eval()
+    held = model.snapshot
     ids = torch.tensor([prompt_ids(model.base, PROMPTS[0], Generation(), "prompt")])
-    with torch.no_grad(), routed(None):
-        bare = model.expert("writer").head.assembled(model.trunk)(ids).logits[0, -1]
-    with torch.no_grad(), routed(Route.everywhere("writer")):
-        woven = model.expert("writer").head.assembled(model.trunk)(ids).logits[0, -1]
+    with torch.no_grad(), held.routed(None):
+        bare = held.head("writer").assembled(held.trunk)(ids).logits[0, -1]
+    with torch.no_grad(), held.routed(Route.everywhere("writer")):
+        woven = held.head("writer").assembled(held.trunk)(ids).logits[0, -1]
     assert not torch.allclose(bare, woven)
 
 
@@ -107,6 +109,53 @@ def test_sampling_repeats_for_a_seed_and_leaves_torch_s_random_state_alone(model
     torch.manual_seed(8)
     assert tokens(model, "writer", **settings, seed=1) == first
     assert tokens(model, "writer", **settings, seed=2) != first
+
+
+def test_what_another_thread_loads_does_not_change_what_is_sampled(model: Model) -> None:
+    settings = {"max_new_tokens": 12, "sample": True, "temperature": 2.0, "seed": 1}
+    wanted, done = tokens(model, "writer", **settings), threading.Event()
+
+    def load() -> None:
+        while not done.is_set():
+            Head("causal_lm", model.base, 0, seed=5)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        assert [tokens(model, "writer", **settings) for _ in range(4)] == [wanted] * 4
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_text_is_written_to_its_end_by_what_began_it(model: Model) -> None:
+    wanted = tokens(model, "writer", max_new_tokens=12)
+    first, turns, started = model.expert("writer"), [0], threading.Event()
+    other = copy.deepcopy(model.expert("other"))
+    other.name = "writer"
+
+    def swap() -> None:
+        started.wait()
+        while not stop.is_set():
+            turns[0] += 1
+            model.replace((other, first)[turns[0] % 2])
+
+    stop, kept = threading.Event(), model.snapshot
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        started.set()
+        for _ in range(4):
+            found = generate(kept, "writer", PROMPTS, Generation(max_new_tokens=12), device="cpu")
+            assert [list(one.tokens) for one in found] == wanted
+        others = tokens(model, "other", max_new_tokens=12)
+        either = [tokens(model, "writer", max_new_tokens=12) for _ in range(6)]
+        assert all(one in (wanted, others) for one in either)
+    finally:
+        stop.set()
+        thread.join()
+        model.replace(first)
+    assert turns[0] > 4
 
 
 def test_sampling_from_one_token_is_argmax(model: Model) -> None:

@@ -102,7 +102,7 @@ def test_features_are_the_first_layer_s_of_the_bare_base_whatever_lies_beside(
         inputs = {"input_ids": torch.tensor([ids])}
         inputs |= {name: torch.zeros(1, len(ids)).long() for name in typed}
         with torch.inference_mode():
-            state = model.trunk(**inputs, output_hidden_states=True).hidden_states[1][0]
+            state = model.snapshot.trunk(**inputs, output_hidden_states=True).hidden_states[1][0]
         wanted = torch.cat([state.mean(0), state[-1 if causal else 0]])
         assert_close(said, wanted.float(), rtol=1e-5, atol=1e-6)
     order = list(reversed(range(len(sequences))))
@@ -118,13 +118,13 @@ def test_a_pass_stops_where_its_own_reader_looks(tiny_folder: Callable[[str], Pa
     owners = ingredients(base, ("topic", "tags"))
     model = model_of(base, owners, mixed(base, owners, "early_pass", pass_layers=2))
     calls: list[int] = []
-    for at, layer in enumerate(layers):
+    for at, layer in enumerate(layers_of(model.snapshot.trunk)):
         layer.register_forward_hook(lambda *_, at=at: calls.append(at))
     features(model, [[5, 6, 7]], device=CPU, precision="fp64")
     assert calls == [0]
     calls.clear()
     with torch.inference_mode():
-        model.states({"input_ids": torch.tensor([[5, 6, 7]])}, Route.everywhere(MIX))
+        model.snapshot.states({"input_ids": torch.tensor([[5, 6, 7]])}, Route.everywhere(MIX))
     assert calls == [0, 1, 0, 1, 2]
 
 

@@ -1,6 +1,7 @@
 """Every path of a pool is equation (U): a loop over sequences and their experts, in float64."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from weft.lowrank.pool import DENSE_UP_TO, Factors, Pool
-from weft.lowrank.route import Members, Route
+from weft.lowrank.pool import DENSE_UP_TO, Factors, add_up, along
+from weft.lowrank.route import Members, Route, routed
+from weft.lowrank.woven import Woven
 
 PATHS = ("dense", "grouped", "segments")
 IN, OUT, SEQ = 5, 7, 3
@@ -68,12 +70,19 @@ def products(ranks: dict[str, int] = RANKS, kind: type[Product] = Product) -> di
     return {name: kind(rank) for name, rank in ranks.items()}
 
 
-def pool_of(terms: dict[str, Product], path: str | None = None) -> Pool:
-    pool = Pool()
-    for name, term in terms.items():
-        pool.add(name, term)
-    pool.path = path
-    return pool
+class Pool(NamedTuple):
+    """Terms of experts at one map, and the path that heterogeneous batches take."""
+
+    terms: dict[str, Product]
+    path: str | None = None
+
+    def apply(self, y: Tensor, x: Tensor, weight: Tensor, route: Route, training: bool) -> Tensor:
+        woven = {name: Woven({"map": term}) for name, term in self.terms.items()}
+        # Experts that have no adapter at this map.
+        woven |= {name: Woven() for name in route.experts if name not in woven}
+        with along(self.path), routed(route, woven) as voices:
+            assert voices is not None
+            return add_up(y, x, weight, "map", voices, training=training)
 
 
 def named(row: str | Members | None) -> Members:
@@ -128,7 +137,7 @@ def test_every_path_is_the_plain_loop_in_values_and_gradients(
 ) -> None:
     terms = products(kind=kind)
     y, x, weight = example()
-    got = pool_of(terms, path).apply(y, x, weight, Route.by_sequence(ROWS), training=False)
+    got = Pool(terms, path).apply(y, x, weight, Route.by_sequence(ROWS), training=False)
     expected = naive(y, x, weight, terms, ROWS)
     torch.testing.assert_close(got, expected, **NEAR)
     torch.testing.assert_close(
@@ -156,7 +165,7 @@ def test_every_path_is_the_plain_loop_on_any_shape(
     torch.manual_seed(seed)
     terms = products(dict(zip("abc", ranks, strict=True)))
     y, x, weight = example(len(rows))
-    got = pool_of(terms, path).apply(y, x, weight, Route.by_sequence(rows), training=False)
+    got = Pool(terms, path).apply(y, x, weight, Route.by_sequence(rows), training=False)
     torch.testing.assert_close(got, naive(y, x, weight, terms, rows), **NEAR)
 
 
@@ -164,7 +173,7 @@ def test_a_homogeneous_call_is_the_plain_loop_with_one_and_with_two_experts() ->
     terms = products()
     y, x, weight = example()
     for members in (("b",), ("a", "b", "c")):
-        got = pool_of(terms).apply(y, x, weight, Route.everywhere(*members), training=False)
+        got = Pool(terms).apply(y, x, weight, Route.everywhere(*members), training=False)
         expected = naive(y, x, weight, terms, [members] * len(y))
         torch.testing.assert_close(got, expected, **NEAR)
         torch.testing.assert_close(
@@ -179,7 +188,7 @@ def test_adapters_without_factors_run_their_own_forward(
     # Beside ordinary ones, and in the place of one.
     terms = {**products(), "b": Bent(2), "bent": Bent(1)}
     y, x, weight = example(len(rows))
-    got = pool_of(terms).apply(y, x, weight, Route.by_sequence(rows), training=False)
+    got = Pool(terms).apply(y, x, weight, Route.by_sequence(rows), training=False)
     expected = naive(y, x, weight, terms, rows)
     torch.testing.assert_close(got, expected, **NEAR)
     torch.testing.assert_close(
@@ -192,11 +201,11 @@ def test_experts_that_are_not_routed_change_no_bit(path: str | None) -> None:
     terms = products()
     y, x, weight = example()
     route = Route.by_sequence(ROWS)
-    alone = pool_of({name: terms[name] for name in "abc"}, path)
+    alone = Pool({name: terms[name] for name in "abc"}, path)
     before = alone.apply(y, x, weight, route, training=True)
     for value in terms["silent"].parameters():
         value.data.fill_(torch.nan)
-    beside = pool_of({"silent": terms["silent"]} | terms, path)
+    beside = Pool({"silent": terms["silent"]} | terms, path)
     assert torch.equal(beside.apply(y, x, weight, route, training=True), before)
     single = Route.everywhere("a")
     assert torch.equal(
@@ -207,7 +216,7 @@ def test_experts_that_are_not_routed_change_no_bit(path: str | None) -> None:
 
 def test_an_expert_without_an_adapter_here_leaves_the_output_as_it_is() -> None:
     y, x, weight = example()
-    pool = pool_of(products())
+    pool = Pool(products())
     for route in (Route.everywhere("elsewhere"), Route.everywhere()):
         assert pool.apply(y, x, weight, route, training=True) is y
     mixed = Route.by_sequence(["elsewhere", "a", *[None] * 5])
@@ -222,10 +231,8 @@ def test_the_order_of_experts_does_not_matter(path: str) -> None:
     y, x, weight = example()
     backwards = dict(reversed(terms.items()))
     swapped = [row[::-1] if isinstance(row, tuple) else row for row in ROWS]
-    first = pool_of(terms, path).apply(y, x, weight, Route.by_sequence(ROWS), training=False)
-    second = pool_of(backwards, path).apply(
-        y, x, weight, Route.by_sequence(swapped), training=False
-    )
+    first = Pool(terms, path).apply(y, x, weight, Route.by_sequence(ROWS), training=False)
+    second = Pool(backwards, path).apply(y, x, weight, Route.by_sequence(swapped), training=False)
     torch.testing.assert_close(first, second, **NEAR)
 
 
@@ -237,7 +244,7 @@ def test_dropout_is_off_in_eval_whatever_the_rates(
     terms = {name: Product(2, rate) for name, rate in zip("abc", rates, strict=True)}
     y, x, weight = example()
     for rows in (ROWS, [("a", "b")] * len(ROWS)):
-        got = pool_of(terms, path).apply(y, x, weight, Route.by_sequence(rows), training=False)
+        got = Pool(terms, path).apply(y, x, weight, Route.by_sequence(rows), training=False)
         torch.testing.assert_close(got, naive(y, x, weight, terms, rows), **NEAR)
 
 
@@ -264,7 +271,7 @@ def test_dropout_zeroes_that_share_of_each_adapters_input(
 
     x, y = torch.ones(2, 1, width), torch.zeros(2, 1, 2 * width)
     weight = torch.zeros(2 * width, 1)
-    pool = pool_of({"a": Shown(0, rates[0]), "b": Shown(1, rates[1])})
+    pool = Pool({"a": Shown(0, rates[0]), "b": Shown(1, rates[1])})
     got = pool.apply(y, x, weight, Route.by_sequence(rows), training=True).view(2, 2, width)
     for at, row in enumerate(rows):
         for half, name in enumerate("ab"):
@@ -285,7 +292,7 @@ def test_both_sides_of_the_committed_constant_agree() -> None:
         terms = {"a": Product(rank), "b": Product(rank)}
         y, x, weight = example(3)
         rows = ["a", "b", ("a", "b")]
-        got = pool_of(terms).apply(y, x, weight, Route.by_sequence(rows), training=False)
+        got = Pool(terms).apply(y, x, weight, Route.by_sequence(rows), training=False)
         torch.testing.assert_close(got, naive(y, x, weight, terms, rows), rtol=1e-11, atol=1e-11)
 
 
@@ -293,17 +300,7 @@ def test_both_sides_of_the_committed_constant_agree() -> None:
 def test_another_number_of_sequences_is_refused(path: str | None) -> None:
     y, x, weight = example(3)
     with pytest.raises(ValueError, match=r"7 sequences.*\(3, 3, 5\).*sequences_per_row"):
-        pool_of(products(), path).apply(y, x, weight, Route.by_sequence(ROWS), training=False)
-
-
-def test_a_removed_expert_is_forgotten_and_a_call_under_way_keeps_what_it_saw() -> None:
-    terms = products()
-    pool = pool_of(terms)
-    seen = pool.terms
-    pool.remove("a")
-    pool.remove("never there")
-    assert set(pool.terms) == set(terms) - {"a"}
-    assert set(seen) == set(terms)
+        Pool(products(), path).apply(y, x, weight, Route.by_sequence(ROWS), training=False)
 
 
 @pytest.mark.parametrize("path", [None, *PATHS])
@@ -313,7 +310,7 @@ def test_single_precision_factors_serve_a_half_precision_base(
 ) -> None:
     terms = {name: term.float() for name, term in products().items()}
     y, x, weight = (value.detach().to(torch.bfloat16) for value in example(len(rows)))
-    got = pool_of(terms, path).apply(y, x, weight, Route.by_sequence(rows), training=False)
+    got = Pool(terms, path).apply(y, x, weight, Route.by_sequence(rows), training=False)
     assert got.dtype == torch.bfloat16
     exact = {name: term.double() for name, term in terms.items()}
     expected = naive(y.double(), x.double(), weight.double(), exact, rows)

@@ -1,14 +1,16 @@
 """An expert's private copy stands for the base's module where it speaks, and nowhere else."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from weft.lowrank.replaced import Replaced
-from weft.lowrank.route import Route, routed
+from weft.lowrank.route import Route, Voices, routed
+from weft.lowrank.woven import Woven
 
 ROWS = ("a", None, "b", ("a", "adapter only"), "adapter only", "b")
 
@@ -27,12 +29,16 @@ def _seeded() -> None:
 
 
 def replaced(base: nn.Module) -> tuple[Replaced, dict[str | None, nn.Module]]:
-    """`base` with two copies; and by row's name the module that must answer."""
-    module = Replaced(base)
-    copies = {"a": changed(base), "b": changed(base)}
-    for name, twin in copies.items():
-        module.add(name, twin)
-    return module, {None: base, **copies}
+    """`base` with a place for copies; and by row's name the module that must answer."""
+    return Replaced(base, "it"), {None: base, "a": changed(base), "b": changed(base)}
+
+
+def speaking(
+    route: Route, own: Mapping[str | None, nn.Module]
+) -> AbstractContextManager[Voices | None]:
+    """A call in which experts have their copies, and `adapter only` has none."""
+    woven = {name: Woven(copies={"it": module}) for name, module in own.items() if name}
+    return routed(route, {"adapter only": Woven(), **woven})
 
 
 def answering(row: str | tuple[str, ...] | None) -> str | None:
@@ -43,7 +49,7 @@ def answering(row: str | tuple[str, ...] | None) -> str | None:
 def test_each_sequence_meets_its_own_experts_module_in_values_and_gradients() -> None:
     module, own = replaced(nn.LayerNorm(5).double())
     x = torch.randn(len(ROWS), 3, 5, dtype=torch.float64, requires_grad=True)
-    with routed(Route.by_sequence(ROWS)):
+    with speaking(Route.by_sequence(ROWS), own):
         got = module(x)
     expected = torch.stack([own[answering(row)](x[at]) for at, row in enumerate(ROWS)])
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
@@ -58,7 +64,7 @@ def test_a_homogeneous_call_meets_one_module() -> None:
     module, own = replaced(nn.LayerNorm(5))
     x = torch.randn(4, 3, 5)
     for row in (None, "a", "b", ("a", "adapter only")):
-        with routed(Route.by_sequence([row] * 4)):
+        with speaking(Route.by_sequence([row] * 4), own):
             assert torch.equal(module(x), own[answering(row)](x))
     assert torch.equal(module(x), own[None](x))
 
@@ -66,24 +72,24 @@ def test_a_homogeneous_call_meets_one_module() -> None:
 def test_positions_given_once_for_the_batch_are_embedded_by_each_sequences_module() -> None:
     module, own = replaced(nn.Embedding(7, 4))
     positions = torch.arange(5).unsqueeze(0)
-    with routed(Route.by_sequence(["b", None, "a"])):
+    with speaking(Route.by_sequence(["b", None, "a"]), own):
         got = module(positions)
     expected = torch.cat([own[name](positions) for name in ("b", None, "a")])
     assert torch.equal(got, expected)
 
 
 def test_two_copies_for_one_sequence_are_refused() -> None:
-    module, _ = replaced(nn.LayerNorm(5))
+    module, own = replaced(nn.LayerNorm(5))
     x = torch.randn(2, 3, 5)
     for route in (Route.everywhere("a", "b"), Route.by_sequence(["a", ("b", "a")])):
-        with routed(route), pytest.raises(ValueError, match="each replace the same module"):
+        with speaking(route, own), pytest.raises(ValueError, match="each replace the same module"):
             module(x)
 
 
 def test_another_number_of_sequences_is_refused() -> None:
-    module, _ = replaced(nn.LayerNorm(5))
+    module, own = replaced(nn.LayerNorm(5))
     with (
-        routed(Route.by_sequence(["a", "b", None])),
+        speaking(Route.by_sequence(["a", "b", None]), own),
         pytest.raises(ValueError, match=r"3 sequences.*\(2, 3, 5\)"),
     ):
         module(torch.randn(2, 3, 5))
@@ -95,15 +101,11 @@ def test_experts_without_a_copy_and_resident_ones_change_no_bit() -> None:
     x = torch.randn(2, 3, 5)
     nothing = nn.LayerNorm(5)
     nn.init.constant_(nothing.weight, torch.nan)
-    module.add("silent", nothing)
-    with routed(Route.by_sequence(["adapter only", None])):
+    beside = own | {"silent": nothing}
+    with speaking(Route.by_sequence(["adapter only", None]), beside):
         assert torch.equal(module(x), base(x))
-    with routed(Route.by_sequence(["a", None])):
+    with speaking(Route.by_sequence(["a", None]), beside):
         assert torch.equal(module(x), torch.stack([own["a"](x[0]), base(x[1])]))
-    module.remove("a")
-    module.remove("never there")
-    with routed(Route.by_sequence(["a", None])):
-        assert torch.equal(module(x), base(x))
 
 
 @pytest.mark.parametrize("rows", [["a", None], ["a", "a"]])
@@ -115,7 +117,7 @@ def test_a_single_precision_copy_serves_a_half_precision_base(
     x = torch.randn(2, 3, 5)
     exact = torch.stack([own[row](x[at]) for at, row in enumerate(rows)])
     module.base = module.base.to(torch.bfloat16)
-    with routed(Route.by_sequence(rows)):
+    with speaking(Route.by_sequence(rows), own):
         got: Tensor = module(x.to(torch.bfloat16))
     assert got.dtype == torch.bfloat16
     assert own["a"].weight.dtype == torch.float32

@@ -13,6 +13,7 @@ from weft.base.loading import load_base, skeleton
 from weft.lowrank.attach import attach, frozen_linear
 from weft.lowrank.pool import Factors
 from weft.lowrank.roles import ROLES, adapter_parameters, layer_index, resolve, role_of, roles_of
+from weft.lowrank.woven import Woven
 
 EXPECTED = {
     "bert": {
@@ -194,7 +195,7 @@ def test_wrapped_maps_keep_their_names(model_type: str, tiny_folder: Callable[[s
     for name in plain["all-linear"][::2]:
         linear = frozen_linear(trunk, name)
         factors = Factors(torch.zeros(2, linear.in_features), torch.zeros(linear.out_features, 2))
-        attach(wrapped, "expert", {name: factors})
+        attach(wrapped, Woven({name: factors}))
     assert {target: resolve(wrapped, target) for target in plain} == plain
     assert role_of(model_type, f"{plain['query'][1]}.base") == "query"
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.lowrank.route import Members, Route, current_route, routed
+from weft.lowrank.woven import Woven
 
 NAMES = ("a", "b", "c")
 ROWS = st.one_of(
@@ -80,11 +81,12 @@ def test_a_row_without_its_count_is_refused() -> None:
 
 def test_the_outer_route_returns_after_the_block_even_if_it_fails() -> None:
     outer, inner = Route.everywhere("outer"), Route.everywhere("inner")
+    woven = {"outer": Woven(), "inner": Woven()}
     assert current_route() is None
-    with routed(outer):
-        with routed(inner):
+    with routed(outer, woven):
+        with routed(inner, woven):
             assert current_route() is inner
-        with pytest.raises(RuntimeError), routed(inner):
+        with pytest.raises(RuntimeError), routed(inner, woven):
             raise RuntimeError(str(current_route()))
         assert current_route() is outer
         with routed(None):
@@ -98,7 +100,7 @@ def test_a_thread_sees_its_own_route_alone() -> None:
     def seen(name: str) -> list[Members]:
         found = []
         for _ in range(20):
-            with routed(Route.everywhere(name)):
+            with routed(Route.everywhere(name), {name: Woven()}):
                 together.wait(timeout=30)
                 route = current_route()
                 together.wait(timeout=30)

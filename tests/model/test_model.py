@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
-from weft.lowrank.attach import force_path
+from weft.lowrank.pool import along
 from weft.lowrank.route import Route
 from weft.methods.recipes import resolve
 from weft.model.batching import Batch, Item, collate, pieces
@@ -117,11 +117,10 @@ def test_a_batch_of_all_kinds_equals_each_row_alone(base: Base, path: str | None
     kinds = fitting(base.config)
     for number, kind in enumerate(kinds):
         model.add(expert(base, kind, number))
-    force_path(model.trunk, path)
     by_kind = {kind: rows(base, kind, 3) for kind in kinds}
     mixed = [by_kind[kind][at] for at in range(3) for kind in kinds]
     batch = batch_of(base, mixed)
-    with torch.inference_mode():
+    with torch.inference_mode(), along(path):
         together = by_row(base, model(batch), batch)
         for kind in kinds:
             alone = []

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from tests.training.mixed import exact, ingredients, mixed, model_of
 from weft.answering.generation import Generation, generate, prompt_ids
-from weft.lowrank.route import Route, routed
+from weft.lowrank.route import Route
 from weft.model.mixed import layers_of
 from weft.model.mixing import MIX
 from weft.model.model import Model
@@ -92,7 +92,7 @@ def test_new_tokens_alone_reach_the_layers(
         state = args[0] if args else kwargs["hidden_states"]
         widths.append(state.shape[1])
 
-    layers_of(model.trunk)[0].register_forward_pre_hook(look, with_kwargs=True)
+    layers_of(model.snapshot.trunk)[0].register_forward_pre_hook(look, with_kwargs=True)
     longest = max(
         len(prompt_ids(model.base, text, Generation(max_new_tokens=NEW), "")) for text in PROMPTS
     )
@@ -113,15 +113,16 @@ def test_one_generation_leaves_nothing_to_the_next(make: Callable[..., Model]) -
 
 def test_keys_and_values_of_two_passes_need_a_place(make: Callable[..., Model]) -> None:
     model = make("xlora")
+    held = model.snapshot
     with (
         torch.inference_mode(),
-        routed(Route.everywhere(MIX)),
+        held.routed(Route.everywhere(MIX)),
         pytest.raises(ValueError, match=r"cached outside of `caching\(\)`"),
     ):
-        model.trunk(
+        held.trunk(
             input_ids=torch.tensor([[5, 6]]),
             attention_mask=torch.ones(1, 2, dtype=torch.long),
-            past_key_values=DynamicCache(config=model.trunk.config),
+            past_key_values=DynamicCache(config=held.trunk.config),
             use_cache=True,
         )
     # The call that was refused has been left as it was entered.

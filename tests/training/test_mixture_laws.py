@@ -236,10 +236,11 @@ def test_padding_further_changes_no_answer_and_no_loss(name: str, base: Base) ->
 @case(FROZEN)
 def test_only_gates_get_gradients(name: str, settings: dict[str, Any], base: Base) -> None:
     owners = ingredients(base)
-    model = model_of(base, owners, mixed(base, owners, name, **settings)).train()
+    mix = mixed(base, owners, name, **settings)
+    model = model_of(base, owners, mix).train()
     task_loss(model, batch_of(all_rows(MIX))).backward()
     found = gradients(model)
-    key = model._names[MIX]
+    key = next(own for own, module in model.named_children() if module is mix)
     gates = {n for n, p in model.get_submodule(key).named_parameters() if "stacks." not in n}
     assert gates
     assert {n.removeprefix(f"{key}.") for n in found} == gates
@@ -268,9 +269,9 @@ def test_a_call_runs_the_trunk_as_often_as_it_says(
     owners = ingredients(base)
     model = model_of(base, owners, mixed(base, owners, name, **settings))
     calls: list[int] = []
-    for at, layer in enumerate(layers_of(base.trunk)):
+    for at, layer in enumerate(layers_of(model.trunk)):
         layer.register_forward_hook(lambda *_, at=at: calls.append(at))
-    once = [*range(len(layers_of(base.trunk)))]
+    once = [*range(len(layers_of(model.trunk)))]
     before = {"xlora": once, "early_pass": [0]}.get(name, [])
     for training in (True, False):
         model.train(training)
@@ -349,7 +350,7 @@ def test_recomputed_layers_give_the_same_gradients(
 ) -> None:
     owners = ingredients(base)
     model = model_of(base, owners, mixed(base, owners, name, **settings)).train()
-    for value in model.get_submodule(model._names["tags"]).parameters():
+    for value in model.expert("tags").parameters():
         value.requires_grad_(True)
     found = []
     for again in (False, True):

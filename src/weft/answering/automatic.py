@@ -36,19 +36,20 @@ def predict_auto(
     """
     runs = mixture.runs
     any_run = next(iter(runs.values()))
+    held = any_run.model.snapshot
     fitting = [tasks_fitting(mixture, value, at) for at, value in enumerate(inputs)]
     # As the first task that it fits has it; which form that is is all that a task would add.
     sequences, owners = sequences_of(
         [
             runs[names[0]].task.encode(
-                checked_input(runs[names[0]].task, value, at), any_run.model.base.tokenizer
+                checked_input(runs[names[0]].task, value, at), held.base.tokenizer
             )
             for at, (names, value) in enumerate(zip(fitting, inputs, strict=True))
         ]
     )
     said = mixture.recogniser(
         features(
-            any_run.model,
+            held,
             sequences,
             device=any_run.device,
             precision=any_run.precision,
@@ -60,7 +61,7 @@ def predict_auto(
         for names, one in zip(fitting, said, strict=True)
     ]
     answers = predict_mixed(
-        any_run.model,
+        held,
         {name: run.task for name, run in runs.items()},
         list(zip(chosen, inputs, strict=True)),
         members={name: run.members for name, run in runs.items()},

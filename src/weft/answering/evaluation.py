@@ -22,6 +22,7 @@ from weft.data.reading import LoadedTask, load_task
 from weft.lowrank.route import Members
 from weft.model.batching import Item
 from weft.model.model import Model
+from weft.model.snapshot import Snapshot
 from weft.runs import RunFolder
 from weft.storage.loading import LoadedRun, load_mixture_model, load_run_model
 from weft.tasks.contract import Example, Prediction, Record, Task
@@ -120,16 +121,16 @@ def _evaluate(
     tokens_per_batch: int,
     progress: Progress | None,
 ) -> Evaluation:
-    examples = rows.splits[split]
+    examples, held = rows.splits[split], loaded.model.snapshot
     found = predictions(
-        loaded.model,
+        held,
         rows.task,
         examples,
         records,
         head=loaded.name,
         kind=rows.task.spec.kind,
         members=loaded.members,
-        pad_id=padding_id(loaded.model.base),
+        pad_id=padding_id(held.base),
         device=loaded.device,
         precision=loaded.precision,
         tokens_per_batch=tokens_per_batch,
@@ -138,7 +139,7 @@ def _evaluate(
     scores = score(rows.task, found, examples, seed=loaded.run.seed)
     if loaded.recogniser is not None:
         scores[RECOGNITION] = recognition(
-            loaded.model,
+            held,
             loaded.recogniser,
             loaded.name,
             records,
@@ -191,7 +192,7 @@ def sampled(task: Task, records: Sequence[Record], seed: int = MASK_SEED) -> lis
 
 
 def predictions(
-    model: Model,
+    model: Model | Snapshot,
     task: Task,
     examples: Sequence[Example],
     records: Sequence[Record],

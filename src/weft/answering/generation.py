@@ -1,8 +1,7 @@
 """Continuations by a causal language model: transformers' own generation and key/value cache."""
 
-import contextlib
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,17 +16,16 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from weft.answering.inference import autocast, evaluating, padding_id
+from weft.answering.inference import autocast, padding_id
 from weft.base.loading import Base
+from weft.base.randomness import seeded
 from weft.config import Settings
-from weft.lowrank.route import Members, Route, routed
+from weft.lowrank.route import Members, Route
 from weft.model.heads.causal_lm import CausalLM
 from weft.model.mixed import caching
 from weft.model.model import Model
+from weft.model.snapshot import Snapshot
 from weft.tasks.text import encoding_of, extent
-
-_SAMPLING = threading.Lock()
-"""Torch's random state belongs to the process: threads draw from it one after the other."""
 
 
 class Generation(Settings):
@@ -64,7 +62,7 @@ class Continuation:
 
 
 def generate(
-    model: Model,
+    model: Model | Snapshot,
     name: str,
     prompts: Sequence[str],
     settings: Generation,
@@ -76,7 +74,7 @@ def generate(
     """A continuation of each prompt by one expert, in order.
 
     Args:
-        model: Has the expert resident.
+        model: Has the expert resident. It may change meanwhile: what it held at the start writes to the end.
         name: The expert; its head is a causal language model.
         prompts: Texts that are not empty.
         settings: How.
@@ -87,32 +85,29 @@ def generate(
     Raises:
         ValueError: If the expert does not write text, or a prompt leaves too little room.
     """
-    device = torch.device(device)
-    head = model.expert(name).head
+    device, held = torch.device(device), model.snapshot
+    head = held.resident(name).head
     if head is None or not isinstance(head.kind, CausalLM):
         kind = "no head" if head is None else f"a head for {head.kind_name}"
         raise ValueError(
             f"expert {name!r} has {kind}, so it writes no text; causal_lm is the kind that does"
         )
-    ids = [
-        prompt_ids(model.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)
-    ]
+    ids = [prompt_ids(held.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)]
     order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
     found: dict[int, Continuation] = {}
-    writer = head.assembled(model.trunk)
+    writer = head.assembled(held.trunk)
     with (
-        evaluating(model),
         torch.inference_mode(),
-        routed(Route.everywhere(*(members or (name,))).owned([name])),
+        held.routed(Route.everywhere(*(members or (name,))).owned([name])),
         autocast(device, precision),
-        _drawing(settings, device),
+        seeded(settings.seed, device) if settings.sample else nullcontext(),
     ):
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
             with caching():
-                written = _write(writer, model.base, [ids[at] for at in rows], settings, device)
+                written = _write(writer, held.base, [ids[at] for at in rows], settings, device)
             for at, row in zip(rows, written, strict=True):
-                found[at] = _continuation(model.base.tokenizer, ids[at], row, settings.stop)
+                found[at] = _continuation(held.base.tokenizer, ids[at], row, settings.stop)
     return [found[at] for at in range(len(ids))]
 
 
@@ -187,18 +182,6 @@ def _config(settings: Generation, base: Base) -> GenerationConfig:
         pad_token_id=padding_id(base),
         **drawing,
     )
-
-
-@contextlib.contextmanager
-def _drawing(settings: Generation, device: torch.device) -> Iterator[None]:
-    """Torch's random state from the seed inside the block, and as it was afterwards."""
-    if not settings.sample:
-        yield
-        return
-    devices = [device] if device.type == "cuda" else []
-    with _SAMPLING, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(settings.seed)
-        yield
 
 
 def _left_padded(

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from weft.base.loading import Base
 from weft.model.batching import Batch, Item, collate
 from weft.model.heads import kind_of
 from weft.model.model import Model
+from weft.model.snapshot import Snapshot
 
 TOKENS_PER_BATCH = 4096
 """Padded tokens in one forward call."""
@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 
 def outputs(
-    model: Model,
+    model: Model | Snapshot,
     items: Sequence[Item],
     *,
     pad_id: int,
@@ -36,7 +36,7 @@ def outputs(
     Sequences of similar length run together: a row's windows perhaps apart, its choices never.
 
     Args:
-        model: Has the experts resident; each module is left in the mode it was in.
+        model: Has the experts resident. It may change meanwhile: what it held at the start answers.
         items: The rows.
         pad_id: The base's padding token.
         device: Where the model is.
@@ -50,7 +50,12 @@ def outputs(
     done = 0
     own = [unit for _, unit in units]
     for batch_rows, batch, answers in _forwards(
-        model, own, pad_id, tokens_per_batch, device=torch.device(device), precision=precision
+        model.snapshot,
+        own,
+        pad_id,
+        tokens_per_batch,
+        device=torch.device(device),
+        precision=precision,
     ):
         for part in batch.parts:
             raw = kind_of(part.kind).outputs(answers[part.head], part.labels, part.lengths)
@@ -67,7 +72,7 @@ def outputs(
 
 
 def total_loss(
-    model: Model,
+    model: Model | Snapshot,
     items: Sequence[Item],
     *,
     pad_id: int,
@@ -78,7 +83,12 @@ def total_loss(
     loss, count = torch.zeros((), dtype=torch.float64), 0
     units = [unit for item in items for unit in _units(item)]
     for _, batch, answers in _forwards(
-        model, units, pad_id, TOKENS_PER_BATCH, device=torch.device(device), precision=precision
+        model.snapshot,
+        units,
+        pad_id,
+        TOKENS_PER_BATCH,
+        device=torch.device(device),
+        precision=precision,
     ):
         for part in batch.parts:
             assert part.labels is not None
@@ -89,7 +99,7 @@ def total_loss(
 
 
 def _forwards(
-    model: Model,
+    held: Snapshot,
     units: Sequence[Item],
     pad_id: int,
     tokens_per_batch: int,
@@ -98,10 +108,10 @@ def _forwards(
     precision: str,
 ) -> Iterator[tuple[list[int], Batch, dict[str, torch.Tensor]]]:
     """Which units a batch holds, the batch, and what the model makes of it."""
-    with evaluating(model), torch.inference_mode(), autocast(device, precision):
-        for rows in _batches(units, tokens_per_batch, model.base.config.vocab_size):
+    with torch.inference_mode(), autocast(device, precision):
+        for rows in _batches(units, tokens_per_batch, held.base.config.vocab_size):
             batch = collate([units[at] for at in rows], pad_id).to(device)
-            yield rows, batch, model(batch)
+            yield rows, batch, held(batch)
 
 
 def _units(item: Item) -> list[Item]:
@@ -138,18 +148,6 @@ def padding_id(base: Base) -> int:
     """The token that fills a batch; where the tokenizer has none, any: attention never sees it."""
     own = base.tokenizer.pad_token_id
     return own if isinstance(own, int) else 0
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Everything in eval mode inside the block; afterwards each module in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -13,6 +13,7 @@ from weft.data.reading import example_from_user
 from weft.lowrank.route import Members
 from weft.model.batching import Item
 from weft.model.model import Model
+from weft.model.snapshot import Snapshot
 from weft.registry import unknown
 from weft.storage.loading import LoadedRun, load_run_model
 from weft.tasks.contract import Example, Prediction, Task
@@ -72,7 +73,7 @@ def predict(
 
 
 def predict_mixed(
-    model: Model,
+    model: Model | Snapshot,
     tasks: Mapping[str, Task],
     rows: Sequence[tuple[str, Input]],
     *,
@@ -88,7 +89,7 @@ def predict_mixed(
     Continuations are the exception: causal language models write theirs one model after the other.
 
     Args:
-        model: Has the experts resident.
+        model: Has the experts resident. It may change meanwhile: what it held at the start answers.
         tasks: The task of every expert by name.
         rows: For each row the expert that answers, and its input.
         device: Where the model is.
@@ -102,11 +103,12 @@ def predict_mixed(
         KeyError: If a row names an expert that has no task here, or is not resident.
         ValueError: If an input is not what the expert's task takes.
     """
+    held = model.snapshot
     speaking = {name: (name,) for name, _ in rows} | dict(members or {})
     for name in {name for name, _ in rows}:
         if name not in tasks:
             raise KeyError(unknown("expert", name, tasks))
-        model.expert(name)
+        held.expert(name)
     examples = [checked_input(tasks[name], value, at) for at, (name, value) in enumerate(rows)]
     found: dict[int, Prediction] = {}
     writing: dict[str, list[int]] = {}
@@ -116,15 +118,15 @@ def predict_mixed(
             writing.setdefault(name, []).append(at)
         else:
             reading.append(at)
-    records = {at: tasks[rows[at][0]].encode(examples[at], model.base.tokenizer) for at in reading}
+    records = {at: tasks[rows[at][0]].encode(examples[at], held.base.tokenizer) for at in reading}
     items = [
         Item(name, tasks[name].spec.kind, speaking[name], records[at])
         for at, name in ((at, rows[at][0]) for at in reading)
     ]
     raw = outputs(
-        model,
+        held,
         items,
-        pad_id=padding_id(model.base),
+        pad_id=padding_id(held.base),
         device=device,
         precision=precision,
         tokens_per_batch=tokens_per_batch,
@@ -134,7 +136,7 @@ def predict_mixed(
         found[at] = tasks[rows[at][0]].decode(examples[at], records[at], output)
     for name, places in writing.items():
         written = generate(
-            model,
+            held,
             name,
             [examples[at]["text"] for at in places],
             generation or Generation(),

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from weft.answering.inference import TOKENS_PER_BATCH, autocast, evaluating, padding_id
+from weft.answering.inference import TOKENS_PER_BATCH, autocast, padding_id
 from weft.methods.gates.reading import summary
 from weft.model.heads import kind_of
 from weft.model.mixed import early_state
 from weft.model.model import Model
 from weft.model.recogniser import STATES, Recogniser
+from weft.model.snapshot import Snapshot
 from weft.tasks.contract import Record
 from weft.tasks.scoring import Score, share
 
@@ -30,7 +31,7 @@ def sequences_of(records: Sequence[Record]) -> tuple[list[list[int]], list[int]]
 
 
 def features(
-    model: Model,
+    model: Model | Snapshot,
     sequences: Sequence[Sequence[int]],
     *,
     device: torch.device,
@@ -42,7 +43,7 @@ def features(
     spoken yet, so it is the same for every mixture, and costs a layer.
 
     Args:
-        model: Has a mixture resident.
+        model: Whose base reads.
         sequences: Token ids.
         device: Where the model is.
         precision: Arithmetic of the forward pass.
@@ -50,8 +51,9 @@ def features(
     order = sorted(range(len(sequences)), key=lambda at: -len(sequences[at]))
     typed = "token_type_ids" in model.base.tokenizer.model_input_names
     causal = kind_of("causal_lm").fits(model.base.config)
+    trunk = model.snapshot.trunk
     found = torch.zeros(len(sequences), STATES * model.base.config.hidden_size)
-    with evaluating(model), torch.inference_mode(), autocast(device, precision):
+    with torch.inference_mode(), autocast(device, precision):
         while order:
             width = len(sequences[order[0]])
             count = max(1, TOKENS_PER_BATCH // width)
@@ -65,7 +67,7 @@ def features(
             inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
             if typed:
                 inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-            state = early_state(model.trunk, inputs).float()
+            state = early_state(trunk, inputs).float()
             found[chosen] = summary(state, inputs["attention_mask"], causal=causal).cpu()
     return found
 
@@ -103,7 +105,7 @@ def fit(tasks: Sequence[str], found: Tensor, labels: Tensor, weights: Tensor) ->
 
 
 def fit_rows(
-    model: Model,
+    model: Model | Snapshot,
     records: Mapping[str, Sequence[Record]],
     *,
     device: torch.device,
@@ -112,7 +114,7 @@ def fit_rows(
     """A classifier of the rows of several tasks; every row counts the same, however many sequences it has.
 
     Args:
-        model: Has a mixture resident.
+        model: Whose base reads.
         records: Training rows by task; the first `MOST_ROWS` of each are used.
         device: Where the model is.
         precision: Arithmetic of the forward pass.
@@ -129,7 +131,7 @@ def fit_rows(
 
 
 def recognition(
-    model: Model,
+    model: Model | Snapshot,
     recogniser: Recogniser,
     task: str,
     records: Sequence[Record],
@@ -140,7 +142,7 @@ def recognition(
     """The share of a task's rows that are taken for that task's.
 
     Args:
-        model: Has a mixture resident.
+        model: Whose base reads.
         recogniser: Its own.
         task: Whose rows they are.
         records: The rows.

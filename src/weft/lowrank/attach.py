@@ -1,14 +1,13 @@
-"""Wrap the linear maps of a trunk so that adapters can be woven in, and take the wrapping off again."""
+"""Give the maps and modules of a trunk places for what experts weave in, and find them by their own names."""
 
-import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import cast
 
 from torch import nn
 
 from weft.lowrank.linear import LowRankLinear
-from weft.lowrank.pool import Pool, Term
 from weft.lowrank.replaced import Replaced
+from weft.lowrank.woven import Woven
 
 
 def canonical(name: str) -> str:
@@ -28,7 +27,10 @@ def module_at(trunk: nn.Module, name: str) -> nn.Module:
 
 def original(trunk: nn.Module, name: str) -> nn.Module:
     """The base's own module called `name`, whatever is wrapped around it."""
-    return _plain(module_at(trunk, name))
+    module = module_at(trunk, name)
+    while isinstance(module, LowRankLinear | Replaced):
+        module = module.base
+    return module
 
 
 def frozen_linear(trunk: nn.Module, name: str) -> nn.Linear:
@@ -43,69 +45,33 @@ def frozen_linear(trunk: nn.Module, name: str) -> nn.Linear:
     return linear
 
 
-def attach(trunk: nn.Module, expert: str, terms: Mapping[str, Term]) -> None:
-    """Weave an expert's adapters into `trunk`, by module name; maps are wrapped where they are not yet."""
-    for name in terms:
+def attach(trunk: nn.Module, woven: Woven) -> None:
+    """Make places in `trunk` for everything that `woven` adds or replaces, where there are none yet.
+
+    A place holds nothing and passes the base through, and it is put in by one assignment: a forward under way in
+    another thread computes the same with or without it.
+
+    Raises:
+        TypeError: If an adapter is for a module that is no linear map; nothing is changed then.
+    """
+    for name in woven.terms:
         frozen_linear(trunk, name)
-    for name, term in terms.items():
+    for name in woven.terms:
         module = module_at(trunk, name)
         if not isinstance(module, LowRankLinear):
             # Outside of any private copies of the map, so that adapters add to whichever is routed.
-            module = LowRankLinear(cast(nn.Linear, module))
-            module.train(trunk.training)
-            _put(trunk, name, module)
-        module.pool.add(expert, term)
-
-
-def replace(trunk: nn.Module, expert: str, copies: Mapping[str, nn.Module]) -> None:
-    """Let an expert's private copies stand for the modules they are named after."""
-    for name, twin in copies.items():
+            _put(trunk, name, _in_mode(LowRankLinear(cast(nn.Linear, module), name), trunk))
+    for name in woven.copies:
         module = module_at(trunk, name)
-        woven = module if isinstance(module, LowRankLinear) else None
-        inner = woven.base if woven else module
-        if not isinstance(inner, Replaced):
-            inner = Replaced(inner)
-            inner.train(trunk.training)
-            if woven:
-                woven.base = cast(nn.Linear, inner)
-            else:
-                _put(trunk, name, inner)
-        inner.add(expert, twin)
-
-
-def detach(trunk: nn.Module, expert: str) -> None:
-    """Take an expert out of `trunk`; the wrapping stays and passes the base through."""
-    for module in trunk.modules():
-        if isinstance(module, LowRankLinear):
-            module.pool.remove(expert)
-        elif isinstance(module, Replaced):
-            module.remove(expert)
-
-
-def unwrap(trunk: nn.Module) -> nn.Module:
-    """`trunk` with every wrapping replaced by the base's own module, in place."""
-    for name, module in reversed(list(trunk.named_modules())):
-        if isinstance(module, LowRankLinear | Replaced):
-            _put(trunk, canonical(name), _plain(module))
-    return trunk
-
-
-def plain_copy(trunk: nn.Module) -> nn.Module:
-    """A copy of the base's own modules, names and weights; what is woven into `trunk` is not copied."""
-    emptied: dict[int, object] = {}
-    for module in trunk.modules():
-        if isinstance(module, LowRankLinear):
-            emptied[id(module.pool)] = Pool()
-        elif isinstance(module, Replaced):
-            emptied[id(module.copies)] = {}
-    return unwrap(copy.deepcopy(trunk, emptied))
-
-
-def force_path(trunk: nn.Module, path: str | None) -> None:
-    """Make every pool compute heterogeneous batches by `path` (dense, grouped, segments); None: the constant."""
-    for module in trunk.modules():
-        if isinstance(module, LowRankLinear):
-            module.pool.path = path
+        map_ = module if isinstance(module, LowRankLinear) else None
+        inner = map_.base if map_ else module
+        if isinstance(inner, Replaced):
+            continue
+        place = _in_mode(Replaced(inner, name), trunk)
+        if map_:
+            map_.base = cast(nn.Linear, place)
+        else:
+            _put(trunk, name, place)
 
 
 def wrapped(trunk: nn.Module) -> Iterable[tuple[str, LowRankLinear]]:
@@ -117,10 +83,10 @@ def wrapped(trunk: nn.Module) -> Iterable[tuple[str, LowRankLinear]]:
     ]
 
 
-def _plain(module: nn.Module) -> nn.Module:
-    while isinstance(module, LowRankLinear | Replaced):
-        module = module.base
-    return module
+def _in_mode(place: nn.Module, trunk: nn.Module) -> nn.Module:
+    """`place` in the trunk's mode; what it wraps stays in its own."""
+    place.training = trunk.training
+    return place
 
 
 def _put(trunk: nn.Module, name: str, module: nn.Module) -> None:

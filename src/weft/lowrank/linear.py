@@ -1,24 +1,25 @@
-"""A frozen linear map and what is woven into it."""
+"""A frozen linear map, and a place for what calls add to it."""
 
 from torch import Tensor, nn
 
-from weft.lowrank.pool import Pool
-from weft.lowrank.route import current_route
+from weft.lowrank.pool import add_up
+from weft.lowrank.route import current_voices
 
 
 class LowRankLinear(nn.Module):
-    """`y = x W0ᵀ + b` plus the adapters that the current route names; the bare map where it names none.
+    """`y = x W0ᵀ + b` plus the adapters of the experts that the call names; the bare map where it names none.
 
-    The adapters belong to their experts: this module only refers to them, so `parameters()` yields W0 and b alone.
+    It holds W0 and b and nothing of any expert: the call brings what its experts add, by this map's name.
 
     Args:
         base: The frozen map, or the `Replaced` that stands for it; used as it is, never written to.
+        name: The map's name in its trunk.
     """
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Linear, name: str) -> None:
         super().__init__()
         self.base = base
-        self.pool = Pool()
+        self.name = name
 
     @property
     def weight(self) -> Tensor:
@@ -43,7 +44,7 @@ class LowRankLinear(nn.Module):
         # Looked up once: at a few tokens a module's attribute takes a tenth of what an adapter does.
         base = self.base
         y = base(x)
-        route = current_route()
-        if route is None:
+        voices = current_voices()
+        if voices is None:
             return y
-        return self.pool.apply(y, x, base.weight, route, self.training)
+        return add_up(y, x, base.weight, self.name, voices, training=self.training)

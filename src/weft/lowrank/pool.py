@@ -5,33 +5,26 @@
     segments  for adapters that have no factors: each expert's own forward on its own sequences
 
 All three are the same equation (U) with one-hot gates and agree in values and gradients. Ranks may differ: nothing is
-padded. Adding an expert is a dictionary entry, so the 128th costs what the 2nd did.
+padded. A call stacks the factors of its own experts, so how many others there are costs nothing, and none of them is
+stacked anew when one comes or goes.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import ClassVar, Protocol
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from weft.base.dropout import dropout
-from weft.lowrank.route import Route, given_rows
+from weft.lowrank.route import Route, Voices, given_rows
+from weft.lowrank.woven import Term
+from weft.scoped import scoped
 
 DENSE_UP_TO = {"cpu": 8, "cuda": 64, "mps": 64}
 """Sum of ranks up to which the dense path runs, by device type; benchmarks/overhead.py measures the crossover."""
-
-
-class Term(Protocol):
-    """What a pool asks of an adapter."""
-
-    rank: int
-    dropout: float
-    low_rank: ClassVar[bool]
-
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor: ...
-
-    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class Factors:
@@ -56,119 +49,137 @@ class Factors:
         return self.A, self.B
 
 
-class Pool:
-    """Adapters by expert at one linear map."""
+_forced: ContextVar[str | None] = ContextVar("weft_path", default=None)
 
-    def __init__(self) -> None:
-        self.terms: dict[str, Term] = {}
-        self.path: str | None = None
-        """dense, grouped or segments to force a path; None takes the committed constant."""
 
-    def add(self, expert: str, term: Term) -> None:
-        """Give `expert` an adapter here; replaces the dict, so a call under way keeps what it saw."""
-        self.terms = {**self.terms, expert: term}
+def along(path: str | None) -> AbstractContextManager[str | None]:
+    """Heterogeneous batches inside the block are computed by `path` (dense, grouped, segments); None: the constant."""
+    return scoped(_forced, path)
 
-    def remove(self, expert: str) -> None:
-        """Forget the adapter of `expert` here, if it has one."""
-        self.terms = {name: term for name, term in self.terms.items() if name != expert}
 
-    def apply(self, y: Tensor, x: Tensor, weight: Tensor, route: Route, training: bool) -> Tensor:
-        """`y` plus what the routed experts add.
+def add_up(
+    y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    module: str,
+    voices: Voices,
+    *,
+    training: bool,
+) -> Tensor:
+    """`y` plus what the call's experts add at one map.
 
-        Args:
-            y: The frozen map's output, (sequences, seq, out).
-            x: Its input, (sequences, seq, in).
-            weight: The frozen weight, (out, in).
-            route: Who speaks for which sequence.
-            training: Whether dropout acts.
+    Args:
+        y: The frozen map's output, (sequences, seq, out).
+        x: Its input, (sequences, seq, in).
+        weight: The frozen weight, (out, in).
+        module: The map's name.
+        voices: Who speaks for which sequence, and with what.
+        training: Whether dropout acts.
 
-        Raises:
-            ValueError: If a heterogeneous route meets an input with another number of sequences.
-        """
-        terms = self.terms
-        here = {name: terms[name] for name in route.experts if name in terms}
-        if not here:
-            return y
-        rates = {term.dropout for term in here.values()} if training else {0.0}
-        if route.choice is None:
-            if len(rates) == 1:
-                x = _dropout(x, rates.pop())
-                return self._everywhere(y, x, weight, here)
-            for term in here.values():
-                y = y + term(_dropout(x, term.dropout), weight).to(y.dtype)
-            return y
-        if x.shape[0] != len(route.choice):
-            raise ValueError(
-                f"the route names experts for {len(route.choice)} sequences, the module got an input of "
-                f"shape {tuple(x.shape)}; say `sequences_per_row` for rows that own several"
-            )
-        if len(rates) > 1:
-            return self._segments(y, x, weight, route, here, training=training)
-        x = _dropout(x, rates.pop())
-        path = self.path or _path(here, x.device.type)
-        if path == "segments":
-            return self._segments(y, x, weight, route, here)
-        run = self._dense if path == "dense" else self._grouped
-        return run(y, x, weight, route, here)
-
-    def _everywhere(self, y: Tensor, x: Tensor, weight: Tensor, here: dict[str, Term]) -> Tensor:
-        if len(here) == 1 or not all(term.low_rank for term in here.values()):
-            for term in here.values():
-                y = y + term(x, weight).to(y.dtype)
-            return y
-        A, B = _concatenated([term.factors(weight) for term in here.values()])
-        return y + _product(x, A, B).to(y.dtype)
-
-    def _dense(
-        self, y: Tensor, x: Tensor, weight: Tensor, route: Route, here: dict[str, Term]
-    ) -> Tensor:
-        factors = {name: term.factors(weight) for name, term in here.items()}
-        A, B = _concatenated(factors.values())
-        z = x.to(A.dtype) @ A.T
-        # Exact factors may have more rows than the adapter's own rank.
-        ranks = {name: down.shape[0] for name, (down, _) in factors.items()}
-        return y + ((z * route.mask(ranks, z)) @ B.T).to(y.dtype)
-
-    def _grouped(
-        self, y: Tensor, x: Tensor, weight: Tensor, route: Route, here: dict[str, Term]
-    ) -> Tensor:
-        factors = {name: term.factors(weight) for name, term in here.items()}
-        by_rank: dict[int, list[str]] = defaultdict(list)
-        for name, (A, _) in factors.items():
-            by_rank[A.shape[0]].append(name)
-        for names in by_rank.values():
-            pairs = sorted((sequence, name) for name in names for sequence in route.pairs[name])
-            sequences = [sequence for sequence, _ in pairs]
-            # Row by row in the batch's own order where each sequence has exactly one expert: no gather of x.
-            whole = sequences == list(range(x.shape[0]))
-            A = _rows(names, pairs, [factors[name][0] for name in names])
-            B = _rows(names, pairs, [factors[name][1] for name in names])
-            index = None if whole else torch.tensor(sequences, device=x.device)
-            chosen = x if index is None else x[index]
-            delta = torch.bmm(torch.bmm(chosen.to(A.dtype), A.mT), B.mT).to(y.dtype)
-            y = y + delta if index is None else y.index_add(0, index, delta)
+    Raises:
+        ValueError: If a heterogeneous route meets an input with another number of sequences.
+    """
+    route, woven, finishing = voices
+    here = {name: own.terms[module] for name, own in woven.items() if module in own.terms}
+    if not here:
         return y
+    y = _sum(y, x, weight, route, here, training=training)
+    for own in finishing:
+        if module in own.finishing:
+            y = own.finish(module, y)
+    return y
 
-    def _segments(
-        self,
-        y: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        route: Route,
-        here: dict[str, Term],
-        *,
-        training: bool = False,
-    ) -> Tensor:
-        for name, term in here.items():
-            index = torch.tensor(route.pairs[name], device=x.device)
-            chosen = _dropout(x[index], term.dropout if training else 0.0)
-            with given_rows(index):
-                change = term(chosen, weight)
-            y = y.index_add(0, index, change.to(y.dtype))
+
+def _sum(
+    y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    route: Route,
+    here: Mapping[str, Term],
+    *,
+    training: bool,
+) -> Tensor:
+    rates = {term.dropout for term in here.values()} if training else {0.0}
+    if route.choice is None:
+        if len(rates) == 1:
+            x = _dropout(x, rates.pop())
+            return _everywhere(y, x, weight, here)
+        for term in here.values():
+            y = y + term(_dropout(x, term.dropout), weight).to(y.dtype)
         return y
+    if x.shape[0] != len(route.choice):
+        raise ValueError(
+            f"the route names experts for {len(route.choice)} sequences, the module got an input of "
+            f"shape {tuple(x.shape)}; say `sequences_per_row` for rows that own several"
+        )
+    if len(rates) > 1:
+        return _segments(y, x, weight, route, here, training=training)
+    x = _dropout(x, rates.pop())
+    path = _forced.get() or _path(here, x.device.type)
+    if path == "segments":
+        return _segments(y, x, weight, route, here)
+    run = _dense if path == "dense" else _grouped
+    return run(y, x, weight, route, here)
 
 
-def _path(here: dict[str, Term], device: str) -> str:
+def _everywhere(y: Tensor, x: Tensor, weight: Tensor, here: Mapping[str, Term]) -> Tensor:
+    if len(here) == 1 or not all(term.low_rank for term in here.values()):
+        for term in here.values():
+            y = y + term(x, weight).to(y.dtype)
+        return y
+    A, B = _concatenated([term.factors(weight) for term in here.values()])
+    return y + _product(x, A, B).to(y.dtype)
+
+
+def _dense(y: Tensor, x: Tensor, weight: Tensor, route: Route, here: Mapping[str, Term]) -> Tensor:
+    factors = {name: term.factors(weight) for name, term in here.items()}
+    A, B = _concatenated(factors.values())
+    z = x.to(A.dtype) @ A.T
+    # Exact factors may have more rows than the adapter's own rank.
+    ranks = {name: down.shape[0] for name, (down, _) in factors.items()}
+    return y + ((z * route.mask(ranks, z)) @ B.T).to(y.dtype)
+
+
+def _grouped(
+    y: Tensor, x: Tensor, weight: Tensor, route: Route, here: Mapping[str, Term]
+) -> Tensor:
+    factors = {name: term.factors(weight) for name, term in here.items()}
+    by_rank: dict[int, list[str]] = defaultdict(list)
+    for name, (A, _) in factors.items():
+        by_rank[A.shape[0]].append(name)
+    for names in by_rank.values():
+        pairs = sorted((sequence, name) for name in names for sequence in route.pairs[name])
+        sequences = [sequence for sequence, _ in pairs]
+        # Row by row in the batch's own order where each sequence has exactly one expert: no gather of x.
+        whole = sequences == list(range(x.shape[0]))
+        A = _rows(names, pairs, [factors[name][0] for name in names])
+        B = _rows(names, pairs, [factors[name][1] for name in names])
+        index = None if whole else torch.tensor(sequences, device=x.device)
+        chosen = x if index is None else x[index]
+        delta = torch.bmm(torch.bmm(chosen.to(A.dtype), A.mT), B.mT).to(y.dtype)
+        y = y + delta if index is None else y.index_add(0, index, delta)
+    return y
+
+
+def _segments(
+    y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    route: Route,
+    here: Mapping[str, Term],
+    *,
+    training: bool = False,
+) -> Tensor:
+    for name, term in here.items():
+        index = torch.tensor(route.pairs[name], device=x.device)
+        chosen = _dropout(x[index], term.dropout if training else 0.0)
+        with given_rows(index):
+            change = term(chosen, weight)
+        y = y.index_add(0, index, change.to(y.dtype))
+    return y
+
+
+def _path(here: Mapping[str, Term], device: str) -> str:
     if not all(term.low_rank for term in here.values()):
         return "segments"
     total = sum(term.rank for term in here.values())

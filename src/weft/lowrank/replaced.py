@@ -1,36 +1,31 @@
-"""A module of the base that some experts train a private copy of (norms, embeddings)."""
+"""A module of the base that some experts train a private copy of (norms, embeddings), and a place for the copies."""
 
 import torch
 from torch import Tensor, nn
 
-from weft.lowrank.route import Members, current_route
+from weft.lowrank.route import Members, current_voices
 
 
 class Replaced(nn.Module):
-    """The base's module, or the copy of the expert that the route names; the base's own is never written to.
+    """The base's module, or the copy of the expert that the call names; the base's own is never written to.
+
+    It holds no copy itself: the call brings those of its experts, by this module's name.
 
     Args:
         base: The shared module.
+        name: The module's name in its trunk.
     """
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, name: str) -> None:
         super().__init__()
         self.base = base
-        self.copies: dict[str, nn.Module] = {}
+        self.name = name
 
     def __getattr__(self, name: str):  # Whatever the wrapped module holds.
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("base"), name)
-
-    def add(self, expert: str, copy: nn.Module) -> None:
-        """Let `copy` stand for the base's module wherever `expert` speaks."""
-        self.copies = {**self.copies, expert: copy}
-
-    def remove(self, expert: str) -> None:
-        """Forget the copy of `expert`, if it has one."""
-        self.copies = {name: copy for name, copy in self.copies.items() if name != expert}
 
     def forward(self, x: Tensor) -> Tensor:
         """The routed module's output.
@@ -39,8 +34,12 @@ class Replaced(nn.Module):
             ValueError: If two experts of one sequence each replace this module, or a heterogeneous
                 route meets an input with another number of sequences.
         """
-        route, copies = current_route(), self.copies
-        if route is None or not any(name in copies for name in route.experts):
+        voices = current_voices()
+        if voices is None:
+            return self.base(x)
+        at, route = self.name, voices.route
+        copies = {name: own.copies[at] for name, own in voices.woven.items() if at in own.copies}
+        if not copies:
             return self.base(x)
         chosen = [self._for(members, copies) for members in route.members]
         if route.choice is None:

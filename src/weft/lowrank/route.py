@@ -1,18 +1,22 @@
-"""Which experts speak for which sequences in *this* call.
+"""Which experts speak for which sequences in *this* call, and what they say.
 
-A route is a value that travels with the call in a context variable. No module remembers it, so threads that call one
-model with different routes cannot disturb each other.
+A route, and with it what its experts have woven in, travels with the call in a context variable. No module remembers
+either: threads that call one model with different routes cannot disturb each other, and a call that is under way while
+an expert is replaced goes on with the one it began with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from weft.lowrank.woven import Woven
+from weft.registry import unknown
 from weft.scoped import scoped
 
 Members = tuple[str, ...]
@@ -108,18 +112,61 @@ class Route:
         return replace(self, rows=tuple(rows) if len(set(rows)) < len(rows) else None)
 
 
-_current: ContextVar[Route | None] = ContextVar("weft_route", default=None)
+class Voices(NamedTuple):
+    """Who speaks in a call, and what they have woven in.
+
+    Attributes:
+        route: Which experts speak for which sequences.
+        woven: What each of them has woven in, by name, in the order of `route.experts`.
+        finishing: Those of them that have the last word on some map's output.
+    """
+
+    route: Route
+    woven: Mapping[str, Woven]
+    finishing: tuple[Woven, ...]
+
+
+_current: ContextVar[Voices | None] = ContextVar("weft_voices", default=None)
 _rows: ContextVar[Tensor | None] = ContextVar("weft_rows", default=None)
+
+
+def current_voices() -> Voices | None:
+    """Who speaks in the call under way in this thread or task; None means the bare base."""
+    return _current.get()
 
 
 def current_route() -> Route | None:
     """The route of the call under way in this thread or task; None means the bare base."""
-    return _current.get()
+    voices = _current.get()
+    return None if voices is None else voices.route
 
 
-def routed(route: Route | None) -> AbstractContextManager[Route | None]:
-    """Calls inside the block follow `route`; the route outside returns afterwards."""
-    return scoped(_current, route)
+def routed(
+    route: Route | None, woven: Mapping[str, Woven] | None = None
+) -> AbstractContextManager[Voices | None]:
+    """Calls inside the block follow `route`; the route outside returns afterwards.
+
+    Args:
+        route: Who speaks; None is the bare base.
+        woven: What experts have woven in, by name; those that the route does not name may be missing.
+
+    Raises:
+        KeyError: If the route names an expert that has nothing here.
+    """
+    if route is None:
+        return scoped(_current, None)
+    known = woven or {}
+    for name in route.experts:
+        if name not in known:
+            raise KeyError(unknown("expert", name, known))
+    own = {name: known[name] for name in route.experts}
+    finishing = tuple(one for one in own.values() if one.finishing)
+    return scoped(_current, Voices(route, own, finishing))
+
+
+def voiced(voices: Voices | None) -> AbstractContextManager[Voices | None]:
+    """Calls inside the block are those of `voices`, as where a layer is computed a second time."""
+    return scoped(_current, voices)
 
 
 def current_rows() -> Tensor | None:

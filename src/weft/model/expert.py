@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from weft.base.loading import Base
 from weft.config import RecipeSettings, TrainingSettings
 from weft.lowrank.attach import frozen_linear, original
-from weft.lowrank.pool import Factors, Term
+from weft.lowrank.pool import Factors
 from weft.lowrank.roles import resolve
+from weft.lowrank.woven import Term, Woven
 from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import Recipe
 from weft.model.head import Head, trained_dtype
@@ -89,7 +90,7 @@ class Expert(nn.Module):
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
     def terms(self, trunk: nn.Module, dtype: torch.dtype, *, trainable: bool) -> Mapping[str, Term]:
-        """What is woven into `trunk`, by module name.
+        """What the expert adds at the maps of `trunk`, by their names.
 
         Args:
             trunk: Has the frozen maps.
@@ -103,11 +104,9 @@ class Expert(nn.Module):
             for name, (A, B) in factors_of(self, trunk).items()
         }
 
-    def woven_into(self, trunk: nn.Module) -> None:
-        """Called when the terms are in their places."""
-
-    def taken_out(self) -> None:
-        """Called when they are gone from them."""
+    def woven(self, trunk: nn.Module, dtype: torch.dtype, *, trainable: bool) -> Woven:
+        """All that a call which names the expert takes with it; arguments as of `terms`."""
+        return Woven(self.terms(trunk, dtype, trainable=trainable), self.copies)
 
     def after_step(self, done: int, total: int) -> None:
         """Called after optimizer step `done` (from 1) of `total`."""

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from weft.base.loading import Base, checkpoint_tensors
+from weft.base.randomness import seeded
 from weft.model.heads import kind_for
 
 
@@ -74,9 +75,7 @@ class Head(nn.Module):
 
     def _initialise(self, module: PreTrainedModel, base: Base, seed: int) -> None:
         module.to_empty(device="cpu")
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would start the GPUs' generators again as well.
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             for part in module.modules():
                 module._init_weights(part)
         # Before anything of the base is shared: its tensors keep their own type.

@@ -1,23 +1,24 @@
 """A mixture woven into a trunk: what a route names, and what begins and ends with each forward.
 
-A forward hook on the trunk opens a call for every mixture that the route names, so that training, evaluation and a
-decoder's cached generation all meet the same gates. A scaling pass, where the gate wants one, is a forward of the same
-trunk without gradient from inside that hook; a generation keeps keys and values of both passes.
+Hooks that lie on every trunk of a model, and know of no mixture, open a call for each mixture that the route names, so
+that training, evaluation and a decoder's cached generation all meet the same gates. Mixtures come with the call like
+every expert's adapters: the hooks never change. A scaling pass, where the gate wants one, is a forward of the same
+trunk without gradient from inside such a hook; a generation keeps keys and values of both passes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache, PreTrainedModel
 
-from weft.lowrank.attach import module_at
-from weft.lowrank.route import Route, current_route, routed
+from weft.lowrank.route import Route, current_voices, routed
+from weft.lowrank.woven import Woven
 from weft.methods.gates.call import Call, Pass, calling, current_calls
 from weft.methods.gates.trace import GateTrace, current_trace
 from weft.methods.mixtures.contract import Mixture
@@ -46,6 +47,26 @@ class Term:
         raise NotImplementedError("a mixture depends on the input and has no factors")
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Mixed(Woven):
+    """What a mixture has woven in.
+
+    Attributes:
+        name: How routes call it.
+        mixture: The gates and the experts.
+        labels: The number of each task whose rows are labelled.
+    """
+
+    name: str
+    mixture: Mixture
+    labels: Mapping[str, int]
+
+    def finish(self, module: str, y: Tensor) -> Tensor:
+        found = current_calls()
+        assert found is not None, "a mixture speaks inside a forward of its trunk only"
+        return self.mixture.finish(module, y, found[self.name])
+
+
 class Mix(Expert):
     """A mixture as an expert without a head: heads are experts of their own, by task.
 
@@ -59,22 +80,31 @@ class Mix(Expert):
         super().__init__(name, {}, None)
         self.mixture = mixture
         self.labels = {owner: at for at, owner in enumerate(tasks or mixture.experts)}
-        self._handles: list[RemovableHandle] = []
 
     def terms(self, trunk: nn.Module, dtype: torch.dtype, *, trainable: bool) -> Mapping[str, Any]:
         return {
             module: Term(self.name, self.mixture, module) for module in self.mixture.modules_woven
         }
 
-    def woven_into(self, trunk: nn.Module) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = list(_hooks(trunk, self))
+    def woven(self, trunk: nn.Module, dtype: torch.dtype, *, trainable: bool) -> Woven:
+        """What speaks in calls, in the form that its modules are in.
 
-    def taken_out(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        Raises:
+            ValueError: If the gates read a layer of a trunk whose layers are not found.
+        """
+        early = self.mixture.reads_pass is not None and self.mixture.reads_pass.layers is not None
+        if (early or self.mixture.reads_layer is not None) and not len(layers_of(trunk)):
+            raise ValueError(
+                f"{self.name}: its gates read the state between two layers, and this base has no list of its "
+                "layers; choose a mixture whose gates read each map's own input, e.g. meteora"
+            )
+        return Mixed(
+            terms=self.terms(trunk, dtype, trainable=trainable),
+            finishing=frozenset(self.mixture.finishing),
+            name=self.name,
+            mixture=self.mixture,
+            labels=self.labels,
+        )
 
     def after_step(self, done: int, total: int) -> None:
         with torch.no_grad():
@@ -110,60 +140,76 @@ def caching() -> AbstractContextManager[object]:
 
 
 def layers_of(trunk: nn.Module) -> nn.ModuleList:
-    """The trunk's layers, in order."""
+    """The trunk's layers, in order; none if they lie in no list, as where all are one."""
     wanted = cast(PreTrainedModel, trunk).config.num_hidden_layers
     return next(
-        module
-        for module in trunk.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == wanted
+        (
+            module
+            for module in trunk.modules()
+            if isinstance(module, nn.ModuleList) and len(module) == wanted
+        ),
+        nn.ModuleList(),
     )
 
 
-def _hooks(trunk: nn.Module, mix: Mix) -> Iterator[RemovableHandle]:
-    # Closures, not methods: a copy of the trunk copies its hooks, and must not copy the mixture.
-    name, mixture = mix.name, mix.mixture
+def open_calls(trunk: nn.Module) -> None:
+    """Let every forward of `trunk` open the calls of the mixtures that its route names; once, before the first."""
+    # Functions of this module: a copy of the trunk copies its hooks, and must not copy what they refer to.
+    trunk.register_forward_pre_hook(_begin, with_kwargs=True)
+    trunk.register_forward_hook(_end, always_call=True)
+    for at, layer in enumerate(layers_of(trunk)):
+        layer.register_forward_pre_hook(partial(_at_layer, at), with_kwargs=True)
 
-    def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        found = dict(current_calls() or {})
-        manager = calling(found)
-        # Entered in any case, so that `end` always has its own to leave.
-        manager.__enter__()
-        _open.set((*_open.get(), manager))
-        route = current_route()
-        if route is None or name not in route.experts:
-            return
-        call = found[name] = Call(
-            _trace(route, mix.labels, kwargs),
+
+_NOTHING: AbstractContextManager[object] = nullcontext()
+
+
+def _begin(trunk: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    voices = current_voices()
+    mixed = [own for own in voices.woven.values() if isinstance(own, Mixed)] if voices else []
+    found: dict[str, Call] = {}
+    # A pass inside another call has calls of its own, or none.
+    manager = calling(found) if mixed or current_calls() else _NOTHING
+    manager.__enter__()
+    # In any case, so that `_end` always has its own to leave.
+    _open.set((*_open.get(), manager))
+    for own in mixed:
+        assert voices is not None
+        call = found[own.name] = Call(
+            _trace(voices.route, own.labels, kwargs),
             constant=_constant.get(),
             watched=current_trace() is not None,
         )
-        if mixture.reads_pass is not None and call.constant is None:
-            call.hidden = _pass(module, args, kwargs, name, mixture.reads_pass)
-            mixture.begin(call)
+        reads = own.mixture.reads_pass
+        if reads is not None and call.constant is None:
+            call.hidden = _pass(trunk, args, kwargs, own, reads)
+            own.mixture.begin(call)
 
-    def end(module: nn.Module, args: Any, output: Any) -> None:
-        *outer, manager = _open.get()
-        _open.set(tuple(outer))
-        manager.__exit__(None, None, None)
 
-    yield trunk.register_forward_pre_hook(begin, with_kwargs=True)
-    yield trunk.register_forward_hook(end, always_call=True)
-    for at in mixture.finishing:
-        yield module_at(trunk, at).register_forward_hook(_finish(name, mixture, at))
+def _end(trunk: nn.Module, args: Any, output: Any) -> None:
+    *outer, manager = _open.get()
+    _open.set(tuple(outer))
+    manager.__exit__(None, None, None)
 
-    def read(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        state = args[0] if args else kwargs["hidden_states"]
-        call = (current_calls() or {}).get(name)
-        if call is not None:
-            call.hidden = state
-            mixture.begin(call)
 
-    layers = layers_of(trunk)
-    if mixture.reads_layer is not None:
-        yield layers[mixture.reads_layer].register_forward_pre_hook(read, with_kwargs=True)
-    stops = {early(trunk), mixture.reads_pass and mixture.reads_pass.layers} - {None}
-    for at in stops & {*range(len(layers))}:
-        yield layers[at].register_forward_pre_hook(partial(_stop, at), with_kwargs=True)
+def _at_layer(at: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    """In front of a layer: the end of a forward that was to go no further, or what a gate reads."""
+    if _last.get() == at:
+        raise _Seen(_state(args, kwargs))
+    calls = current_calls()
+    voices = current_voices() if calls else None
+    if not calls or voices is None:
+        return
+    for own in voices.woven.values():
+        if isinstance(own, Mixed) and own.mixture.reads_layer == at:
+            call = calls[own.name]
+            call.hidden = _state(args, kwargs)
+            own.mixture.begin(call)
+
+
+def _state(args: Any, kwargs: Mapping[str, Any]) -> Tensor:
+    """What a layer is given."""
+    return args[0] if args else kwargs["hidden_states"]
 
 
 class _Seen(Exception):  # noqa: N818 - ends a forward that has shown what was wanted
@@ -172,37 +218,24 @@ class _Seen(Exception):  # noqa: N818 - ends a forward that has shown what was w
         self.state = state
 
 
-def _stop(at: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-    """End a forward in front of layer `at`, if it was to go no further."""
-    if _last.get() == at:
-        raise _Seen(args[0] if args else kwargs["hidden_states"])
-
-
 def early(trunk: nn.Module) -> int:
     """How many layers it takes until a token has seen its sequence: one, if there is one more to stop in front of."""
-    return min(1, len(layers_of(trunk)) - 1)
+    return min(1, _depth(trunk) - 1)
+
+
+def _depth(trunk: nn.Module) -> int:
+    return cast(PreTrainedModel, trunk).config.num_hidden_layers
 
 
 def early_state(trunk: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """What the bare base makes of its inputs in its first layer, (sequences, seq, hidden), and no more of the forward.
 
     Args:
-        trunk: Has a mixture woven in.
+        trunk: A model's.
         inputs: As the trunk takes them.
     """
     extra = {} if getattr(trunk.config, "use_cache", None) is None else {"use_cache": False}
     return _forward(trunk, (), {**inputs, **extra}, Pass(layers=early(trunk)), None)
-
-
-def _finish(name: str, mixture: Mixture, at: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    def finish(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        call, route = (current_calls() or {}).get(name), current_route()
-        # Another mixture's scaling pass runs inside this one's call, and its outputs are plain.
-        if call is None or route is None or name not in route.experts:
-            return output
-        return mixture.finish(at, output, call)
-
-    return finish
 
 
 def _trace(route: Route, labels: Mapping[str, int], kwargs: Mapping[str, Any]) -> GateTrace:
@@ -217,30 +250,31 @@ def _trace(route: Route, labels: Mapping[str, int], kwargs: Mapping[str, Any]) -
     return trace
 
 
-def _pass(trunk: nn.Module, args: Any, kwargs: Mapping[str, Any], name: str, what: Pass) -> Tensor:
+def _pass(trunk: nn.Module, args: Any, kwargs: Mapping[str, Any], own: Mixed, what: Pass) -> Tensor:
     """The state that a mixture's separate pass ends with."""
-    own = dict(kwargs)
-    if own.get("past_key_values") is not None:
+    given = dict(kwargs)
+    if given.get("past_key_values") is not None:
         caches = _caches.get()
         if caches is None:
             raise ValueError(
                 "keys and values are cached outside of `caching()`: those of the separate pass would be lost"
             )
         config = cast(PreTrainedModel, trunk).config
-        own["past_key_values"] = caches.setdefault(name, DynamicCache(config=config))
-    return _forward(trunk, args, own, what, Route.everywhere(name) if what.value else None)
+        given["past_key_values"] = caches.setdefault(own.name, DynamicCache(config=config))
+    return _forward(trunk, args, given, what, own if what.value else None)
 
 
 def _forward(
-    trunk: nn.Module, args: Any, kwargs: Mapping[str, Any], what: Pass, route: Route | None
+    trunk: nn.Module, args: Any, kwargs: Mapping[str, Any], what: Pass, own: Mixed | None
 ) -> Tensor:
-    """The last state of as many layers as `what` runs, without gradient."""
-    whole = what.layers is None or what.layers >= len(layers_of(trunk))
+    """The last state of as many layers as `what` runs, without gradient; of the bare base if nobody speaks."""
+    whole = what.layers is None or what.layers >= _depth(trunk)
+    route = None if own is None else Route.everywhere(own.name)
     with (
         torch.no_grad(),
         scoped(_constant, what.value),
         scoped(_last, None if whole else what.layers),
-        routed(route),
+        routed(route, None if own is None else {own.name: own}),
     ):
         try:
             return trunk(*args, **kwargs).last_hidden_state

@@ -118,9 +118,7 @@ def load_mixture_model(
     base = _base_of(run, where, precision, dtype)
     mix, heads, extra = load_mixture(folder.mixture, base)
     model = Model(base)
-    model.add(mix.to(where))
-    for head, _ in heads.values():
-        model.add(head.to(where))
+    model.change(add=[own.to(where) for own in (mix, *(head for head, _ in heads.values()))])
     model.eval()
     settings = {part.run.task.label: part.run for part in folder.parts() if part.run.task}
     recogniser = Recogniser.of(list(heads), extra).to(where)

@@ -15,7 +15,7 @@ from weft.base.dropout import Dropout
 from weft.base.loading import Base
 from weft.config import Run
 from weft.lowrank.attach import frozen_linear
-from weft.lowrank.route import Route, current_route, routed
+from weft.lowrank.route import Voices, current_voices, voiced
 from weft.methods.gates.call import Calls, calling, current_calls
 from weft.methods.recipes import Recipe
 from weft.model.batching import collate
@@ -99,8 +99,7 @@ def weight_gradients(
     """
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     frozen = list(weights.values())
-    was_training = model.training
-    model.eval()
+    held = model.snapshot
     try:
         for weight in frozen:
             weight.requires_grad_(True)
@@ -113,19 +112,18 @@ def weight_gradients(
             batch = collate(items, padding_id(model.base)).to(frozen[0].device)
             part = batch.parts[0]
             assert part.labels is not None
-            loss = kind_of(stream.kind).loss(model(batch)[part.head], part.labels, 0.0) / len(items)
+            loss = kind_of(stream.kind).loss(held(batch)[part.head], part.labels, 0.0) / len(items)
             for name, value in zip(sums, torch.autograd.grad(loss, frozen), strict=True):
                 sums[name] += value
     finally:
-        model.train(was_training)
         for weight in frozen:
             weight.requires_grad_(model.is_private)
     return sums
 
 
 @contextmanager
-def _again(route: Route | None, calls: Calls | None) -> Iterator[None]:
-    with routed(route), calling(calls):
+def _again(voices: Voices | None, calls: Calls | None) -> Iterator[None]:
+    with voiced(voices), calling(calls):
         yield
 
 
@@ -146,8 +144,8 @@ def prepare_model(model: Model, run: Run) -> None:
     if run.training.gradient_checkpointing:
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            # The second forward runs inside backward, outside the call that set route and gates.
-            return nullcontext(), _again(current_route(), current_calls())
+            # The second forward runs inside backward, outside the call that set voices and gates.
+            return nullcontext(), _again(current_voices(), current_calls())
 
         trunk: Any = model.trunk
         trunk.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from weft.answering.evaluation import Evaluation, predictions, read_predictions
-from weft.answering.inference import autocast, evaluating, padding_id
+from weft.answering.inference import autocast, padding_id
 from weft.atomic import write_text
 from weft.config import MixtureSettings
 from weft.methods.merges.cat import Cat
@@ -114,13 +114,13 @@ def forward_cost(session: Session) -> dict[str, Any]:
     ]
     batch = collate(items, padding_id(session.base), labels=False).to(session.device)
     ratios = []
-    precision = session.run.training.precision
-    with evaluating(session.model), torch.inference_mode(), autocast(session.device, precision):
+    precision, held = session.run.training.precision, session.model.snapshot
+    with torch.inference_mode(), autocast(session.device, precision):
         for _ in range(ROUNDS + 1):
             took = []
             for route in (None, batch.route):
                 started = time.perf_counter()
-                session.model.states(batch.inputs, route)
+                held.states(batch.inputs, route)
                 if session.device.type == "cuda":
                     torch.cuda.synchronize(session.device)
                 took.append(time.perf_counter() - started)
@@ -209,15 +209,13 @@ def _resident(session: Session, expert: Expert) -> Iterator[None]:
 @contextmanager
 def _own_heads(session: Session) -> Iterator[None]:
     """Each task answers with the head of its own expert, whatever the mixture's training made of it."""
-    owners = {name: session.model.expert(name) for name in session.ingredients}
-    kept = {name: owner.head for name, owner in owners.items()}
-    for name, owner in owners.items():
-        owner.head = session.ingredients[name].expert.head
+    names = list(session.ingredients)
+    own = [Expert(name, {}, session.ingredients[name].expert.head) for name in names]
+    trained = session.model.change(add=own, remove=names)
     try:
         yield
     finally:
-        for name, owner in owners.items():
-            owner.head = kept[name]
+        session.model.change(add=trained, remove=names, trainable=True)
 
 
 def _evaluated(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
+from weft.lowrank.woven import Woven
 from weft.methods.adapters.contract import Adapter
 
 LORA = {"A": "lora_A.default.weight", "B": "lora_B.default.weight"}
@@ -42,15 +43,13 @@ def adapted(net: Net, adapters: Mapping[str, Adapter], x: Tensor) -> Tensor:
 
 
 def woven(net: Net, adapters: Mapping[str, Adapter]) -> Callable[[Tensor], Tensor]:
-    """A copy of the net with each adapter in the pool of its map, as a model runs it."""
+    """A copy of the net with a place for each adapter at its map, as a model runs it."""
     found = copy.deepcopy(net)
-    for name, adapter in adapters.items():
-        map_ = LowRankLinear(found.get_submodule(name))
-        map_.pool.add("x", adapter)
-        setattr(found, name, map_)
+    for name in adapters:
+        setattr(found, name, LowRankLinear(found.get_submodule(name), name))
 
     def run(x: Tensor) -> Tensor:
-        with routed(Route.everywhere("x")):
+        with routed(Route.everywhere("x"), {"x": Woven(adapters)}):
             return found(x)
 
     return run

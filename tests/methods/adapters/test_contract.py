@@ -15,6 +15,7 @@ from weft.base.loading import load_base
 from weft.config import RecipeSettings, validate
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
+from weft.lowrank.woven import Woven
 from weft.methods.adapters import adapters
 from weft.methods.adapters.contract import Adapter, NotLowRank
 from weft.methods.controllers.contract import Controller
@@ -195,11 +196,10 @@ def test_it_serves_a_half_precision_base_in_single_precision(variant: type[Adapt
     assert {value.dtype for _, value in owned(adapter, adapter.shared)} == {torch.float32}
     base = nn.Linear(IN, OUT, bias=False).to(torch.bfloat16)
     base.weight = nn.Parameter(W0, requires_grad=False)
-    map_ = LowRankLinear(base)
-    map_.pool.add("x", adapter)
+    map_ = LowRankLinear(base, "map")
     x = torch.randn(3, 4, IN, dtype=torch.bfloat16)
     for route in (Route.everywhere("x"), Route.by_sequence(ROWS)):
-        with routed(route):
+        with routed(route, {"x": Woven({"map": adapter})}):
             got = map_(x)
         assert got.dtype == torch.bfloat16
         expected = base(x).float()

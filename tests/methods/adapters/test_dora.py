@@ -21,6 +21,7 @@ from tests.methods.adapters.starts import adapter_of, draw, move
 from weft.base.dropout import dropout
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
+from weft.lowrank.woven import Woven
 from weft.methods.adapters.contract import NotLowRank
 from weft.methods.adapters.dora import DoRA
 
@@ -153,10 +154,9 @@ def test_the_frozen_part_of_its_term_sees_the_dropped_input() -> None:
     W0, x = base.weight.detach(), draw(2, 5, IN, seed=1)
     adapter = moved(W0)
     adapter.dropout = 0.5
-    map_ = LowRankLinear(base).train()
-    map_.pool.add("x", adapter)
+    map_ = LowRankLinear(base, "map").train()
     torch.manual_seed(4)
-    with routed(Route.everywhere("x")):
+    with routed(Route.everywhere("x"), {"x": Woven({"map": adapter})}):
         got = map_(x)
     torch.manual_seed(4)
     dropped = dropout(x, 0.5)

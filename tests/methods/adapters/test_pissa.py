@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from tests.methods.adapters.oracle import Net, layer_of, woven
 from tests.methods.adapters.starts import adapter_of, draw, move
 from weft.lowrank.linear import LowRankLinear
+from weft.lowrank.pool import along
 from weft.lowrank.route import Route, routed
+from weft.lowrank.woven import Woven
 from weft.methods.adapters.pissa import PiSSA, randomised_svd
 
 OUT, IN, RANK, ALPHA = 24, 16, 3, 7.5
@@ -93,11 +95,10 @@ def test_its_start_is_part_of_its_state() -> None:
 def test_it_leaves_a_plain_lora_on_the_same_base_alone(path: str | None) -> None:
     base = nn.Linear(IN, OUT).double().requires_grad_(False)
     W0 = base.weight.clone()
-    map_ = LowRankLinear(base)
-    map_.pool.path = path
+    map_ = LowRankLinear(base, "map")
     plain = adapter_of("lora", base.weight, rank=RANK, alpha=ALPHA)
     move(plain.parameters())
-    map_.pool.add("plain", plain)
+    woven = {"plain": Woven({"map": plain})}
     x = draw(3, 5, IN, seed=1)
     routes = {
         "bare": (None, None),
@@ -112,17 +113,17 @@ def test_it_leaves_a_plain_lora_on_the_same_base_alone(path: str | None) -> None
     def outputs(number: int) -> dict[str, Tensor]:
         found = {}
         for name, pair in routes.items():
-            with routed(pair[number]), torch.no_grad():
+            with routed(pair[number], woven), along(path), torch.no_grad():
                 found[name] = map_(x)[[0, 2]]
         return found
 
     before = outputs(0)
     pissa = start(base.weight)
-    map_.pool.add("pissa", pissa)
+    woven["pissa"] = Woven({"map": pissa})
     optimizer = torch.optim.AdamW(pissa.parameters(), lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
-        with routed(Route.everywhere("pissa")):
+        with routed(Route.everywhere("pissa"), woven):
             map_(x).square().sum().backward()
         optimizer.step()
     assert pissa.delta(W0).abs().max() > 0.1

@@ -78,8 +78,10 @@ class NOLA(contract.Factored):
     def bases(self) -> Bases:
         """A0, E and F of this map's seed, in the type and on the device of the coefficients."""
         key = (int(self.seed), self.a.dtype, self.a.device)
-        if self._kept is not None and self._kept[0] == key:
-            return self._kept[1]
+        # Looked at once: another thread may be about to forget them.
+        kept = self._kept
+        if kept is not None and kept[0] == key:
+            return kept[1]
         found = self._drawn(key[0])
         self._kept = (key, found) if torch.is_grad_enabled() else None
         return found

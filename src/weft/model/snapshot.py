@@ -1,0 +1,182 @@
+"""All that a model holds at one moment, as one value; a call answers from the one it took at its start."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from weft.base.loading import Base
+from weft.config import Settings
+from weft.lowrank.pool import Factors
+from weft.lowrank.route import Route, Voices, routed
+from weft.lowrank.woven import Woven
+from weft.model.batching import Batch
+from weft.model.expert import Expert
+from weft.model.head import Head
+from weft.registry import unknown
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """An expert in one form: as it learns, or as it answers.
+
+    Attributes:
+        expert: The expert itself.
+        woven: What it has in the trunk.
+        head: Its head in this form.
+    """
+
+    expert: Expert
+    woven: Woven
+    head: Head | None
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A trunk and the experts on it; what it holds never changes, whatever becomes of the model.
+
+    Attributes:
+        base: What the trunk is a form of.
+        trunk: Has places for everything that the residents have woven in.
+        residents: The experts by name.
+        is_decoder: Whether the trunk keeps keys and values unless told otherwise.
+    """
+
+    base: Base
+    trunk: nn.Module
+    residents: Mapping[str, Resident]
+    is_decoder: bool
+
+    @property
+    def snapshot(self) -> "Snapshot":
+        """Itself: what answers on a model's value of now answers on one that was kept."""
+        return self
+
+    @property
+    def experts(self) -> dict[str, Expert]:
+        """Every resident expert by name."""
+        return {name: own.expert for name, own in self.residents.items()}
+
+    def resident(self, name: str) -> Resident:
+        """The expert called `name`, in this form.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        own = self.residents.get(name)
+        if own is None:
+            raise KeyError(unknown("expert", name, self.residents))
+        return own
+
+    def expert(self, name: str) -> Expert:
+        """The expert called `name` itself.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        return self.resident(name).expert
+
+    def head(self, name: str) -> Head:
+        """The head of a resident expert.
+
+        Raises:
+            KeyError: If there is no such expert.
+            ValueError: If it has no head.
+        """
+        head = self.resident(name).head
+        if head is None:
+            raise ValueError(f"expert {name!r} has no head, so it cannot answer")
+        return head
+
+    def routed(self, route: Route | None) -> AbstractContextManager[Voices | None]:
+        """Calls of `trunk` inside the block follow `route`; None is the bare base.
+
+        Raises:
+            KeyError: If it names an expert that is not resident.
+        """
+        names = route.experts if route is not None else ()
+        return routed(route, {name: self.resident(name).woven for name in names})
+
+    def states(self, inputs: Mapping[str, Tensor], route: Route | None) -> Tensor:
+        """Last trunk states (sequences, seq, hidden) under `route`; None is the bare base."""
+        extra = {"use_cache": False} if self.is_decoder else {}
+        with self.routed(route):
+            return self.trunk(**inputs, **extra).last_hidden_state
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Each head's logits by expert name, in the shape of its kind."""
+        hidden = self.states(batch.inputs, batch.route)
+        mask = batch.inputs["attention_mask"]
+        answers = {}
+        for part in batch.parts:
+            whole = part.stop - part.start == hidden.shape[0] and part.width == hidden.shape[1]
+            own = hidden if whole else hidden[part.start : part.stop, : part.width]
+            answers[part.head] = self.head(part.head)(
+                own, mask[part.start : part.stop, : part.width], part.sequences_per_row
+            )
+        return answers
+
+
+def learning(expert: Expert, trunk: nn.Module, *, trainable: bool) -> Resident:
+    """An expert as it learns: its own modules, in whatever mode they are in; exact factors where it does not.
+
+    Args:
+        expert: The expert.
+        trunk: Has the frozen maps.
+        trainable: Whether its adapters keep their own form.
+    """
+    dtype = next(trunk.parameters()).dtype
+    return Resident(expert, expert.woven(trunk, dtype, trainable=trainable), expert.head)
+
+
+def answering(own: Resident, trunk: nn.Module) -> Resident:
+    """The same expert as it answers: no mode that anybody can change, the same tensors.
+
+    Args:
+        own: The expert as it learns.
+        trunk: Has the frozen maps.
+    """
+    if all(isinstance(term, Factors) for term in own.woven.terms.values()):
+        # Nothing but the head has a mode: an expert is added in the time that this takes.
+        copies = {name: twin(module) for name, module in own.woven.copies.items()}
+        head = None if own.head is None else twin(own.head)
+        return Resident(own.expert, Woven(own.woven.terms, copies), head)
+    rest = twin(own.expert)
+    woven = rest.woven(trunk, next(trunk.parameters()).dtype, trainable=True)
+    return Resident(own.expert, woven, rest.head)
+
+
+def twin(module: Kind, *, own_config: bool = False) -> Kind:
+    """The same module in objects of its own, in eval mode; every tensor is shared, and so is every setting.
+
+    Args:
+        module: What to repeat.
+        own_config: Whether the transformers config is repeated too: some of its settings decide how a trunk computes.
+    """
+    shared: dict[int, Any] = {}
+    for part in module.modules():
+        for held in vars(part).values():
+            for value in _within(held):
+                if isinstance(value, Tensor | Settings) or (
+                    isinstance(value, PreTrainedConfig) and not own_config
+                ):
+                    shared[id(value)] = value
+    return copy.deepcopy(module, shared).eval()
+
+
+def _within(value: Any) -> Iterator[Any]:
+    """A value and what it holds, in containers of any depth."""
+    yield value
+    inside: Iterable[Any] = ()
+    if isinstance(value, dict):
+        inside = value.values()
+    elif isinstance(value, tuple | list):
+        inside = value
+    for one in inside:
+        yield from _within(one)
