@@ -128,7 +128,7 @@ def test_squad_gives_a_row_a_question_with_all_answers(tmp_path: Path) -> None:
 )
 def test_malformed_squad_is_refused_by_place(tmp_path: Path, content: str, said: str) -> None:
     path = _file(tmp_path, "train.json", content)
-    assert _error(path).startswith(f"{path}{said}")
+    assert _error(path, "squad").startswith(f"{path}{said}")
 
 
 def test_parquet_gives_class_names_for_class_numbers(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_an_unknown_ending_or_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     assert ".csv, .tsv, .jsonl" in _error(_file(tmp_path, "train.xls", ""))
     with pytest.raises(KeyError, match="Did you mean 'jsonl'"):
-        read_rows(tmp_path / "train.csv", "json")
+        read_rows(tmp_path / "train.csv", "jsonll")

@@ -58,7 +58,8 @@ def find_kind(spec: TaskSpec) -> type[Task]:
     if spec.kind not in kinds.names():
         raise ValueError(f"{spec.name}: {unknown('kind of task', spec.kind, kinds.names())}")
     kind = kinds.load(spec.kind)
-    known = ["id", *kind.columns, *kind.optional, *([kind.target] if kind.target else [])]
+    known = ["id", *kind.columns, *kind.optional, *kind.instead]
+    known += [kind.target] if kind.target else []
     for name in [*spec.columns, *(spec.hub.columns if spec.hub else ())]:
         if name not in known:
             raise ValueError(f"{spec.name}: columns: {unknown(f'{spec.kind} column', name, known)}")
@@ -96,9 +97,12 @@ def load_task(
     rows: dict[Split, list[tuple[Example, str]]] = {}
     for split in splits:
         rows[split] = _read(spec, kind, split, folder)
+    train = rows.get("train") or []
+    if labels is None and spec.labels is None and kind.target is not None:
+        train = train or _read(spec, kind, "train", folder)
+    telling = train or [placed for split in splits for placed in rows[split]]
+    spec = kind.settle(spec, [example for example, _ in telling])
     if labels is None:
-        collecting = spec.labels is None and kind.target is not None
-        train = rows.get("train") or (_read(spec, kind, "train", folder) if collecting else [])
         labels = kind.collect_labels(spec, [example for example, _ in train])
     task = kind(spec, labels)
     examples: dict[Split, list[Example]] = {}
@@ -125,14 +129,20 @@ def _read(
     spec: TaskSpec, kind: type[Task], split: Split, folder: Path | None
 ) -> list[tuple[Example, str]]:
     rows, columns = split_rows(spec, split, folder)
-    needed = [*kind.columns, *([] if kind.target is None else [kind.target])]
+    usual = [*kind.columns, *([] if kind.target is None else [kind.target])]
     # A column that the spec names under another name is meant to be there, needed or not.
     named = [name for name, source in columns.items() if source != name]
     placed: list[tuple[Example, str]] = []
     places: dict[str, str] = {}
     for number, (row, where) in enumerate(rows):
+        other = kind.instead and all(_has(row, columns.get(name, name)) for name in kind.instead)
+        needed = (
+            list(kind.instead)
+            if other and not _has(row, columns.get(usual[-1], usual[-1]))
+            else usual
+        )
         _refuse_missing([*needed, *named], row, where, columns)
-        example = _canonical(kind, row, where, spec=spec, columns=columns)
+        example = kind.read(spec, _canonical(kind, row, where, spec=spec, columns=columns), where)
         null = [name for name in needed if name not in example]
         if null:
             raise ValueError(f"{where}: {null[0]!r} is needed, but its column holds nothing")
@@ -154,7 +164,7 @@ def _canonical(
     """`row` in the kind's columns, values as the kind takes them; what it lacks is left out."""
     target = () if kind.target is None else (kind.target,)
     example: dict[str, Any] = {}
-    for name in dict.fromkeys(("id", *kind.columns, *kind.optional, *target)):
+    for name in dict.fromkeys(("id", *kind.columns, *kind.optional, *kind.instead, *target)):
         source = columns.get(name, name)
         value = _value(row, source) if _has(row, source) else None
         if value is not None:
@@ -196,6 +206,10 @@ def _as_is(value: Any, spec: TaskSpec, where: str) -> Any:
 
 
 def _id(value: Any, spec: TaskSpec, where: str) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a table with a gap keeps whole numbers as 7.0
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ValueError(f"{where} must hold text or whole numbers, got {value!r:.80}")
     if not str(value).strip():
         raise ValueError(f"{where} holds an empty id")
     return str(value)

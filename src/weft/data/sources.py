@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from weft.config import Split
-from weft.data.formats import FORMATS, Placed, format_of, read_rows, with_class_names
+from weft.data.formats import FORMATS, format_of, read_rows, with_class_names
+from weft.data.layout import Layout, Placed
 from weft.registry import unknown
 from weft.tasks.contract import TaskSpec
 
@@ -41,8 +42,16 @@ def split_rows(
         return _from_hub(spec, split), hub_columns(spec)
     form, paths = find_files(spec, split, folder)
     as_on_hub = form == "parquet" and spec.format != "parquet"
-    rows = (row for path in paths for row in read_rows(path, form))
+    layout = layout_of(spec)
+    rows = (row for path in paths for row in read_rows(path, form, layout))
     return rows, hub_columns(spec) if as_on_hub else spec.columns
+
+
+def layout_of(spec: TaskSpec) -> Layout:
+    """What the set says of its files' form."""
+    numbers = [name for name in spec.columns.values() if re.fullmatch(r"-?\d+", name)]
+    header = None if spec.header is None else tuple(spec.header)
+    return Layout(header, spec.quotes, spec.comments, tuple(numbers))
 
 
 def hub_columns(spec: TaskSpec) -> dict[str, str]:
@@ -99,7 +108,9 @@ def find_files(spec: TaskSpec, split: Split, folder: Path) -> tuple[str, list[Pa
         return spec.format or format_of(path), [path]
     names = SPLIT_NAMES[split]
     forms = [spec.format] if spec.format else list(FORMATS)
-    endings = [ending for form in forms if form != "parquet" for ending in FORMATS[form].endings]
+    endings = list(
+        dict.fromkeys(e for form in forms if form != "parquet" for e in FORMATS[form].endings)
+    )
     stems = [
         (path.name.lower().removesuffix(ending), path)
         for path in sorted(folder.iterdir())
