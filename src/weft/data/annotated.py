@@ -83,7 +83,7 @@ def _task(row: Row, data: Mapping[str, Any], annotation: Mapping[str, Any], wher
         **data,
         "text": texts.get("text") or next(iter(texts.values())),
     }
-    values = [item.get("value") for item in _results(annotation, where)]
+    values: list[Any] = [item.get("value") for item in _results(annotation, where)]
     found["spans"] = [_region(value, where) for value in values if _are_regions([value])]
     chosen = [name for value in values if _is_choice(value) for name in value["choices"]]
     return {**found, "label": chosen} if any(map(_is_choice, values)) else found

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from weft.config import Split, TaskSettings, read_yaml, validate
-from weft.data.sources import split_rows
+from weft.data.layout import Placed
+from weft.data.memory import Given, digest_of, given_rows
+from weft.data.sources import hub_columns, split_rows
 from weft.registry import unknown
 from weft.tasks.contract import Example, Task, TaskSpec
 from weft.tasks.kinds import kinds
@@ -33,16 +35,20 @@ class LoadedTask:
     """Checked examples by split."""
 
 
-def find_spec(name: str) -> TaskSpec:
+def find_spec(task: str | TaskSettings) -> TaskSpec:
     """The description of a set.
 
     Args:
-        name: A registered set, or the path of a YAML file that describes the user's own.
+        task: A registered set, or the path of a YAML file that describes the user's own; or a
+            run's settings of a task, which name one or hold a description.
 
     Raises:
         KeyError: If there is no such set; names the nearest one.
         ValueError: If the description has a key or a value that is wrong.
     """
+    name = task if isinstance(task, str) else task.name
+    if not isinstance(task, str) and task.spec is not None:
+        return validate(TaskSpec, {"name": name, **task.spec}, f"task {name}: spec")
     path = Path(name).expanduser()
     if path.suffix in {".yaml", ".yml"} or (name not in sets.names() and path.is_file()):
         return validate(TaskSpec, {"name": path.stem, **read_yaml(path)}, str(path))
@@ -72,6 +78,7 @@ def load_task(
     splits: Sequence[Split],
     seed: int,
     labels: Sequence[str] | None = None,
+    given: Given | None = None,
 ) -> LoadedTask:
     """A task with its splits read, checked and sampled.
 
@@ -83,23 +90,25 @@ def load_task(
         seed: Decides the samples of `max_examples`.
         labels: Class names in class order, as a trained expert has them ([] where its kind has
             none); None takes the spec's, or collects them from all of the training split.
+        given: Rows in memory by split, in place of files; the settings that come back hold their
+            digests.
 
     Raises:
         KeyError: If there is no such set.
         ValueError: If a setting, a file or a row is wrong: what, where, and what was expected.
     """
-    spec = find_spec(settings.name)
+    spec = find_spec(settings)
     changed = {"max_length": settings.max_length, "stride": settings.stride}
     changed = {key: value for key, value in changed.items() if value is not None}
     spec = spec.model_copy(update={**changed, "truncate": settings.truncate or spec.truncate})
     kind = find_kind(spec)
-    folder = Path(settings.data).expanduser() if settings.data else _beside(settings.name, spec)
+    source = _Source(spec, settings, given)
     rows: dict[Split, list[tuple[Example, str]]] = {}
     for split in splits:
-        rows[split] = _read(spec, kind, split, folder)
+        rows[split] = _read(spec, kind, split, source)
     train = rows.get("train") or []
     if labels is None and spec.labels is None and kind.target is not None:
-        train = train or _read(spec, kind, "train", folder)
+        train = train or _read(spec, kind, "train", source)
     telling = train or [placed for split in splits for placed in rows[split]]
     spec = kind.settle(spec, [example for example, _ in telling])
     if labels is None:
@@ -109,12 +118,46 @@ def load_task(
     for split, placed in rows.items():
         checked = [task.check(example, where) for example, where in placed]
         examples[split] = sample(checked, _limit(settings, split), seed=seed, split=split)
+    if given is not None:
+        settings = settings.model_copy(update={"in_memory": source.digests})
     return LoadedTask(settings, task, examples)
 
 
-def _beside(name: str, spec: TaskSpec) -> Path | None:
-    own = name not in sets.names() and spec.hub is None
-    return Path(name).expanduser().parent if own else None
+class _Source:
+    """Where a task's rows are: in memory, in a folder, or on the hub."""
+
+    def __init__(self, spec: TaskSpec, settings: TaskSettings, given: Given | None) -> None:
+        self.digests: dict[Split, str] = {}
+        self.given = given
+        self.folder = Path(settings.data).expanduser() if settings.data else None
+        if given is not None and settings.data:
+            raise ValueError(
+                f"task {settings.label}: rows are given and `data: {settings.data}` as well; choose one"
+            )
+        if given is None and self.folder is None:
+            if settings.in_memory is not None:
+                raise ValueError(
+                    f"task {settings.label}: its rows were given in Python and are kept nowhere; give them again, "
+                    "data={split: rows}, or a folder as `data`"
+                )
+            own = settings.name not in sets.names() and spec.hub is None
+            if own and settings.spec is not None:
+                raise ValueError(
+                    f"task {settings.label}: where are its rows? Give data={{split: rows}}, or a folder as `data`"
+                )
+            self.folder = Path(settings.name).expanduser().parent if own else None
+
+    def rows(self, spec: TaskSpec, split: Split) -> tuple[Iterable[Placed], dict[str, str]]:
+        if self.given is None:
+            return split_rows(spec, split, self.folder)
+        found = given_rows(self.given, split)
+        self.digests[split] = digest_of(found)
+        hub = hub_columns(spec)
+        there = found and all(source in found[0][0] for source in hub.values())
+        return found, hub if there else spec.columns
+
+    def __str__(self) -> str:
+        return "data" if self.given is not None else str(self.folder or "the hub")
 
 
 def _limit(settings: TaskSettings, split: Split) -> int | None:
@@ -126,9 +169,9 @@ def _limit(settings: TaskSettings, split: Split) -> int | None:
 
 
 def _read(
-    spec: TaskSpec, kind: type[Task], split: Split, folder: Path | None
+    spec: TaskSpec, kind: type[Task], split: Split, source: _Source
 ) -> list[tuple[Example, str]]:
-    rows, columns = split_rows(spec, split, folder)
+    rows, columns = source.rows(spec, split)
     usual = [*kind.columns, *([] if kind.target is None else [kind.target])]
     # A column that the spec names under another name is meant to be there, needed or not.
     named = [name for name, source in columns.items() if source != name]
@@ -142,7 +185,8 @@ def _read(
             else usual
         )
         _refuse_missing([*needed, *named], row, where, columns)
-        example = kind.read(spec, _canonical(kind, row, where, spec=spec, columns=columns), where)
+        canonical = _canonical(kind, row, where, spec=spec, columns=columns)
+        example = dict(kind.read(spec, canonical, where))
         null = [name for name in needed if name not in example]
         if null:
             raise ValueError(f"{where}: {null[0]!r} is needed, but its column holds nothing")
@@ -154,7 +198,7 @@ def _read(
         places[example["id"]] = where
         placed.append((example, where))
     if not placed:
-        raise ValueError(f"{spec.name}: the {split} split in {folder or 'the hub'} has no rows")
+        raise ValueError(f"{spec.name}: the {split} split in {source} has no rows")
     return placed
 
 

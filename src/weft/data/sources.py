@@ -11,6 +11,7 @@ from pathlib import Path
 from weft.config import Split
 from weft.data.formats import FORMATS, format_of, read_rows, with_class_names
 from weft.data.layout import Layout, Placed
+from weft.data.memory import saved_rows
 from weft.registry import unknown
 from weft.tasks.contract import TaskSpec
 
@@ -32,14 +33,18 @@ def split_rows(
     Args:
         spec: The set.
         split: Which part.
-        folder: Where its files are, as published or as the hub keeps them (parquet); None asks the
-            hub.
+        folder: Where its files are, as published, as the hub keeps them (parquet) or as
+            `datasets` saves them; None asks the hub.
 
     Raises:
         ValueError: If the split is not there or, while iterating, if a file is malformed.
     """
     if folder is None:
         return _from_hub(spec, split), hub_columns(spec)
+    named = [spec.files[split]] if split in spec.files else SPLIT_NAMES[split]
+    saved = saved_rows(folder, named) if folder.is_dir() else None
+    if saved is not None:
+        return saved, hub_columns(spec)
     form, paths = find_files(spec, split, folder)
     as_on_hub = form == "parquet" and spec.format != "parquet"
     layout = layout_of(spec)

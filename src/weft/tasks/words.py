@@ -160,9 +160,9 @@ _ways: dict[Way, Callable[[str], Iterable[Word]]] = {
 def recognise(rows: Iterable[Sequence[str]]) -> Way:
     """The way that the tokens of training rows follow.
 
-    `characters` where no token has two. `dictionary` where the scripts are written without spaces and many tokens have more than one of their characters.
-    Else the way that gives back most of the tokens once their sentences are written as running text; the earlier
-    named of two that do equally well.
+    `characters` where no token has two. `dictionary` where scripts are written without spaces and
+    many tokens have more than one of their characters. Else the way that gives back most of the
+    tokens once their sentences are written as running text; the earlier of two that do equally well.
     """
     sentences = [list(row) for _, row in zip(range(_MOST_ROWS), rows, strict=False)]
     tokens = [token for row in sentences for token in row]
@@ -175,7 +175,7 @@ def recognise(rows: Iterable[Sequence[str]]) -> Way:
     if len(unspaced) > 0.2 * len(tokens) and sum(n > 1 for n in unspaced) > 0.2 * len(unspaced):
         return "dictionary"
     texts = [_running(row) for row in sentences]
-    ways = [way for way in WAYS if way != "dictionary"]
+    ways: list[Way] = [way for way in WAYS if way != "dictionary"]
     return max(ways, key=lambda way: _agreement(texts, way))
 
 

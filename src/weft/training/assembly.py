@@ -9,6 +9,7 @@ import torch
 
 from weft.base.loading import Base, attention_for, check_max_length, load_base
 from weft.config import RecipeSettings, Run
+from weft.data.memory import given_by_task
 from weft.data.rows import Rows, encode, load, task_settings
 from weft.lowrank.route import Members
 from weft.methods.gates.settings import Spec as MixtureSpec
@@ -115,12 +116,13 @@ class Session:
         return expert, card
 
 
-def assemble(run: Run, device: torch.device) -> Session:
+def assemble(run: Run, device: torch.device, data: Mapping[str, Any] | None = None) -> Session:
     """Read, check and build everything `run` asks for.
 
     Args:
         run: The settings.
         device: Where to train if the run says `auto`.
+        data: Rows in memory, by split or by task and split (`weft.data.memory`); None reads files.
 
     Raises:
         KeyError: If a name is unknown.
@@ -148,7 +150,9 @@ def assemble(run: Run, device: torch.device) -> Session:
             f"experts: both adds two experts up to one LoRA, and recipe {recipe.name} has no exact "
             "factors; choose another recipe, or experts: shared or separate"
         )
-    loaded = {settings.label: load(run, settings) for settings in tasks}
+    given = given_by_task(data, [settings.label for settings in tasks])
+    loaded = {own.label: load(run, own, given.get(own.label)) for own in tasks}
+    tasks = [item.settings for item in loaded.values()]
     base = load_base(
         run.base,
         revision=run.revision,

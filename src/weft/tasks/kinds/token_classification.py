@@ -80,7 +80,7 @@ class TokenClassification(Task):
             example = {**example, **tagged(text, example["spans"], _way(options), where)}
         tags = example.get("tags")
         if tags is not None:
-            _refuse_other_than_list(tags, "tags", "tags", where)
+            tags = _listed(tags, "tags", "tags", where)
             for place, tag in enumerate(tags):
                 try:
                     split(str(tag), None if options.scheme == "auto" else options.scheme)
@@ -136,7 +136,7 @@ class TokenClassification(Task):
             if len(example["offsets"]) != len(tokens or ()):
                 raise ValueError(f"{where}: 'offsets' must hold [start, end] of each of 'tokens'")
             checked |= {"text": text_of(example, "text", where), "offsets": example["offsets"]}
-        _refuse_other_than_list(tokens, "tokens", "words", where)
+        tokens = _listed(tokens, "tokens", "words", where)
         if not all(isinstance(word, str) for word in tokens):
             raise ValueError(
                 f"{where}: column 'tokens' must be a list of words, got {tokens!r:.80}"
@@ -261,13 +261,11 @@ def _recognised(spec: TaskSpec, examples: Iterable[Mapping[str, Any]]) -> Scheme
         raise ValueError(f"task {spec.name}: options: {error}") from None
 
 
-def _refuse_other_than_list(value: object, column: str, what: str, where: str) -> None:
-    if not isinstance(value, list | tuple):
-        hint = (
-            "; a list written as text is none: use jsonl or parquet"
-            if str(value)[:1] == "["
-            else ""
-        )
-        raise ValueError(
-            f"{where}: column {column!r} must be a list of {what}, got {value!r:.80}{hint}"
-        )
+def _listed(value: object, column: str, what: str, where: str) -> Sequence[Any]:
+    if isinstance(value, list | tuple):
+        return value
+    as_text = "; a list written as text is none: use jsonl or parquet"
+    hint = as_text if str(value)[:1] == "[" else ""
+    raise ValueError(
+        f"{where}: column {column!r} must be a list of {what}, got {value!r:.80}{hint}"
+    )
