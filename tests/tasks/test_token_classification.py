@@ -299,3 +299,32 @@ def test_a_sequence_of_no_tokens_at_all_is_refused() -> None:
     task = plain()
     with pytest.raises(ValueError, match="row '1': 'tokens' has no sub-words"):
         task.encode(task.check({"id": "1", "tokens": ["\u200b"]}, "r"), bare)
+
+
+def test_what_rows_leave_open_is_settled_and_written_out() -> None:
+    kind = kinds.load(KIND)
+    rows = [{"tokens": ["Ada", "met", "U.S.", "Bob"], "tags": ["B-x", "E-x", "O", "S-y"]}]
+    spec = kind.settle(TaskSpec(name="tried", kind=KIND), rows)
+    assert spec.options == {"scheme": "bioes", "words": "web"}
+    assert kind.collect_labels(spec, rows) == ["O", "B-x", "B-y", "I-x", "I-y"]
+    task = kind(spec, LABELS)
+    checked = task.check({"id": "1", **rows[0]}, "r")
+    assert checked["tags"] == ["B-x", "I-x", "O", "B-y"]
+    said = TaskSpec(name="tried", kind=KIND, options={"scheme": "iob1", "words": "spaces"})
+    assert kind.settle(said, rows).options == said.options
+
+
+def test_a_tagger_cuts_running_text_as_its_training_rows_were_cut() -> None:
+    kind = kinds.load(KIND)
+    for tokens, text, expected in (
+        (list("我在北京A1"), "他去A1", ["他", "去", "A", "1"]),
+        (["ผม", "รัก", "กรุงเทพ"], "กรุงเทพ ดี", ["กรุงเทพ", "ดี"]),
+        (["So,", "(he)", "said:", "well!"], "Go, (now)!", ["Go,", "(now)!"]),
+    ):
+        spec = kind.settle(TaskSpec(name="tried", kind=KIND), [{"tokens": tokens}])
+        assert kind(spec, LABELS).check({"id": "1", "text": text}, "r")["tokens"] == expected
+
+
+def test_wrong_options_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="options: scheme: Input should be 'auto', 'iob2'"):
+        plain(options={"scheme": "iobes"})

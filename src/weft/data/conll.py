@@ -18,7 +18,8 @@ def sentences(text: str, path: Path, layout: Layout) -> Iterator[Placed]:
         ValueError: If a line has another number of columns than the others; while iterating.
     """
     lines = lines_of(text)
-    width = len(layout.header) if layout.header else _width(lines)
+    width, tabbed = _form(lines, "#" if layout.comments is None else layout.comments)
+    width = len(layout.header) if layout.header else width
     rows: list[list[str]] = []
     numbers: list[int] = []
     for number, line in enumerate([*lines, ""], 1):
@@ -28,10 +29,12 @@ def sentences(text: str, path: Path, layout: Layout) -> Iterator[Placed]:
                 yield _sentence(rows, layout), Lines(str(path), numbers)
             rows, numbers = [], []
             continue
-        if _is_comment(line, fields, width, layout, inside=bool(rows)):
+        # A comment parted by spaces is none of the columns of a file parted by tabs.
+        other = len(fields) != width or (tabbed and line.startswith("#") and "\t" not in line)
+        if _is_comment(line, fields, layout, other=other, inside=bool(rows)):
             continue
         chosen = layout.columns or layout.header
-        if len(fields) < 2 or len(fields) != width or not (chosen or (fields[0] and fields[-1])):
+        if len(fields) < 2 or other or not (chosen or (fields[0] and fields[-1])):
             wanted = "a token and its tag" if width < 3 else f"{width} columns as in lines above"
             raise ValueError(f"{path}:{number}: expected {wanted}, got {line!r:.120}")
         rows.append(fields)
@@ -44,24 +47,27 @@ def _columns(line: str) -> list[str]:
     return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
 
-def _width(lines: Iterable[str]) -> int:
-    """Columns of the first line that can only be a token."""
+def _form(lines: Iterable[str], comment: str) -> tuple[int, bool]:
+    """Of the first line that can only be a token: its columns, and whether tabs part them."""
     for line in lines:
         fields = _columns(line)
-        if fields and not line.startswith("#") and fields[0] != "-DOCSTART-":
-            return len(fields)
-    return 2
+        if comment and line.startswith(comment):
+            continue
+        if fields and fields[0] != "-DOCSTART-":
+            return len(fields), "\t" in line
+    return 2, False
 
 
-def _is_comment(line: str, fields: list[str], width: int, layout: Layout, *, inside: bool) -> bool:
+def _is_comment(line: str, fields: list[str], layout: Layout, *, other: bool, inside: bool) -> bool:
+    """Whether a line holds no token; `other` if its columns are not those of tokens."""
     if layout.comments is not None:
         return bool(layout.comments) and line.startswith(layout.comments)
     if inside or not line.startswith("#"):
         return False
     if fields[0] == "#":
         # `#` itself is a token, where the line has as many columns as others and all hold something.
-        return len(fields) != width or not all(fields)
-    return len(fields) > 1 and len(fields) != width  # #begin document (x); part 000
+        return other or not all(fields)
+    return len(fields) > 1 and other  # #begin document (x); part 000
 
 
 def _sentence(rows: list[list[str]], layout: Layout) -> Row:
