@@ -206,6 +206,11 @@ def test_annotations_that_differ_are_refused_unless_one_is_the_truth(tmp_path: P
             "[0]: a region must have one label, got ['a', 'b']",
         ),
         (
+            [task(1, done({"value": {"start": "/p", "end": "/p", "hypertextlabels": ["a"]}}))],
+            "label_studio",
+            "[0]: only regions of plain text are read, got ['end', 'hypertextlabels', 'start']",
+        ),
+        (
             [{"id": 1, "text": "ab", "label": [[0, 9, "x"]]}],
             "doccano",
             "[0]: the span 0 to 9 is none",

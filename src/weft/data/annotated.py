@@ -84,6 +84,11 @@ def _task(row: Row, data: Mapping[str, Any], annotation: Mapping[str, Any], wher
         "text": texts.get("text") or next(iter(texts.values())),
     }
     values: list[Any] = [item.get("value") for item in _results(annotation, where)]
+    for value in values:
+        if isinstance(value, Mapping) and "start" in value and "labels" not in value:
+            raise ValueError(
+                f"{where}: only regions of plain text are read, got {sorted(value)!r:.120}"
+            )
     found["spans"] = [_region(value, where) for value in values if _are_regions([value])]
     chosen = [name for value in values if _is_choice(value) for name in value["choices"]]
     return {**found, "label": chosen} if any(map(_is_choice, values)) else found
