@@ -31,8 +31,12 @@ class TaskSettings(Settings):
 
     name: str
     """A registered task (`weft list tasks`) or the path of a task's YAML file."""
+    spec: dict[str, Any] | None = None
+    """The set's description (kind, columns, labels, ...), in place of a YAML file."""
     data: str | None = None
     """Folder with the set's files as published; None loads the set from the hub."""
+    in_memory: dict[Split, str] | None = None
+    """Digests of the rows that were given in Python, by split; written by training. They have to be given again."""
     max_length: int | None = Field(default=None, ge=8)
     """Longest sequence in tokens, special tokens included; None takes the task's own."""
     stride: int | None = Field(default=None, ge=0)

@@ -18,13 +18,18 @@ import yaml
 
 Contract = TypeVar("Contract")
 
+_MOST_LISTED = 40
+_LONGEST_SHOWN = 60
+
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name nobody registered: what came, the nearest known name, all known names."""
+    """The sentence for a name nobody registered: what came, the nearest known name, the first of all known names."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:_LONGEST_SHOWN], known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"no {kind} named {name!r}.{hint} Known: {', '.join(known) or 'none'}"
+    listed = ", ".join(one[:_LONGEST_SHOWN] for one in known[:_MOST_LISTED]) or "none"
+    more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
+    return f"no {kind} named {name[:_LONGEST_SHOWN]!r}.{hint} Known: {listed}{more}"
 
 
 class Registry(Generic[Contract]):

@@ -418,3 +418,57 @@ def test_importing_the_data_side_imports_neither_torch_nor_datasets() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_users_yaml_says_header_and_quotes_of_published_tables(tmp_path: Path) -> None:
+    cola = 'bc01\t1\t\tThe cat slept.\nbc01\t0\t*\t"The slept"" cat the.\n'
+    mrpc = 'Quality\t#1 ID\t#1 String\n1\t7\t"" Who "" said it .\n0\t8\tNo one .\n'
+    _write(tmp_path, train_tsv=cola, dev_tsv=mrpc)
+    header = "header: [source, label, mark, text]\n"
+    found = _load(_settings(tmp_path, CLASSES + header))["train"]
+    assert [(row["text"], row["label"]) for row in found] == [
+        ("The cat slept.", "1"),
+        ('"The slept"" cat the.', "0"),
+    ]
+    columns = "columns: {text: '#1 String', label: Quality, id: '#1 ID'}\nquotes: false\n"
+    found = _load(_settings(tmp_path, CLASSES + columns), "validation", labels=["0", "1"])
+    assert found["validation"][0] == {"id": "7", "text": '"" Who "" said it .', "label": "1"}
+
+
+def test_classes_that_yaml_reads_as_truth_values_are_refused_with_the_file(tmp_path: Path) -> None:
+    _write(tmp_path, train_csv="text,label\na,no\nb,yes\n")
+    said = _error(_settings(tmp_path, CLASSES + "labels: [no, yes]\n"))
+    assert said.startswith(f"{tmp_path / 'mine.yaml'}: labels: Value error, YAML reads yes, no")
+    assert (
+        _load(_settings(tmp_path, CLASSES + "labels: ['no', 'yes']\n"))["train"][1]["label"]
+        == "yes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tags", "labels"),
+    [
+        (["B-PER", "E-PER", "O", "S-LOC"], None),
+        (["I-PER", "I-PER", "O", "I-LOC"], None),
+        (["B-PER", "L-PER", "O", "U-LOC"], None),
+        ([1, 2, 0, 3], "labels: [O, B-PER, E-PER, S-LOC, I-PER]\n"),
+        (["PER", "PER", "O", "LOC"], "options: {scheme: io}\n"),
+    ],
+    ids=str,
+)
+def test_tags_of_every_scheme_arrive_in_iob2(
+    tmp_path: Path, tags: list, labels: str | None
+) -> None:
+    row = {"tokens": ["Ada", "Byron", "in", "Rome"], "tags": tags}
+    _write(tmp_path, train_jsonl=json.dumps(row))
+    loaded = load_task(_settings(tmp_path, TAGS + (labels or "")), splits=["train"], seed=0)
+    assert loaded.splits["train"][0]["tags"] == ["B-PER", "I-PER", "O", "B-LOC"]
+    assert set(loaded.task.labels) == {"O", "B-PER", "I-PER", "B-LOC", "I-LOC"}
+
+
+def test_messages_stay_short_whatever_a_file_holds(tmp_path: Path) -> None:
+    _write(tmp_path, train_csv="text,label\n" + "".join(f"t,{'c' * 300}{n}\n" for n in range(3000)))
+    _write(tmp_path, dev_csv=f"text,label\nt,{'d' * 9000}\n")
+    said = _error(_settings(tmp_path, CLASSES), "train", "validation")
+    assert said.startswith(f"{tmp_path / 'dev.csv'}:2: column 'label': no class named 'ddd")
+    assert len(said) < 4000

@@ -128,7 +128,7 @@ def test_squad_gives_a_row_a_question_with_all_answers(tmp_path: Path) -> None:
 )
 def test_malformed_squad_is_refused_by_place(tmp_path: Path, content: str, said: str) -> None:
     path = _file(tmp_path, "train.json", content)
-    assert _error(path).startswith(f"{path}{said}")
+    assert _error(path, "squad").startswith(f"{path}{said}")
 
 
 def test_parquet_gives_class_names_for_class_numbers(tmp_path: Path) -> None:
@@ -177,4 +177,49 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_an_unknown_ending_or_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     assert ".csv, .tsv, .jsonl" in _error(_file(tmp_path, "train.xls", ""))
     with pytest.raises(KeyError, match="Did you mean 'jsonl'"):
-        read_rows(tmp_path / "train.csv", "json")
+        read_rows(tmp_path / "train.csv", "jsonll")
+
+
+ROWS = [{"text": "a", "n": 1}, {"text": "b\u2028", "n": None}]
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (json.dumps(ROWS), ": [{}]"),
+        (json.dumps(ROWS, indent=2), ": [{}]"),
+        (json.dumps({"version": "1", "data": ROWS}), ": [{}]"),
+        ("\n".join(map(json.dumps, ROWS)), ":{}"),
+    ],
+    ids=["list", "indented", "member", "lines"],
+)
+def test_json_gives_the_objects_of_its_list(tmp_path: Path, content: str, place: str) -> None:
+    path = _file(tmp_path, "train.json", content)
+    first = int(place == ":{}")
+    assert list(read_rows(path)) == [
+        (row, f"{path}{place.format(at)}") for at, row in enumerate(ROWS, first)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[1]", ": [0]: expected an object, got 1"),
+        ('"a"', ": expected a list of objects, got 'a'"),
+        (
+            '{"text": {"0": "a"}}',
+            ": expected a list of objects, got an object with ['text']; write one",
+        ),
+        ('[{"a": 1},\n{]', ":2: not JSON"),
+        ('{"a": 1}\n{"a": }', ":2: not JSON"),
+    ],
+)
+def test_malformed_json_is_refused_by_place(tmp_path: Path, content: str, said: str) -> None:
+    path = _file(tmp_path, "train.json", content)
+    assert _error(path).startswith(f"{path}{said}")
+
+
+def test_squad_is_known_by_its_form(tmp_path: Path) -> None:
+    document = json.dumps(_squad({"id": "1", "question": "q?"}))
+    path = _file(tmp_path, "train.json", document)
+    assert list(read_rows(path)) == list(read_rows(path, "squad"))

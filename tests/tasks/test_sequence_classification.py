@@ -211,3 +211,68 @@ def test_scores_of_numbers_are_those_of_numpy(rows: list[tuple[int, int]]) -> No
 
 def test_the_correlation_with_a_constant_is_not_a_number() -> None:
     assert np.isnan(scores(plain(None, mode="regression"), [1.0, 1.0], [1.0, 2.0])["pearson"])
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (["good", "bad"], r"has 2 classes, \['good', 'bad'\]; .*mode: multi_label"),
+        ([], r"has 0 classes, \[\]; .*mode: multi_label"),
+        ({"choices": ["bad"]}, r"must hold a class name, got \{'choices': \['bad'\]\}"),
+        (float("nan"), "must hold a class name, got nan"),
+        ([["good"]], r"must hold a class name, got \['good'\]"),
+        (b"good", "must hold a class name, got b'good'"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_class_name_is_refused_before_classes_are_collected(
+    label: object, said: str
+) -> None:
+    spec = TaskSpec(name="tried", kind=KIND)
+    with pytest.raises(ValueError, match=rf"^f\.jsonl:3: column 'label' {said}"):
+        kinds.load(KIND).read(spec, {"text": "a", "label": label}, "f.jsonl:3")
+
+
+def test_multi_label_takes_names_in_lists_and_nothing_else() -> None:
+    spec = TaskSpec(name="tried", kind=KIND, options={"mode": "multi_label"})
+    kind = kinds.load(KIND)
+    rows = [{"label": ["a", 1]}, {"label": "b, c"}, {"label": []}, {"label": 2.0}]
+    assert kind.collect_labels(spec, rows) == ["1", "2", "a", "b", "c"]
+    for label in ({"a": 1}, [None], [["a"]], float("inf")):
+        with pytest.raises(ValueError, match=r"^r: column 'label' must hold a class name"):
+            kind.read(spec, {"label": label}, "r")
+
+
+def test_a_list_of_one_class_and_whole_numbers_of_any_type_are_names() -> None:
+    spec = TaskSpec(name="tried", kind=KIND)
+    rows = [{"label": ["good"]}, {"label": 1}, {"label": 1.0}, {"label": "1"}, {"label": 0.5}]
+    assert kinds.load(KIND).collect_labels(spec, rows) == ["0.5", "1", "good"]
+
+
+def _checked(labels: list[str], value: object) -> object:
+    spec = TaskSpec.model_validate({"name": "tried", "kind": KIND, "labels": labels})
+    task = kinds.load(KIND)(spec, labels)
+    return task.check({"id": "1", "text": "a", "label": value}, "r")["label"]
+
+
+def test_classes_that_look_like_numbers_are_never_taken_by_position() -> None:
+    # 0, 1, 2 beside classes 1, 2, 3 would be read half as names and half as positions.
+    assert [_checked(["1", "2", "3"], value) for value in (1, "2", 3.0)] == ["1", "2", "3"]
+    with pytest.raises(
+        ValueError, match=r"no class named '0'.*look like numbers are taken by name"
+    ):
+        _checked(["1", "2", "3"], 0)
+    assert [_checked(["no", "yes"], value) for value in (1, "0")] == ["yes", "no"]
+    with pytest.raises(ValueError, match="no class named '2'"):
+        _checked(["no", "yes"], 2)
+
+
+def test_truth_values_are_found_in_whatever_case_the_classes_are() -> None:
+    assert [_checked(["false", "true"], value) for value in (True, False)] == ["true", "false"]
+
+
+def test_labels_that_yaml_reads_as_numbers_are_names_and_as_truth_values_are_refused() -> None:
+    spec = TaskSpec.model_validate({"name": "x", "kind": KIND, "labels": [1, 2]})
+    assert spec.labels == ["1", "2"]
+    with pytest.raises(ValueError, match="put the name in quotation marks"):
+        TaskSpec.model_validate({"name": "x", "kind": KIND, "labels": [True, False]})

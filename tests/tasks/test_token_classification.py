@@ -44,18 +44,19 @@ def outputs(record: Record, tag_of: Callable[[int], str]) -> list[np.ndarray]:
     ]
 
 
-def test_classes_are_the_tags_of_train_with_o_first() -> None:
+def test_classes_are_both_tags_of_every_type_of_train_with_o_first() -> None:
     spec = TaskSpec(name="tried", kind=KIND)
     rows = [{"tags": ["I-y", "O"]}, {"tags": ["B-x"]}, {}]
-    assert kinds.load(KIND).collect_labels(spec, rows) == ["O", "B-x", "I-y"]
+    assert kinds.load(KIND).collect_labels(spec, rows) == ["O", "B-x", "B-y", "I-x", "I-y"]
 
 
 @pytest.mark.parametrize(
     "labels", [["O"], ["B-x", "I-x"], ["O", "NOUN"], ["O", "B-x", "B-x"]], ids=repr
 )
-def test_classes_that_are_not_iob2_are_refused(labels: list[str]) -> None:
+def test_classes_that_are_no_tags_are_refused(labels: list[str]) -> None:
     spec = TaskSpec(name="tried", kind=KIND, labels=labels)
-    with pytest.raises(ValueError, match="task tried: expected different IOB2 tags"):
+    said = "'NOUN' is no tag" if "NOUN" in labels else "expected different tags, O among them"
+    with pytest.raises(ValueError, match=f"^task tried: .*{said}"):
         kinds.load(KIND).collect_labels(spec, [])
 
 
@@ -298,3 +299,32 @@ def test_a_sequence_of_no_tokens_at_all_is_refused() -> None:
     task = plain()
     with pytest.raises(ValueError, match="row '1': 'tokens' has no sub-words"):
         task.encode(task.check({"id": "1", "tokens": ["\u200b"]}, "r"), bare)
+
+
+def test_what_rows_leave_open_is_settled_and_written_out() -> None:
+    kind = kinds.load(KIND)
+    rows = [{"tokens": ["Ada", "met", "U.S.", "Bob"], "tags": ["B-x", "E-x", "O", "S-y"]}]
+    spec = kind.settle(TaskSpec(name="tried", kind=KIND), rows)
+    assert spec.options == {"scheme": "bioes", "words": "web"}
+    assert kind.collect_labels(spec, rows) == ["O", "B-x", "B-y", "I-x", "I-y"]
+    task = kind(spec, LABELS)
+    checked = task.check({"id": "1", **rows[0]}, "r")
+    assert checked["tags"] == ["B-x", "I-x", "O", "B-y"]
+    said = TaskSpec(name="tried", kind=KIND, options={"scheme": "iob1", "words": "spaces"})
+    assert kind.settle(said, rows).options == said.options
+
+
+def test_a_tagger_cuts_running_text_as_its_training_rows_were_cut() -> None:
+    kind = kinds.load(KIND)
+    for tokens, text, expected in (
+        (list("我在北京A1"), "他去A1", ["他", "去", "A", "1"]),
+        (["ผม", "รัก", "กรุงเทพ"], "กรุงเทพ ดี", ["กรุงเทพ", "ดี"]),
+        (["So,", "(he)", "said:", "well!"], "Go, (now)!", ["Go,", "(now)!"]),
+    ):
+        spec = kind.settle(TaskSpec(name="tried", kind=KIND), [{"tokens": tokens}])
+        assert kind(spec, LABELS).check({"id": "1", "text": text}, "r")["tokens"] == expected
+
+
+def test_wrong_options_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="options: scheme: Input should be 'auto', 'iob2'"):
+        plain(options={"scheme": "iobes"})

@@ -4,7 +4,7 @@ records ─ outputs ─> logits ─ decode ─> predictions ─ statistics ─ m
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from weft.answering.recognition import RECOGNITION, recognition
 from weft.atomic import write_text
 from weft.config import Split
 from weft.data.encoding import cache_folder, encode_examples
+from weft.data.memory import Given, given_by_task
 from weft.data.reading import LoadedTask, load_task
 from weft.lowrank.route import Members
 from weft.model.batching import Item
@@ -52,7 +53,7 @@ class Evaluation:
 def evaluate(
     run: str | Path,
     *,
-    data: str | None = None,
+    data: str | Mapping[str, Any] | None = None,
     split: Split = "validation",
     max_examples: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
@@ -66,8 +67,8 @@ def evaluate(
 
     Args:
         run: The run folder.
-        data: Folder with the task's data (several tasks: with a sub-folder for each by name); None
-            takes the run's own.
+        data: Folder with the task's data (several tasks: with a sub-folder for each by name), or
+            rows in memory as `weft.train` takes them; None takes the run's own.
         split: Which rows.
         max_examples: Size of a seeded sample of them; None takes what the run says.
         tokens_per_batch: Padded tokens in one forward call.
@@ -82,9 +83,14 @@ def evaluate(
     """
     folder = RunFolder.open(run)
     several = bool(folder.run.tasks)
+    labels = [task.label for task in [folder.run.task, *folder.run.tasks] if task]
+    given = {} if data is None or isinstance(data, str) else given_by_task(data, labels)
     found = []
     for part, loaded in _loaded(folder, device, precision):
-        own = str(Path(data) / part.path.name) if data is not None and several else data
+        assert loaded.run.task is not None  # a part has one
+        own: str | Given | None = given.get(loaded.run.task.label)
+        if isinstance(data, str):
+            own = str(Path(data) / part.path.name) if several else data
         rows, records = _rows(loaded, own, split, max_examples)
         result = _evaluate(
             loaded, rows, records, split, tokens_per_batch=tokens_per_batch, progress=progress
@@ -150,12 +156,13 @@ def _evaluate(
 
 
 def _rows(
-    loaded: LoadedRun, data: str | None, split: Split, max_examples: int | None
+    loaded: LoadedRun, data: str | Given | None, split: Split, max_examples: int | None
 ) -> tuple[LoadedTask, list[Record]]:
     """A split of the run's task, read and encoded."""
     settings = loaded.run.task
     assert settings is not None  # load_run_model refuses a folder of several tasks
-    changed: dict[str, Any] = {"data": data or settings.data or loaded.run.data}
+    given = None if data is None or isinstance(data, str) else data
+    changed: dict[str, Any] = {"data": None if given else data or settings.data or loaded.run.data}
     if max_examples is not None:
         changed["max_examples"] = max_examples
     rows = load_task(
@@ -163,6 +170,7 @@ def _rows(
         splits=[split],
         seed=loaded.run.seed,
         labels=loaded.card.labels,
+        given=given,
     )
     tokenizer = loaded.model.base.tokenizer
     return rows, encode_examples(rows.task, rows.splits[split], tokenizer, cache=cache_folder())

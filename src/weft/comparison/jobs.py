@@ -97,7 +97,7 @@ def best_rate(grid: Grid, cell: Cell, jobs: Mapping[float, Job]) -> tuple[float,
     """The rate that scored best on held-out rows, and the score of each; a single one needs no search."""
     if not jobs:
         return grid.recipes[cell.recipe].learning_rates[0], {}
-    kind = find_kind(find_spec(grid.tasks[cell.task].task.name))
+    kind = find_kind(find_spec(grid.tasks[cell.task].task))
     scores = {rate: score_of(job.folder, kind.metric)["value"] for rate, job in jobs.items()}
     sign = 1 if kind.higher_is_better else -1
     best = max(scores, key=lambda rate: sign * scores[rate])
@@ -132,7 +132,7 @@ def planned(grid: Grid, out: str | Path, recipes: Iterable[str] | None = None) -
     """
     plans = []
     for cell in cells_of(grid, recipes):
-        find_spec(grid.tasks[cell.task].task.name)
+        find_spec(grid.tasks[cell.task].task)
         search = search_jobs(grid, Path(out), cell)
         jobs = list(search.values())
         if all(job.is_complete for job in jobs):

@@ -71,7 +71,7 @@ def _sorted(grid: Grid, rows: Sequence[Row]) -> list[Row]:
     """Best first; equal ones stay in the order of the grid."""
     if not rows:
         return []
-    kind = find_kind(find_spec(grid.tasks[rows[0].task].task.name))
+    kind = find_kind(find_spec(grid.tasks[rows[0].task].task))
     sign = -1 if kind.higher_is_better else 1
     return sorted(rows, key=lambda row: sign * row.scores[row.metric].value)
 

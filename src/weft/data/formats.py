@@ -5,23 +5,23 @@ is wrong (`file:line`, `file: row n`). Readers know nothing of tasks; `weft.data
 task's.
 """
 
-import csv
-import io
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.data.annotated import TOOLS, from_tools
+from weft.data.conll import sentences
+from weft.data.layout import PLAIN, Layout, Placed, Row, lines_of
+from weft.data.separated import separated
 from weft.registry import unknown
 
 if TYPE_CHECKING:
     from datasets import Features
 
-Row = dict[str, Any]
-Placed = tuple[Row, str]
-"""A row and where it stands."""
+_HEAD = 4096
+"""Bytes at the beginning that tell text from what is none."""
 
 
 def _text(path: Path) -> str:
@@ -29,6 +29,10 @@ def _text(path: Path) -> str:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"{path}: no such file") from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:_HEAD]:
+        raise ValueError(
+            f"{path}:1: not UTF-8 but UTF-16 or no text at all; save the file as UTF-8"
+        )
     try:
         return data.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
     except UnicodeDecodeError as error:
@@ -36,47 +40,19 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
 
 
-def _separated(path: Path, delimiter: str) -> Iterator[Placed]:
-    # strict: a quote in the wrong place is an error, where the default would swallow rows after it.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    line = 1
-    try:
-        for fields in reader:
-            where = f"{path}:{line}"
-            line = reader.line_num + 1
-            if not fields:
-                continue
-            if header is None:
-                header = fields
-                if len(set(header)) < len(header):
-                    raise ValueError(f"{where}: the header names a column twice: {header}")
-            elif len(fields) != len(header):
-                raise ValueError(
-                    f"{where}: {len(fields)} fields, but the header has {len(header)}: {header}; "
-                    f"quote fields that hold {delimiter!r}"
-                )
-            else:
-                yield dict(zip(header, fields, strict=True)), where
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}:{line}: {error}; quote fields that hold quotes, and double the quotes inside"
-        ) from None
+def _csv(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
+    """Comma-separated, with a header or `layout.header`; quoted fields may hold commas and newlines."""
+    yield from separated(_text(path), path, ",", layout)
 
 
-def _csv(path: Path) -> Iterator[Placed]:
-    """Comma-separated, with a header; quoted fields may hold commas and newlines."""
-    return _separated(path, ",")
+def _tsv(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
+    """Tab-separated, with a header or `layout.header`; a line is a row, and marks are text unless it is said."""
+    yield from separated(_text(path), path, "\t", layout)
 
 
-def _tsv(path: Path) -> Iterator[Placed]:
-    """Tab-separated, with a header; quotes as in CSV."""
-    return _separated(path, "\t")
-
-
-def _jsonl(path: Path) -> Iterator[Placed]:
-    """One JSON object a line."""
-    yield from json_lines(_text(path), str(path))
+def _jsonl(path: Path, layout: Layout = PLAIN, tool: str | None = None) -> Iterator[Placed]:
+    """One JSON object a line; rows of annotation tools become text with spans or labels."""
+    yield from from_tools(json_lines("\n".join(lines_of(_text(path))), str(path)), tool)
 
 
 def json_lines(text: str, source: str) -> Iterator[Placed]:
@@ -102,36 +78,56 @@ def json_lines(text: str, source: str) -> Iterator[Placed]:
         yield row, where
 
 
-def _conll(path: Path) -> Iterator[Placed]:
-    """One token a line, first column the token, last its tag; blank lines part sentences.
-
-    Columns are parted by tabs if the line has one, else by spaces. `-DOCSTART-` lines are skipped.
-    The row is `{tokens, tags}`.
-    """
-    tokens: list[str] = []
-    tags: list[str] = []
-    start, width = 0, 0
-    for number, line in enumerate([*_text(path).split("\n"), ""], 1):
-        content = line.rstrip("\r")
-        if not content.strip(" \t"):
-            if tokens:
-                yield {"tokens": tokens, "tags": tags}, f"{path}:{start}"
-            tokens, tags = [], []
-            continue
-        fields = content.split("\t") if "\t" in content else re.split(" +", content.strip(" "))
-        if fields[0] == "-DOCSTART-":
-            continue
-        width = width or len(fields)
-        if len(fields) < 2 or len(fields) != width or not fields[0] or not fields[-1]:
-            wanted = "a token and its tag" if width < 3 else f"{width} columns as in lines above"
-            raise ValueError(f"{path}:{number}: expected {wanted}, got {content!r}")
-        if not tokens:
-            start = number
-        tokens.append(fields[0])
-        tags.append(fields[-1])
+def _conll(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
+    """One token a line, first column the token, last its tag, unless it is said; see `weft.data.conll`."""
+    yield from sentences(_text(path), path, layout)
 
 
-def _squad(path: Path) -> Iterator[Placed]:
+def _json(path: Path, layout: Layout = PLAIN, tool: str | None = None) -> Iterator[Placed]:
+    """One JSON list of objects, alone or as the one list of an object; JSON lines and SQuAD's form by this ending."""
+    text = _text(path)
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            yield from _jsonl(path, layout, tool)
+            return
+        raise ValueError(
+            f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}"
+        ) from None
+    if isinstance(document, dict):
+        lists = {key: value for key, value in document.items() if isinstance(value, list)}
+        articles = lists.get("data") or [None]
+        if isinstance(articles[0], dict) and "paragraphs" in articles[0]:
+            yield from _squad(path, layout)
+            return
+        if len(lists) != 1:
+            raise ValueError(
+                f"{path}: expected a list of objects, got an object with {sorted(document)!r:.120}; write one object a "
+                "row (pandas: orient='records')"
+            )
+        document = next(iter(lists.values()))
+    if not isinstance(document, list):
+        raise ValueError(f"{path}: expected a list of objects, got {document!r:.60}")
+    yield from from_tools(_objects(document, path), tool)
+
+
+def _objects(document: list[Any], path: Path) -> Iterator[Placed]:
+    for number, row in enumerate(document):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: [{number}]: expected an object, got {row!r:.60}")
+        yield row, f"{path}: [{number}]"
+
+
+def _of_tool(tool: str) -> Callable[[Path, Layout], Iterator[Placed]]:
+    def read(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
+        lines = path.name.lower().endswith((".jsonl", ".ndjson"))
+        return _jsonl(path, layout, tool) if lines else _json(path, layout, tool)
+
+    return read
+
+
+def _squad(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
     """SQuAD's published JSON (data / paragraphs / qas): a row a question, with all its answers."""
     try:
         document = json.loads(_text(path))
@@ -164,7 +160,7 @@ def _members(value: Any, key: str, place: str) -> Iterator[tuple[Any, str]]:
         yield item, f"{place}{key}[{index}]"
 
 
-def _parquet(path: Path) -> Iterator[Placed]:
+def _parquet(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
     """Parquet, as the hub keeps it: class numbers become their names where the file has them."""
     import pyarrow as pa  # heavy, and only this format wants it
     from datasets import Features
@@ -200,14 +196,14 @@ def with_class_names(rows: Iterable[Mapping[str, Any]], features: "Features") ->
         yield {**row, **{column: name(row[column], known) for column, known in names.items()}}
 
 
-def _plain_text(path: Path) -> Iterator[Placed]:
+def _plain_text(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
     """Running text: a row is a paragraph, that is, a block of lines between blank lines."""
     block: list[str] = []
     start = 0
-    for number, line in enumerate([*_text(path).split("\n"), ""], 1):
+    for number, line in enumerate([*lines_of(_text(path)), ""], 1):
         if line.strip():
             start = start if block else number
-            block.append(line.rstrip("\r"))
+            block.append(line)
         elif block:
             yield {"text": "\n".join(block)}, f"{path}:{start}"
             block = []
@@ -218,17 +214,19 @@ class Format:
     """A form of file: how its name ends, and how it is read."""
 
     endings: tuple[str, ...]
-    read: Callable[[Path], Iterator[Placed]]
+    read: Callable[[Path, Layout], Iterator[Placed]]
 
 
 FORMATS = {
     "csv": Format((".csv",), _csv),
     "tsv": Format((".tsv",), _tsv),
     "jsonl": Format((".jsonl", ".ndjson"), _jsonl),
+    "json": Format((".json",), _json),
     "conll": Format((".conll", ".annotated"), _conll),
     "squad": Format((".json",), _squad),
     "parquet": Format((".parquet",), _parquet),
     "text": Format((".txt",), _plain_text),
+    **{tool: Format((".json", ".jsonl", ".ndjson"), _of_tool(tool)) for tool in TOOLS},
 }
 
 
@@ -241,16 +239,19 @@ def format_of(path: Path) -> str:
     for name, form in FORMATS.items():
         if path.name.lower().endswith(form.endings):
             return name
-    endings = ", ".join(ending for form in FORMATS.values() for ending in form.endings)
+    endings = ", ".join(
+        dict.fromkeys(ending for form in FORMATS.values() for ending in form.endings)
+    )
     raise ValueError(f"{path}: unknown ending; say `format:`, or use one of {endings}")
 
 
-def read_rows(path: Path, form: str | None = None) -> Iterator[Placed]:
+def read_rows(path: Path, form: str | None = None, layout: Layout = PLAIN) -> Iterator[Placed]:
     """The rows of one file, each with the place it stands at.
 
     Args:
         path: The file.
         form: A key of `FORMATS`; None reads it off the file's ending.
+        layout: What is said of the file's form.
 
     Raises:
         KeyError: If there is no such format.
@@ -259,4 +260,4 @@ def read_rows(path: Path, form: str | None = None) -> Iterator[Placed]:
     form = form or format_of(path)
     if form not in FORMATS:
         raise KeyError(unknown("format", form, FORMATS))
-    return FORMATS[form].read(path)
+    return FORMATS[form].read(path, layout)

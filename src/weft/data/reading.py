@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from weft.config import Split, TaskSettings, read_yaml, validate
-from weft.data.sources import split_rows
+from weft.data.layout import Placed
+from weft.data.memory import Given, digest_of, given_rows
+from weft.data.sources import hub_columns, split_rows
 from weft.registry import unknown
 from weft.tasks.contract import Example, Task, TaskSpec
 from weft.tasks.kinds import kinds
@@ -33,16 +35,20 @@ class LoadedTask:
     """Checked examples by split."""
 
 
-def find_spec(name: str) -> TaskSpec:
+def find_spec(task: str | TaskSettings) -> TaskSpec:
     """The description of a set.
 
     Args:
-        name: A registered set, or the path of a YAML file that describes the user's own.
+        task: A registered set, or the path of a YAML file that describes the user's own; or a
+            run's settings of a task, which name one or hold a description.
 
     Raises:
         KeyError: If there is no such set; names the nearest one.
         ValueError: If the description has a key or a value that is wrong.
     """
+    name = task if isinstance(task, str) else task.name
+    if not isinstance(task, str) and task.spec is not None:
+        return validate(TaskSpec, {"name": name, **task.spec}, f"task {name}: spec")
     path = Path(name).expanduser()
     if path.suffix in {".yaml", ".yml"} or (name not in sets.names() and path.is_file()):
         return validate(TaskSpec, {"name": path.stem, **read_yaml(path)}, str(path))
@@ -58,7 +64,8 @@ def find_kind(spec: TaskSpec) -> type[Task]:
     if spec.kind not in kinds.names():
         raise ValueError(f"{spec.name}: {unknown('kind of task', spec.kind, kinds.names())}")
     kind = kinds.load(spec.kind)
-    known = ["id", *kind.columns, *kind.optional, *([kind.target] if kind.target else [])]
+    known = ["id", *kind.columns, *kind.optional, *kind.instead]
+    known += [kind.target] if kind.target else []
     for name in [*spec.columns, *(spec.hub.columns if spec.hub else ())]:
         if name not in known:
             raise ValueError(f"{spec.name}: columns: {unknown(f'{spec.kind} column', name, known)}")
@@ -71,6 +78,7 @@ def load_task(
     splits: Sequence[Split],
     seed: int,
     labels: Sequence[str] | None = None,
+    given: Given | None = None,
 ) -> LoadedTask:
     """A task with its splits read, checked and sampled.
 
@@ -82,35 +90,74 @@ def load_task(
         seed: Decides the samples of `max_examples`.
         labels: Class names in class order, as a trained expert has them ([] where its kind has
             none); None takes the spec's, or collects them from all of the training split.
+        given: Rows in memory by split, in place of files; the settings that come back hold their
+            digests.
 
     Raises:
         KeyError: If there is no such set.
         ValueError: If a setting, a file or a row is wrong: what, where, and what was expected.
     """
-    spec = find_spec(settings.name)
+    spec = find_spec(settings)
     changed = {"max_length": settings.max_length, "stride": settings.stride}
     changed = {key: value for key, value in changed.items() if value is not None}
     spec = spec.model_copy(update={**changed, "truncate": settings.truncate or spec.truncate})
     kind = find_kind(spec)
-    folder = Path(settings.data).expanduser() if settings.data else _beside(settings.name, spec)
+    source = _Source(spec, settings, given)
     rows: dict[Split, list[tuple[Example, str]]] = {}
     for split in splits:
-        rows[split] = _read(spec, kind, split, folder)
+        rows[split] = _read(spec, kind, split, source)
+    train = rows.get("train") or []
+    if labels is None and spec.labels is None and kind.target is not None:
+        train = train or _read(spec, kind, "train", source)
+    telling = train or [placed for split in splits for placed in rows[split]]
+    spec = kind.settle(spec, [example for example, _ in telling])
     if labels is None:
-        collecting = spec.labels is None and kind.target is not None
-        train = rows.get("train") or (_read(spec, kind, "train", folder) if collecting else [])
         labels = kind.collect_labels(spec, [example for example, _ in train])
     task = kind(spec, labels)
     examples: dict[Split, list[Example]] = {}
     for split, placed in rows.items():
         checked = [task.check(example, where) for example, where in placed]
         examples[split] = sample(checked, _limit(settings, split), seed=seed, split=split)
+    if given is not None:
+        settings = settings.model_copy(update={"in_memory": source.digests})
     return LoadedTask(settings, task, examples)
 
 
-def _beside(name: str, spec: TaskSpec) -> Path | None:
-    own = name not in sets.names() and spec.hub is None
-    return Path(name).expanduser().parent if own else None
+class _Source:
+    """Where a task's rows are: in memory, in a folder, or on the hub."""
+
+    def __init__(self, spec: TaskSpec, settings: TaskSettings, given: Given | None) -> None:
+        self.digests: dict[Split, str] = {}
+        self.given = given
+        self.folder = Path(settings.data).expanduser() if settings.data else None
+        if given is not None and settings.data:
+            raise ValueError(
+                f"task {settings.label}: rows are given and `data: {settings.data}` as well; choose one"
+            )
+        if given is None and self.folder is None:
+            if settings.in_memory is not None:
+                raise ValueError(
+                    f"task {settings.label}: its rows were given in Python and are kept nowhere; give them again, "
+                    "data={split: rows}, or a folder as `data`"
+                )
+            own = settings.name not in sets.names() and spec.hub is None
+            if own and settings.spec is not None:
+                raise ValueError(
+                    f"task {settings.label}: where are its rows? Give data={{split: rows}}, or a folder as `data`"
+                )
+            self.folder = Path(settings.name).expanduser().parent if own else None
+
+    def rows(self, spec: TaskSpec, split: Split) -> tuple[Iterable[Placed], dict[str, str]]:
+        if self.given is None:
+            return split_rows(spec, split, self.folder)
+        found = given_rows(self.given, split)
+        self.digests[split] = digest_of(found)
+        hub = hub_columns(spec)
+        there = found and all(source in found[0][0] for source in hub.values())
+        return found, hub if there else spec.columns
+
+    def __str__(self) -> str:
+        return "data" if self.given is not None else str(self.folder or "the hub")
 
 
 def _limit(settings: TaskSettings, split: Split) -> int | None:
@@ -122,17 +169,24 @@ def _limit(settings: TaskSettings, split: Split) -> int | None:
 
 
 def _read(
-    spec: TaskSpec, kind: type[Task], split: Split, folder: Path | None
+    spec: TaskSpec, kind: type[Task], split: Split, source: _Source
 ) -> list[tuple[Example, str]]:
-    rows, columns = split_rows(spec, split, folder)
-    needed = [*kind.columns, *([] if kind.target is None else [kind.target])]
+    rows, columns = source.rows(spec, split)
+    usual = [*kind.columns, *([] if kind.target is None else [kind.target])]
     # A column that the spec names under another name is meant to be there, needed or not.
     named = [name for name, source in columns.items() if source != name]
     placed: list[tuple[Example, str]] = []
     places: dict[str, str] = {}
     for number, (row, where) in enumerate(rows):
+        other = kind.instead and all(_has(row, columns.get(name, name)) for name in kind.instead)
+        needed = (
+            list(kind.instead)
+            if other and not _has(row, columns.get(usual[-1], usual[-1]))
+            else usual
+        )
         _refuse_missing([*needed, *named], row, where, columns)
-        example = _canonical(kind, row, where, spec=spec, columns=columns)
+        canonical = _canonical(kind, row, where, spec=spec, columns=columns)
+        example = dict(kind.read(spec, canonical, where))
         null = [name for name in needed if name not in example]
         if null:
             raise ValueError(f"{where}: {null[0]!r} is needed, but its column holds nothing")
@@ -144,7 +198,7 @@ def _read(
         places[example["id"]] = where
         placed.append((example, where))
     if not placed:
-        raise ValueError(f"{spec.name}: the {split} split in {folder or 'the hub'} has no rows")
+        raise ValueError(f"{spec.name}: the {split} split in {source} has no rows")
     return placed
 
 
@@ -154,7 +208,7 @@ def _canonical(
     """`row` in the kind's columns, values as the kind takes them; what it lacks is left out."""
     target = () if kind.target is None else (kind.target,)
     example: dict[str, Any] = {}
-    for name in dict.fromkeys(("id", *kind.columns, *kind.optional, *target)):
+    for name in dict.fromkeys(("id", *kind.columns, *kind.optional, *kind.instead, *target)):
         source = columns.get(name, name)
         value = _value(row, source) if _has(row, source) else None
         if value is not None:
@@ -196,6 +250,10 @@ def _as_is(value: Any, spec: TaskSpec, where: str) -> Any:
 
 
 def _id(value: Any, spec: TaskSpec, where: str) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a table with a gap keeps whole numbers as 7.0
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ValueError(f"{where} must hold text or whole numbers, got {value!r:.80}")
     if not str(value).strip():
         raise ValueError(f"{where} holds an empty id")
     return str(value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from weft.base.loading import Base
 from weft.config import Run, Split, TaskSettings
 from weft.data.encoding import cache_folder, encode_examples
+from weft.data.memory import Given
 from weft.data.reading import LoadedTask, holdout, load_task
 from weft.tasks.contract import Example, Record
 
@@ -23,13 +24,13 @@ class Rows:
     final: tuple[list[Example], list[Record]]
 
 
-def load(run: Run, settings: TaskSettings) -> LoadedTask:
-    """A task with the splits that the run looks at."""
+def load(run: Run, settings: TaskSettings, given: Given | None = None) -> LoadedTask:
+    """A task with the splits that the run looks at; rows of its own, or those that are given."""
     wants_validation = run.training.evaluate_on == "validation" or (
         run.training.select_on == "validation" and _selects(run)
     )
     splits: list[Split] = ["train", "validation"] if wants_validation else ["train"]
-    return load_task(settings, splits=splits, seed=run.seed)
+    return load_task(settings, splits=splits, seed=run.seed, given=given)
 
 
 def _selects(run: Run) -> bool:

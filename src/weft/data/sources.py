@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from weft.config import Split
-from weft.data.formats import FORMATS, Placed, format_of, read_rows, with_class_names
+from weft.data.formats import FORMATS, format_of, read_rows, with_class_names
+from weft.data.layout import Layout, Placed
+from weft.data.memory import saved_rows
 from weft.registry import unknown
 from weft.tasks.contract import TaskSpec
 
@@ -31,18 +33,30 @@ def split_rows(
     Args:
         spec: The set.
         split: Which part.
-        folder: Where its files are, as published or as the hub keeps them (parquet); None asks the
-            hub.
+        folder: Where its files are, as published, as the hub keeps them (parquet) or as
+            `datasets` saves them; None asks the hub.
 
     Raises:
         ValueError: If the split is not there or, while iterating, if a file is malformed.
     """
     if folder is None:
         return _from_hub(spec, split), hub_columns(spec)
+    named = [spec.files[split]] if split in spec.files else SPLIT_NAMES[split]
+    saved = saved_rows(folder, named) if folder.is_dir() else None
+    if saved is not None:
+        return saved, hub_columns(spec)
     form, paths = find_files(spec, split, folder)
     as_on_hub = form == "parquet" and spec.format != "parquet"
-    rows = (row for path in paths for row in read_rows(path, form))
+    layout = layout_of(spec)
+    rows = (row for path in paths for row in read_rows(path, form, layout))
     return rows, hub_columns(spec) if as_on_hub else spec.columns
+
+
+def layout_of(spec: TaskSpec) -> Layout:
+    """What the set says of its files' form."""
+    numbers = [name for name in spec.columns.values() if re.fullmatch(r"-?\d+", name)]
+    header = None if spec.header is None else tuple(spec.header)
+    return Layout(header, spec.quotes, spec.comments, tuple(numbers))
 
 
 def hub_columns(spec: TaskSpec) -> dict[str, str]:
@@ -99,7 +113,9 @@ def find_files(spec: TaskSpec, split: Split, folder: Path) -> tuple[str, list[Pa
         return spec.format or format_of(path), [path]
     names = SPLIT_NAMES[split]
     forms = [spec.format] if spec.format else list(FORMATS)
-    endings = [ending for form in forms if form != "parquet" for ending in FORMATS[form].endings]
+    endings = list(
+        dict.fromkeys(e for form in forms if form != "parquet" for e in FORMATS[form].endings)
+    )
     stems = [
         (path.name.lower().removesuffix(ending), path)
         for path in sorted(folder.iterdir())

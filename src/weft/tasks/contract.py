@@ -10,10 +10,10 @@ Plain Python values up to `records`; numpy for `outputs` and `statistics`. No to
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, Split
@@ -27,13 +27,45 @@ Prediction = dict[str, Any]
 """What a user gets for one row; JSON-able, always with the row's `id`."""
 
 
+class Lines(str):
+    """The place of a row that has a line of its own for each item: `file:line` of the first."""
+
+    lines: tuple[int, ...]
+
+    def __new__(cls, source: str, lines: Sequence[int]) -> "Lines":
+        place = super().__new__(cls, f"{source}:{lines[0]}")
+        place.source, place.lines = source, tuple(lines)
+        return place
+
+    source: str
+
+
+def place_of(where: str, item: int) -> str:
+    """Where an item of a row stands: its own line, if the row has one for each."""
+    return f"{where.source}:{where.lines[item]}" if isinstance(where, Lines) else where
+
+
+def _texts(values: Any) -> Any:
+    """Names that YAML read as whole numbers, as text."""
+
+    def text(value: Any) -> Any:
+        if isinstance(value, bool):
+            said = "yes, no, on, off, true, false"
+            raise ValueError(f"YAML reads {said} as {value}: put the name in quotation marks")
+        return str(value) if isinstance(value, int) else value
+
+    if isinstance(values, Mapping):
+        return {key: text(value) for key, value in values.items()}
+    return [text(value) for value in values] if isinstance(values, list) else values
+
+
 class Hub(Settings):
     """Where the set is on the hub."""
 
     path: str
     config: str | None = None
     revision: str | None = None
-    columns: dict[str, str] = {}
+    columns: Annotated[dict[str, str], BeforeValidator(_texts)] = {}
     """Column on the hub by canonical column, where they differ from the files' (`TaskSpec.columns`)."""
 
 
@@ -50,14 +82,24 @@ class TaskSpec(Settings):
     licence: str = ""
     citation: str = ""
     format: str | None = None
-    """csv, tsv, jsonl, conll, squad, parquet or text; None reads it off the file's ending."""
+    """csv, tsv, jsonl, json, conll, squad, parquet, text, label_studio, doccano or prodigy; None reads it off the
+    file's ending and form."""
     files: dict[Split, str] = {}
     """File name by split, relative to the data folder; names not given are looked for as
     train / validation, val, dev / test with the format's ending."""
-    columns: dict[str, str] = {}
-    """Column in the files by canonical column of the kind; columns not named keep the canonical name."""
+    columns: Annotated[dict[str, str], BeforeValidator(_texts)] = {}
+    """Column in the files by canonical column of the kind; columns not named keep the canonical name. In CoNLL files
+    by number: 0 is the first, -1 the last."""
+    header: list[str] | None = None
+    """Names of the columns of csv, tsv or conll files that have no header line."""
+    quotes: bool | None = None
+    """Whether quotation marks around a field of a csv or tsv file belong to the file's form, as CSV has it, or to the
+    text. None: csv has them; tsv has none, and is refused where its fields look as if it had."""
+    comments: str | None = None
+    """What a line of a conll file begins with that holds no token; None skips lines before a sentence that begin
+    with # and have other columns than tokens have, "" skips none."""
     hub: Hub | None = None
-    labels: list[str] | None = None
+    labels: Annotated[list[str] | None, BeforeValidator(_texts)] = None
     """Class names in class order; None collects them, sorted, from the training split."""
     options: dict[str, Any] = {}
     """Settings of the kind (e.g. `choices: 4`, `mode: multi_label`), checked by the kind."""
@@ -78,6 +120,8 @@ class Task(ABC):
     """Canonical columns an example must have, besides `id`."""
     optional: ClassVar[tuple[str, ...]] = ()
     """Canonical columns an example may have."""
+    instead: ClassVar[tuple[str, ...]] = ()
+    """Columns that a row may have in place of `columns` and `target`; `read` makes these of them."""
     target: ClassVar[str | None]
     """The column with the answer; absent when predicting. None where the text itself is the answer."""
     metric: str
@@ -92,6 +136,20 @@ class Task(ABC):
     def num_labels(self) -> int:
         """Size of the head's output where the kind has classes."""
         return len(self.labels)
+
+    @classmethod
+    def read(cls, spec: TaskSpec, example: Example, where: str) -> Example:
+        """`example` with its answer in the kind's form, where sources write it in several; before labels are known.
+
+        Raises:
+            ValueError: If its answer cannot be one, whatever the labels are; names the line.
+        """
+        return example
+
+    @classmethod
+    def settle(cls, spec: TaskSpec, examples: Sequence[Example]) -> TaskSpec:
+        """`spec` with what it leaves to the training rows written out."""
+        return spec
 
     @classmethod
     @abstractmethod

@@ -17,32 +17,6 @@ UNLABELLED = -100
 
 Value = TypeVar("Value")
 
-_WORD = re.compile(
-    r"""
-      (?:https?://|www\.)\S*[^\s.,;:!?"'()\[\]]          # address, without punctuation behind it
-    | (?<!\w)[@#]\w+                                     # mention, hashtag
-    | (?<!\w)[:;=]['^-]?[)(\]\[DdPpOo/\\|](?!\w)         # emoticon
-    | [^\W\d_]+?(?=n['\u2019]t\b) | n['\u2019]t\b                  # do n't
-    | ['\u2019](?:s|m|d|re|ve|ll)\b                           # It 's
-    | (?:[^\W\d_]\.){2,}                                 # U.S.
-    | [$£€]?\d+(?:[.,:/]\d+)*(?:%|[^\W\d_]+)?(?!\w)      # $4,000  10:30pm  25%
-    | &(?:amp|lt|gt|quot);
-    | \w+(?:-\w+)*
-    | ([^\w\s])\1*                                       # runs of one mark: ...  !!
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-
-
-def words_of(text: str) -> list[tuple[str, int, int]]:
-    """The words of running text with their character offsets, as WNUT17 separates tweets.
-
-    Punctuation and English clitics stand alone (`It's` is `It` `'s`); addresses, mentions,
-    hashtags, emoticons, times, amounts and hyphenated words stay whole. Every character that is not
-    white space is in exactly one word.
-    """
-    return [(match[0], match.start(), match.end()) for match in _WORD.finditer(text)]
-
 
 def identity(example: Mapping[str, Any], where: str) -> str:
     """The row's `id` as a string.

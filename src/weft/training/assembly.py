@@ -9,6 +9,7 @@ import torch
 
 from weft.base.loading import Base, attention_for, check_max_length, load_base
 from weft.config import RecipeSettings, Run
+from weft.data.memory import given_by_task
 from weft.data.rows import Rows, encode, load
 from weft.lowrank.route import Members
 from weft.methods.gates.settings import Spec as MixtureSpec
@@ -115,12 +116,15 @@ class Session:
         return expert, card
 
 
-def assemble(complete: Complete, device: torch.device) -> Session:
+def assemble(
+    complete: Complete, device: torch.device, data: Mapping[str, Any] | None = None
+) -> Session:
     """Read, check and build everything that a complete run asks for.
 
     Args:
         complete: The settings, as `completed` returns them.
         device: Where to train if the run says `auto`.
+        data: Rows in memory, by split or by task and split (`weft.data.memory`); None reads files.
 
     Raises:
         KeyError: If a name is unknown.
@@ -128,7 +132,8 @@ def assemble(complete: Complete, device: torch.device) -> Session:
     """
     run, recipe = complete.run, complete.recipe
     device = device if run.device == "auto" else torch.device(run.device)
-    loaded = {settings.label: load(run, settings) for settings in complete.tasks}
+    given = given_by_task(data, [settings.label for settings in complete.tasks])
+    loaded = {own.label: load(run, own, given.get(own.label)) for own in complete.tasks}
     base = load_base(
         run.base,
         revision=run.revision,
@@ -157,7 +162,9 @@ def assemble(complete: Complete, device: torch.device) -> Session:
     prepare_model(model, run)
     model.train()
     described = run.recipe.model_copy(update={"modules": _modules(experts)})
-    run = run.model_copy(update={"recipe": described})
+    read = [item.settings for item in loaded.values()]
+    which = {"task": read[0]} if run.task else {"tasks": read}
+    run = run.model_copy(update={"recipe": described, **which})
     return Session(
         run,
         base,

@@ -55,6 +55,7 @@ def train(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     report: Report | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """Train what `config` says and leave a run folder.
 
@@ -64,6 +65,8 @@ def train(
         out: The run folder to write; None is `runs/<task>-<recipe>-seed<seed>`.
         resume: A run folder whose training was interrupted; it ends in the same bits as if it had not been.
         report: Called after steps with what a progress display shows.
+        data: Rows in memory in place of files: `{split: rows}`, of several tasks `{task: {split: rows}}`; rows are a
+            list of mappings, a pandas data frame or a `datasets.Dataset`. `run.yaml` keeps their digests alone.
 
     Raises:
         KeyError: If a base, task, recipe or target is unknown.
@@ -87,7 +90,9 @@ def train(
         folder = RunFolder(Path(out) if out else default_folder(complete.run))
         folder.refuse_existing()
     accelerator = accelerator_for(complete.run, folder.path)
-    session = assemble(complete, accelerator.device)
+    session = assemble(complete, accelerator.device, data)
+    if resume is not None:
+        _refuse_other_rows(complete.run, session.run)
     accelerator.wait_for_everyone()
     if resume is None and accelerator.is_main_process:
         RunFolder.create(folder.path, session.run)
@@ -97,6 +102,16 @@ def train(
         torch.manual_seed(session.run.seed * 1_000_003 + accelerator.process_index)
         Loop(session, folder, accelerator, report).run()
     return folder
+
+
+def _refuse_other_rows(begun: Run, resumed: Run) -> None:
+    for before, after in zip(
+        [begun.task, *begun.tasks], [resumed.task, *resumed.tasks], strict=True
+    ):
+        if before and after and before.in_memory != after.in_memory:
+            raise ValueError(
+                f"task {before.label}: the rows given now are not those that the run began with; give the same"
+            )
 
 
 def default_folder(run: Run) -> Path:

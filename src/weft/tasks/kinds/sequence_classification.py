@@ -61,6 +61,13 @@ class SequenceClassification(Task):
         return 1 if self.mode == "regression" else len(self.labels)
 
     @classmethod
+    def read(cls, spec: TaskSpec, example: Example, where: str) -> Example:
+        options = _options(spec)
+        if example.get("label") is not None and options.mode != "regression":
+            _names(example["label"], options, where)
+        return example
+
+    @classmethod
     def collect_labels(cls, spec: TaskSpec, examples: Sequence[Example]) -> list[str]:
         """`spec.labels`, else what occurs, sorted (as numbers where all are); [] for regression."""
         options = _options(spec)
@@ -72,12 +79,16 @@ class SequenceClassification(Task):
             return []
         if spec.labels is None:
             values = [row["label"] for row in examples if row.get("label") is not None]
-            names = {name for value in values for name in _names(value, options)} - {""}
+            names = {
+                name for value in values for name in _names(value, options, f"task {spec.name}")
+            } - {""}
             labels = sorted(names, key=int if all(map(_is_digits, names)) else None)
         else:
             labels = list(spec.labels)
         if len(set(labels)) < len(labels) or len(labels) < (2 if options.mode == "single" else 1):
-            raise ValueError(f"task {spec.name}: expected different classes, got {labels}")
+            raise ValueError(
+                f"task {spec.name}: expected different classes, got {', '.join(labels)[:200] or 'none'}"
+            )
         return labels
 
     def check(self, example: Example, where: str) -> Example:
@@ -89,7 +100,7 @@ class SequenceClassification(Task):
             return checked
         if self.mode == "regression":
             return {**checked, "label": _number(value, where)}
-        names = [self._known(name, where) for name in _names(value, self.options)]
+        names = [self._known(name, where) for name in _names(value, self.options, where)]
         if self.mode == "single":
             return {**checked, "label": names[0]}
         return {**checked, "label": [label for label in self.labels if label in names]}
@@ -97,9 +108,16 @@ class SequenceClassification(Task):
     def _known(self, name: str, where: str) -> str:
         if name in self.labels:
             return name
-        if self.spec.labels is not None and _is_digits(name) and int(name) < len(self.labels):
+        # JSON's true and false, in whatever case the classes have them.
+        same = [label for label in self.labels if label.lower() == name.lower()]
+        if name in ("True", "False") and len(same) == 1:
+            return same[0]
+        numbers = any(map(_is_digits, self.labels))
+        by_number = self.spec.labels is not None and not numbers and _is_digits(name)
+        if by_number and int(name) < len(self.labels):
             return self.labels[int(name)]
-        raise ValueError(f"{where}: column 'label': {unknown('class', name, self.labels)}")
+        hint = "; classes that look like numbers are taken by name" if numbers else ""
+        raise ValueError(f"{where}: column 'label': {unknown('class', name, self.labels)}{hint}")
 
     def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
         row = f"row {example['id']!r}"
@@ -176,11 +194,34 @@ def _options(spec: TaskSpec) -> Options:
     return validate(Options, spec.options, f"task {spec.name}: options")
 
 
-def _names(value: object, options: Options) -> list[str]:
+def _names(value: object, options: Options, where: str) -> list[str]:
+    """The classes that a row's label names.
+
+    Raises:
+        ValueError: If it is no class, or several where a row has one.
+    """
+    several = isinstance(value, list | tuple)
     if options.mode == "single":
-        return [str(value).strip()]
-    parts = value if isinstance(value, list | tuple) else str(value).split(options.separator)
-    return [name for part in parts if (name := str(part).strip())]
+        if isinstance(value, list | tuple):
+            if len(value) != 1:
+                raise ValueError(
+                    f"{where}: column 'label' has {len(value)} classes, {list(value)!r:.80}; a row has one here: "
+                    "say `options: {mode: multi_label}` for any number"
+                )
+            value = value[0]
+        return [_name(value, where)]
+    parts = value if several else _name(value, where).split(options.separator)
+    assert isinstance(parts, list | tuple)
+    return [name for part in parts if (name := _name(part, where))]
+
+
+def _name(value: object, where: str) -> str:
+    """A class name; whole numbers are written as such, whatever their type."""
+    if isinstance(value, float) and math.isfinite(value):
+        value = int(value) if value.is_integer() else value
+    elif not isinstance(value, str | int):
+        raise ValueError(f"{where}: column 'label' must hold a class name, got {value!r:.80}")
+    return str(value).strip()
 
 
 def _number(value: object, where: str) -> float:
@@ -189,7 +230,7 @@ def _number(value: object, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{where}: column 'label' must be a finite number, got {value!r}")
+        raise ValueError(f"{where}: column 'label' must be a finite number, got {value!r:.80}")
     return number
 
 

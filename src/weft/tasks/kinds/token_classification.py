@@ -1,15 +1,17 @@
 """Token classification: entities in text, as an IOB2 tag for each word."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
 from weft.registry import unknown
-from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
+from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec, place_of
 from weft.tasks.metrics import entities_of, f1, gold, ratio, softmax
+from weft.tasks.spans import tagged
+from weft.tasks.tagging import Scheme, classes_of, recognise, split, to_iob2
 from weft.tasks.text import (
     UNLABELLED,
     encoding_of,
@@ -21,21 +23,28 @@ from weft.tasks.text import (
     valid_text,
     word_starts,
     word_windows,
-    words_of,
 )
+from weft.tasks.words import Way, words_of
+from weft.tasks.words import recognise as recognise_way
 
 
 class Options(Settings):
-    """This kind has no options."""
+    scheme: Literal["auto", Scheme] = "auto"
+    """How the files' tags are written: iob2, iob1, io, bioes, bilou; auto reads it off the tags. They are IOB2 here."""
+    words: Literal["auto", Way] = "auto"
+    """What a word of running text is: web, unicode, characters, dictionary, spaces; auto follows the tokens of the
+    training rows, and is `web` where there are none."""
 
 
 class TokenClassification(Task):
     """Entities in text, as an IOB2 tag for each word.
 
-    Columns: `tokens`, the words; `tags`, one of `O`, `B-<type>`, `I-<type>` for each word. For
-    prediction also `text` alone: its words are found by `weft.tasks.text.words_of`, and kept with their
-    `offsets` in the checked example. Beside `tokens`, a `text` without `offsets` is not looked at.
-    Classes are the tags of the training split, `O` first.
+    Columns: `tokens`, the words; `tags`, one for each word, in any scheme of `weft.tasks.tagging`;
+    in the checked example they are IOB2. Or `text` and `spans`, its entities as
+    `{start, end, label}`. For prediction also `text` alone: its words are found by
+    `weft.tasks.words.words_of`, and kept with their `offsets` in the checked example. Beside
+    `tokens`, a `text` without `offsets` is not looked at. Classes are `O`, and B- and I- of every
+    type in the training split, sorted.
 
     Encoding: the words joined by spaces, in windows of at most `max_length` tokens that begin and
     end with whole words and share up to `stride` tokens. `labels`: the tag's class at a word's
@@ -54,24 +63,64 @@ class TokenClassification(Task):
 
     columns = ("tokens",)
     optional = ("text", "offsets")
+    instead = ("text", "spans")
     target = "tags"
     metric = "f1"
 
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
         super().__init__(spec, labels)
-        validate(Options, spec.options, f"task {spec.name}: options")
+        self.options = _options(spec)
         self._class_of = {label: number for number, label in enumerate(self.labels)}
 
     @classmethod
+    def read(cls, spec: TaskSpec, example: Example, where: str) -> Example:
+        options = _options(spec)
+        if example.get("spans") is not None and example.get("tags") is None:
+            text = text_of(example, "text", where)
+            example = {**example, **tagged(text, example["spans"], _way(options), where)}
+        tags = example.get("tags")
+        if tags is not None:
+            tags = _listed(tags, "tags", "tags", where)
+            for place, tag in enumerate(tags):
+                try:
+                    split(str(tag), None if options.scheme == "auto" else options.scheme)
+                except ValueError as error:
+                    word = str((example.get("tokens") or [""])[:1])
+                    hint = "`columns:` says which column has the tags" + (
+                        ", `comments: '#'` that such lines hold no token" if "#" in word else ""
+                    )
+                    raise ValueError(f"{place_of(where, place)}: {error}; {hint}") from None
+        return example
+
+    @classmethod
+    def settle(cls, spec: TaskSpec, examples: Sequence[Example]) -> TaskSpec:
+        """The scheme of the tags, and what a word is, as the rows have it."""
+        options = _options(spec)
+        scheme, words = options.scheme, options.words
+        if scheme == "auto":
+            scheme = _recognised(spec, examples)
+        if words == "auto":
+            own = [row["tokens"] for row in examples if row.get("offsets") is None]
+            words = recognise_way(own) if own else _way(options)
+        return spec.model_copy(update={"options": {"scheme": scheme, "words": words}})
+
+    @classmethod
     def collect_labels(cls, spec: TaskSpec, examples: Sequence[Example]) -> list[str]:
-        """`spec.labels`, else the tags that occur: `O`, then the others sorted."""
-        found = {tag for row in examples for tag in row.get("tags") or ()} - {"O"}
-        labels = ["O", *sorted(found, key=str)] if spec.labels is None else list(spec.labels)
-        wrong = [tag for tag in labels if not re.fullmatch(r"O|[BI]-.+", str(tag))]
-        if wrong or "O" not in labels or len(labels) < 2 or len(set(labels)) < len(labels):
+        """`spec.labels`, else `O` with B- and I- of every type that occurs, sorted."""
+        said = _options(spec).scheme
+        scheme = None if said == "auto" else said
+        if spec.labels is None:
+            tags = {tag for row in examples for tag in row.get("tags") or ()}
+            types = {own[1] for tag in tags if (own := split(tag, scheme))}
+            labels = ["O", *sorted(f"{letter}-{kind}" for kind in types for letter in "BI")]
+        else:
+            try:
+                labels = classes_of(spec.labels, scheme)
+            except ValueError as error:
+                raise ValueError(f"task {spec.name}: labels: {error}") from None
+        if "O" not in labels or len(labels) < 2 or len(set(labels)) < len(labels):
             raise ValueError(
-                f"task {spec.name}: expected different IOB2 tags (O, B-<type>, I-<type>), "
-                f"got {labels}"
+                f"task {spec.name}: expected different tags, O among them, got {', '.join(labels)[:200] or 'none'}"
             )
         return labels
 
@@ -80,15 +129,18 @@ class TokenClassification(Task):
         tokens, tags = example.get("tokens"), example.get("tags")
         if tokens is None and example.get("text") is not None:
             text = text_of(example, "text", where)
-            words = words_of(text)
+            words = words_of(text, _way(self.options))
             tokens = [word for word, _, _ in words]
             checked |= {"text": text, "offsets": [[start, end] for _, start, end in words]}
         elif example.get("offsets") is not None:
             if len(example["offsets"]) != len(tokens or ()):
                 raise ValueError(f"{where}: 'offsets' must hold [start, end] of each of 'tokens'")
             checked |= {"text": text_of(example, "text", where), "offsets": example["offsets"]}
-        if not isinstance(tokens, list | tuple) or not all(isinstance(t, str) for t in tokens):
-            raise ValueError(f"{where}: column 'tokens' must be a list of words, got {tokens!r}")
+        tokens = _listed(tokens, "tokens", "words", where)
+        if not all(isinstance(word, str) for word in tokens):
+            raise ValueError(
+                f"{where}: column 'tokens' must be a list of words, got {tokens!r:.80}"
+            )
         valid_text("".join(tokens), "column 'tokens'", where)
         checked["tokens"] = list(tokens)
         if tags is None:
@@ -96,13 +148,15 @@ class TokenClassification(Task):
         if not isinstance(tags, list | tuple) or len(tags) != len(tokens):
             raise ValueError(
                 f"{where}: expected a tag for each of the {len(tokens)} tokens, got "
-                f"{f'{len(tags)} tags' if isinstance(tags, list | tuple) else repr(tags)}"
+                f"{f'{len(tags)} tags' if isinstance(tags, list | tuple) else f'{tags!r:.80}'}"
             )
-        for tag in tags:
+        if self.options.scheme not in ("auto", "iob2"):
+            tags = to_iob2(tags, self.options.scheme)
+        for place, tag in enumerate(tags):
             if tag not in self._class_of:
                 raise ValueError(
-                    f"{where}: {unknown('tag', str(tag), self.labels)}; classes are the tags of "
-                    "the training split, or `labels` in the set's YAML"
+                    f"{place_of(where, place)}: {unknown('tag', str(tag), self.labels)}; classes are those of the "
+                    "types in the training split, or `labels` in the set's YAML"
                 )
         return {**checked, "tags": list(tags)}
 
@@ -190,3 +244,28 @@ class TokenClassification(Task):
             "recall": ratio(correct, there),
             "accuracy": ratio(same, words),
         }
+
+
+def _options(spec: TaskSpec) -> Options:
+    return validate(Options, spec.options, f"task {spec.name}: options")
+
+
+def _way(options: Options) -> Way:
+    return "web" if options.words == "auto" else options.words
+
+
+def _recognised(spec: TaskSpec, examples: Iterable[Mapping[str, Any]]) -> Scheme:
+    try:
+        return recognise(row["tags"] for row in examples if row.get("tags") is not None)
+    except ValueError as error:
+        raise ValueError(f"task {spec.name}: options: {error}") from None
+
+
+def _listed(value: object, column: str, what: str, where: str) -> Sequence[Any]:
+    if isinstance(value, list | tuple):
+        return value
+    as_text = "; a list written as text is none: use jsonl or parquet"
+    hint = as_text if str(value)[:1] == "[" else ""
+    raise ValueError(
+        f"{where}: column {column!r} must be a list of {what}, got {value!r:.80}{hint}"
+    )
