@@ -14,7 +14,10 @@ from weft.runs import STANDINGS, RunFolder
 if TYPE_CHECKING:
     from weft.answering.evaluation import Evaluation
 
-FRACTIONS = ("accuracy", "f1", "precision", "recall", "exact_match", "recognition")
+FRACTIONS = (
+    *("accuracy", "f1", "precision", "recall", "exact_match", "recognition"),
+    *("HasAns_", "NoAns_", "best_exact", "best_f1"),
+)
 """How names of scores between 0 and 1 begin."""
 WIDTH = 160
 """Columns where output is no terminal."""
@@ -28,7 +31,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def is_fraction(name: str) -> bool:
     """Whether a score lies between 0 and 1 and is shown in percent."""
-    return name.startswith(FRACTIONS)
+    return name.startswith(FRACTIONS) and not name.endswith("_thresh")
 
 
 def number(name: str, value: float) -> str:

@@ -49,13 +49,15 @@ def finish(
         tokens = sum(gather_object([tokens]))
     results: dict[str, Evaluation] = {}
     for stream in session.streams:
-        found, scores = score_rows(
-            session, stream, *session.final_rows(stream.name), accelerator, resamples=RESAMPLES
-        )
+        _tune(session, stream, accelerator)
+        final = session.final_rows(stream.name)
+        found, scores = score_rows(session, stream, *final, accelerator, resamples=RESAMPLES)
         if not accelerator.is_main_process:
             continue
         task = stream.task.spec.name
-        result = Evaluation(task, session.run.training.evaluate_on, len(found), scores, found)
+        details = stream.task.details(found, final[0])
+        split = session.run.training.evaluate_on
+        result = Evaluation(task, split, len(found), scores, found, details)
         results[stream.name] = result
         summary = _summary(session, stream, accelerator, seconds=seconds, tokens=tokens)
         if session.run.task is not None:
@@ -71,6 +73,17 @@ def finish(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         checkpointing.remove(folder.checkpoints)
+
+
+def _tune(session: Session, stream: Stream, accelerator: Accelerator) -> None:
+    """Let the task choose what it chooses on held rows (a threshold), if the final score does not see them."""
+    final = session.run.training.evaluate_on
+    if stream.held is None or session.run.training.select_on == final:
+        return
+    if not any(stream.task.spec.options.get(name) is None for name in stream.task.found_in_training):
+        return
+    found, _ = score_rows(session, stream, *stream.held, accelerator, resamples=0)
+    stream.task = stream.task.tuned(found, stream.held[0])
 
 
 def _write(
