@@ -109,7 +109,7 @@ class RunFolder:
 
     @property
     def details(self) -> dict[str, dict[str, Any]]:
-        """What the scores are made of, by split: `{unit, classes, confusion}` (`weft.tasks.details`); {} before there are any."""
+        """What the scores are made of, by split: `weft.tasks.details.Details` as JSON; {} before there are any."""
         return _read_json(self.path / "details.json") or {}
 
     def write_details(self, split: str, details: Mapping[str, Any]) -> None:

@@ -52,7 +52,10 @@ def test_rows_of_several_classes_have_a_table_and_no_matrix(
     labels = ["a", "b", "c"]
     gold, said = generator.random((2, 80, 3)) < 0.4
     task = task_of("sequence_classification", labels, options={"mode": "multi_label"})
-    names = [[[n for n, yes in zip(labels, row, strict=True) if yes] for row in side] for side in (gold, said)]
+    names = [
+        [[n for n, yes in zip(labels, row, strict=True) if yes] for row in side]
+        for side in (gold, said)
+    ]
     found = task.details(rows(names[1], "label"), rows(names[0], "label"))
     assert found is not None
     oracle = precision_recall_fscore_support(gold, said, zero_division=0)
@@ -85,5 +88,8 @@ def test_details_survive_json(matrix: Confusion | None) -> None:
 
 
 def test_kinds_without_classes_have_none() -> None:
-    assert task_of("sequence_classification", None, options={"mode": "regression"}).details([], []) is None
+    assert (
+        task_of("sequence_classification", None, options={"mode": "regression"}).details([], [])
+        is None
+    )
     assert task_of("span_extraction", None).details([], []) is None

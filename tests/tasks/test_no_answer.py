@@ -69,7 +69,9 @@ def test_scores_are_those_of_the_official_script(
     examples = [example(answers) for _, answers, _ in drawn]
     predictions = [said(span, odds) for span, _, odds in drawn]
     found = {k: v.value for k, v in score(plain(), predictions, examples, resamples=0).items()}
-    own = [official(p["text"], answers) for p, (_, answers, _) in zip(predictions, drawn, strict=True)]
+    own = [
+        official(p["text"], answers) for p, (_, answers, _) in zip(predictions, drawn, strict=True)
+    ]
     has = np.array([bool(answers) for _, answers, _ in drawn])
     expected = {}
     for at, (name, whole) in enumerate((("exact", "exact_match"), ("f1", "f1"))):
@@ -80,7 +82,8 @@ def test_scores_are_those_of_the_official_script(
         spans = np.array([official(span, answers)[at] for span, answers, _ in drawn])
         odds = np.array([o for _, _, o in drawn])
         tried = [
-            np.where(odds > limit, ~has, has * spans).mean() for limit in [-np.inf, *np.unique(odds)]
+            np.where(odds > limit, ~has, has * spans).mean()
+            for limit in [-np.inf, *np.unique(odds)]
         ]
         expected[f"best_{name}"] = max(tried)
         limit = found.pop(f"best_{name}_thresh")
@@ -92,7 +95,11 @@ def test_scores_are_those_of_the_official_script(
 def test_every_resample_has_its_own_best_threshold() -> None:
     generator = np.random.default_rng(0)
     drawn = [
-        ("cat" if generator.random() < 0.5 else "dog", ["cat"] * int(generator.random() < 0.6), float(odds))
+        (
+            "cat" if generator.random() < 0.5 else "dog",
+            ["cat"] * int(generator.random() < 0.6),
+            float(odds),
+        )
         for odds in generator.normal(size=60)
     ]
     examples = [example(answers) for _, answers, _ in drawn]
@@ -116,7 +123,9 @@ def test_a_question_without_an_answer_aims_at_the_first_token(
     assert record["labels"] == [[0, 0]] * len(record["input_ids"])
 
 
-def outputs(task: Task, tokenizer: PreTrainedTokenizerFast) -> tuple[Example, dict, list[np.ndarray]]:
+def outputs(
+    task: Task, tokenizer: PreTrainedTokenizerFast
+) -> tuple[Example, dict, list[np.ndarray]]:
     """A row in two windows: one span of sum 5, null scores 7 and 4."""
     checked = task.check(ROW, "r")
     record = task.encode(checked, tokenizer)
@@ -130,7 +139,9 @@ def outputs(task: Task, tokenizer: PreTrainedTokenizerFast) -> tuple[Example, di
     return checked, record, raw
 
 
-@pytest.mark.parametrize(("threshold", "text"), [(None, "canals were"), (-0.99, "canals were"), (-1.01, "")])
+@pytest.mark.parametrize(
+    ("threshold", "text"), [(None, "canals were"), (-0.99, "canals were"), (-1.01, "")]
+)
 def test_the_least_null_score_of_all_windows_stands_against_the_best_span(
     threshold: float | None, text: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -142,7 +153,9 @@ def test_the_least_null_score_of_all_windows_stands_against_the_best_span(
     assert prediction["no_answer"] == pytest.approx(none, rel=1e-12)
     (best,) = prediction["n_best"]
     assert best == {"text": "canals were", "start": 12, "end": 23, "score": pytest.approx(1 - none)}
-    expected = best if text else {"text": "", "start": None, "end": None, "score": pytest.approx(none)}
+    expected = (
+        best if text else {"text": "", "start": None, "end": None, "score": pytest.approx(none)}
+    )
     assert {key: prediction[key] for key in expected} == expected
 
 

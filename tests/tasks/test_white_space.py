@@ -1,11 +1,18 @@
 """White space around a text says nothing, and no answer has any at its ends, whatever the tokenizer."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from weft.tasks.contract import Task, TaskSpec
@@ -17,7 +24,9 @@ TEXT = [
     "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 ,.!?'\"-",
 ] * 3
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-NAMES = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), SPECIAL, strict=True))
+NAMES = dict(
+    zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), SPECIAL, strict=True)
+)
 SPACES = ["   ", "\n", "\t \u00a0", "\u2003\r\n", " " * 300]
 
 
@@ -25,7 +34,9 @@ def wordpiece() -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(TEXT, trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL))
+    tokenizer.train_from_iterator(
+        TEXT, trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL)
+    )
     return tokenizer
 
 
@@ -49,7 +60,9 @@ def unigram() -> Tokenizer:
     trainer = trainers.UnigramTrainer(vocab_size=150, unk_token="<unk>", special_tokens=SPECIAL)
     tokenizer.train_from_iterator(TEXT, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
     )
     return tokenizer
 
@@ -77,7 +90,11 @@ def task_of(kind: str, labels: list[str] | None = None, **spec: object) -> Task:
 CASES = {
     "span_extraction": (
         {},
-        {"question": "what is the capital ?", "context": "Paris is", "answers": [{"text": "Paris", "start": 0}]},
+        {
+            "question": "what is the capital ?",
+            "context": "Paris is",
+            "answers": [{"text": "Paris", "start": 0}],
+        },
         ["question"],
     ),
     "sequence_classification": (
@@ -125,14 +142,21 @@ def test_an_answer_with_white_space_at_its_ends_aims_at_its_words(
     context = "the cat sat in  Paris \n and in  Denver"
     task = task_of("span_extraction")
     rows = [
-        {"id": "0", "question": "who ?", "context": context, "answers": [{"text": own, "start": context.index(own)}]}
+        {
+            "id": "0",
+            "question": "who ?",
+            "context": context,
+            "answers": [{"text": own, "start": context.index(own)}],
+        }
         for own in (text, "Paris")
     ]
     labels = [task.encode(task.check(row, "r"), spaced)["labels"] for row in rows]
     assert labels[0] == labels[1] != [[0, 0]]
 
 
-def test_predicted_answers_have_no_white_space_at_their_ends(spaced: PreTrainedTokenizerFast) -> None:
+def test_predicted_answers_have_no_white_space_at_their_ends(
+    spaced: PreTrainedTokenizerFast,
+) -> None:
     context = " the cat  sat in   Paris \n and  in Denver  "
     task = task_of("span_extraction", options={"n_best": 400, "n_best_kept": 400})
     example = task.check({"id": "0", "question": "who ?", "context": context}, "r")
@@ -149,7 +173,11 @@ def test_entities_have_no_white_space_at_their_ends(spaced: PreTrainedTokenizerF
     task = task_of("token_classification", ["O", "B-x", "I-x"])
     for row in (
         {"tokens": ["in", " San ", "Jose\n", "now"]},
-        {"tokens": ["in", "San", "Jose", "now"], "text": "in  San  Jose \n now", "offsets": [[0, 3], [3, 9], [9, 15], [15, 19]]},
+        {
+            "tokens": ["in", "San", "Jose", "now"],
+            "text": "in  San  Jose \n now",
+            "offsets": [[0, 3], [3, 9], [9, 15], [15, 19]],
+        },
     ):
         example = task.check({"id": "0", **row}, "r")
         record = task.encode(example, spaced)
@@ -160,4 +188,8 @@ def test_entities_have_no_white_space_at_their_ends(spaced: PreTrainedTokenizerF
             for words in record["words"]
         ]
         (entity,) = task.decode(example, record, output)["entities"]
-        assert entity["text"] == text[entity["start"] : entity["end"]] == text[text.index("San") : text.index("Jose") + 4]
+        assert (
+            entity["text"]
+            == text[entity["start"] : entity["end"]]
+            == text[text.index("San") : text.index("Jose") + 4]
+        )

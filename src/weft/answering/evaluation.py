@@ -167,9 +167,10 @@ def _rows(
         seed=loaded.run.seed,
         labels=loaded.card.labels,
     )
-    rows = replace(rows, task=rows.task.with_found(loaded.card.task["options"]))
     tokenizer = loaded.model.base.tokenizer
-    return rows, encode_examples(rows.task, rows.splits[split], tokenizer, cache=cache_folder())
+    records = encode_examples(rows.task, rows.splits[split], tokenizer, cache=cache_folder())
+    found = rows.task.with_found(loaded.card.task.get("options", {}))
+    return replace(rows, task=found), records
 
 
 def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:

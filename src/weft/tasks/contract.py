@@ -57,7 +57,8 @@ class TaskSpec(Settings):
     """File name by split, relative to the data folder; names not given are looked for as
     train / validation, val, dev / test with the format's ending."""
     columns: dict[str, str] = {}
-    """Column in the files by canonical column of the kind; columns not named keep the canonical name."""
+    """Column in the files by canonical column of the kind; columns not named keep the canonical name. `weight`, of
+    every kind, is taken only where it is named: what a training row counts in the loss, 0 or more."""
     hub: Hub | None = None
     labels: list[str] | None = None
     """Class names in class order; None collects them, sorted, from the training split."""
@@ -87,6 +88,8 @@ class Task(ABC):
     metric: str
     """The score that training and comparisons select on; may depend on the kind's options."""
     higher_is_better: ClassVar[bool] = True
+    classes_per: ClassVar[str | None] = None
+    """What has a class that can be given a weight: a `row`, a `word`; None where nothing has."""
     found_in_training: ClassVar[tuple[str, ...]] = ()
     """Options that `tuned` may find, where the set does not say them."""
 
@@ -105,9 +108,7 @@ class Task(ABC):
         """
         for name in self.spec.metrics:
             if name not in known:
-                raise ValueError(
-                    f"task {self.spec.name}: metrics: {unknown('score', name, known)}"
-                )
+                raise ValueError(f"task {self.spec.name}: metrics: {unknown('score', name, known)}")
         if self.spec.metrics:
             self.metric = self.spec.metrics[0]
 
@@ -180,9 +181,7 @@ class Task(ABC):
         """Scores class by class, and what was taken for what; None where the kind has no classes."""
         return None
 
-    def tuned(
-        self, predictions: Sequence[Prediction], examples: Sequence[Example]
-    ) -> "Task":
+    def tuned(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> "Task":
         """This task with what is chosen on rows that neither training nor the final score sees; itself by default."""
         return self
 

@@ -72,14 +72,11 @@ def class_table(
         *(counts.astype(int).tolist() for counts in (gold, predicted, correct)),
     )
     return tuple(
-        ClassScores(label, *values)
-        for label, *values in zip(labels, *columns, strict=True)
+        ClassScores(label, *values) for label, *values in zip(labels, *columns, strict=True)
     )
 
 
-def confusion(
-    labels: Sequence[str], gold: Sequence[str], said: Sequence[str]
-) -> Confusion:
+def confusion(labels: Sequence[str], gold: Sequence[str], said: Sequence[str]) -> Confusion:
     """How often each class was said where each was right; `gold` and `said` are one class a place."""
     place = {label: number for number, label in enumerate(labels)}
     size = len(labels)

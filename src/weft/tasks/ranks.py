@@ -39,9 +39,7 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> np.
     above = np.add.reduceat(drawn * yes, starts, axis=1)
     below = np.add.reduceat(drawn * ~yes, starts, axis=1)
     passed = np.cumsum(below, axis=1) - below / 2
-    return ratio(
-        (above * passed).sum(1), above.sum(1).astype(float) * below.sum(1), empty=np.nan
-    )
+    return ratio((above * passed).sum(1), above.sum(1).astype(float) * below.sum(1), empty=np.nan)
 
 
 def mean_defined(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """How SQuAD compares answers: the rules of its two evaluation scripts.
 
-Version 1.1: Rajpurkar et al. 2016, evaluate-v1.1.py. Version 2.0: Rajpurkar et al. 2018, arXiv:1806.03822, evaluate-v2.0.py.
+Version 1.1: Rajpurkar et al. 2016, arXiv:1606.05250 (evaluate-v1.1.py). Version 2.0: Rajpurkar et al. 2018,
+arXiv:1806.03822 (evaluate-v2.0.py).
 """
 
 import re

@@ -16,7 +16,6 @@ from weft.answering.evaluation import Evaluation, predictions, sampled, save_eva
 from weft.answering.inference import padding_id, total_loss
 from weft.answering.recognition import RECOGNITION, fit_rows, recognition
 from weft.atomic import atomic_folder
-from weft.model.batching import Item
 from weft.runs import RunFolder
 from weft.storage.experts import save_expert, save_full
 from weft.storage.mixture import save_mixture
@@ -80,7 +79,9 @@ def _tune(session: Session, stream: Stream, accelerator: Accelerator) -> None:
     final = session.run.training.evaluate_on
     if stream.held is None or session.run.training.select_on == final:
         return
-    if not any(stream.task.spec.options.get(name) is None for name in stream.task.found_in_training):
+    if not any(
+        stream.task.spec.options.get(name) is None for name in stream.task.found_in_training
+    ):
         return
     found, _ = score_rows(session, stream, *stream.held, accelerator, resamples=0)
     stream.task = stream.task.tuned(found, stream.held[0])
@@ -167,7 +168,7 @@ def mean_loss(
     own = sampled(stream.task, records[accelerator.process_index :: accelerator.num_processes])
     part = total_loss(
         session.model,
-        [Item(stream.head, stream.kind, stream.members, record) for record in own],
+        [stream.item_of(record) for record in own],
         pad_id=padding_id(session.base),
         device=session.device,
         precision=session.run.training.precision,
@@ -197,6 +198,11 @@ def _summary(
         "base_parameters": session.base.num_parameters,
         "head": stream.kind,
         "examples": len(stream.records),
+        "class_weights": (
+            dict(zip(stream.task.labels, stream.class_weights, strict=True))
+            if stream.class_weights is not None
+            else None
+        ),
         "steps": steps,
         "best_step": stopper.best_step if stopper and stopper.best is not None else None,
         "seconds": seconds,

@@ -33,9 +33,9 @@ class MultipleChoice(Task):
     choices begin with (may be empty or absent); `label`, the number of the right choice, from 0.
 
     Encoding: a sequence for each choice, as in transformers' SWAG example: first segment the
-    context, second `prefix + " " + choice`; white space around each says nothing. A sequence longer than `max_length` is an error, or
-    with `truncate: true` loses tokens from the end of its longer segment, the context where both
-    are equally long. `labels`: number of the choice. Output (choices,).
+    context, second `prefix + " " + choice`; white space around each says nothing. A sequence longer
+    than `max_length` is an error, or with `truncate: true` loses tokens from the end of its longer
+    segment, the context where both are equally long. `labels`: number of the choice. Output (choices,).
 
     Prediction: `{id, label, choice, probabilities}`, probabilities in the order of the choices.
     Score: `accuracy`.

@@ -61,6 +61,7 @@ class SequenceClassification(Task):
     columns = ("text",)
     optional = ("text_pair",)
     target = "label"
+    classes_per = "row"
     metric = "accuracy"
 
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
@@ -148,7 +149,7 @@ class SequenceClassification(Task):
         return {"id": example["id"], "label": label, "probabilities": by_class}
 
     def statistics(self, prediction: Prediction, example: Example) -> np.ndarray:
-        """Classes: correct, predicted and gold rows of each class, rows all right, rows; for `roc_auc` their probabilities.
+        """Classes: correct, predicted and gold rows of each class, rows all right, rows; for `roc_auc` probabilities.
 
         Regression: rows; sums of x, y, xx, yy, xy and |x - y|, x predicted.
         """

@@ -43,7 +43,9 @@ class Options(Settings):
     @model_validator(mode="after")
     def _used(self) -> Self:
         if self.null_threshold is not None and not self.no_answer:
-            raise ValueError("null_threshold says when no answer is given; set no_answer: true with it")
+            raise ValueError(
+                "null_threshold says when no answer is given; set no_answer: true with it"
+            )
         return self
 
 
@@ -216,7 +218,9 @@ class SpanExtraction(Task):
         of_span = answer_or_none_scores(prediction["n_best"][0]["text"], texts)
         has = bool(texts)
         own = (has, has * exact, has * overlap)
-        return np.array([exact, overlap, 1, *own, *of_span, prediction["null_log_odds"]], np.float64)
+        return np.array(
+            [exact, overlap, 1, *own, *of_span, prediction["null_log_odds"]], np.float64
+        )
 
     def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:
         exact, overlap, rows, *own = np.moveaxis(np.asarray(totals), -1, 0)

@@ -39,12 +39,13 @@ class TokenClassification(Task):
     `offsets` in the checked example. Beside `tokens`, a `text` without `offsets` is not looked at.
     Classes are the tags of the training split, `O` first.
 
-    Encoding: the words, without white space of their own, joined by spaces, in windows of at most `max_length` tokens that begin and
-    end with whole words and share up to `stride` tokens. `labels`: the tag's class at a word's
-    first sub-word in the one window that shows most of its context, -100 everywhere else, so that
-    each word counts once in the loss and is predicted once. Of a word longer than a window the
-    first sub-words are kept: only the first matters. A word without sub-words (empty, control
-    characters) has no label and is predicted `O`. Output per sequence (tokens, classes).
+    Encoding: the words, without white space of their own, joined by spaces, in windows of at most
+    `max_length` tokens that begin and end with whole words and share up to `stride` tokens.
+    `labels`: the tag's class at a word's first sub-word in the one window that shows most of its
+    context, -100 everywhere else, so that each word counts once in the loss and is predicted once.
+    Of a word longer than a window the first sub-words are kept: only the first matters. A word
+    without sub-words (empty, control characters) has no label and is predicted `O`. Output per
+    sequence (tokens, classes).
 
     Prediction: `{id, tags, entities: [{type, text, score, start, end}]}`; start and end are
     character offsets into the user's text, or into `" ".join(tokens)`, with no white space at the
@@ -57,6 +58,7 @@ class TokenClassification(Task):
     columns = ("tokens",)
     optional = ("text", "offsets")
     target = "tags"
+    classes_per = "word"
     metric = "f1"
 
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
