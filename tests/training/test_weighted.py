@@ -65,6 +65,48 @@ def test_a_row_of_weight_two_is_a_row_that_stands_there_twice(
     assert_same(tmp_path / "run-False", tmp_path / "run-True")
 
 
+def test_only_the_proportions_of_weights_matter(
+    run_of: Settings, tasks_folder: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for scale in (1.0, 1e-3):
+        folder = tmp_path / str(scale)
+        task = weighted_copy(tasks_folder / "topic", folder, repeated=False)
+        lines = (folder / "train.csv").read_text(encoding="utf-8").splitlines()
+        written = [
+            f"{a},{scale * (0.5 + float(b))}" for a, b in (r.rsplit(",", 1) for r in lines[1:])
+        ]
+        (folder / "train.csv").write_text("\n".join([lines[0], *written]), encoding="utf-8")
+        watched = {"early_stopping": 9, "early_stopping_on": "loss", "eval_every": 2}
+        run = run_of("topic", training={"max_steps": 6, **watched})
+        done = train({**run, "task": task}, out=tmp_path / f"run-{scale}")
+        log = [json.loads(line) for line in done.log.read_text("utf-8").splitlines()]
+        losses.append([row["held_loss"]["topic"] for row in log if "held_loss" in row])
+    assert_same(tmp_path / "run-1.0", tmp_path / "run-0.001")
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_rows_without_weight_are_refused_where_their_loss_is_wanted(
+    run_of: Settings, tasks_folder: Path, tmp_path: Path
+) -> None:
+    task = weighted_copy(tasks_folder / "topic", tmp_path / "data", repeated=False)
+    watched = {"early_stopping": 9, "early_stopping_on": "loss", "select_on": "holdout"}
+    told = []
+    for seed in range(8):
+        run = {**run_of("topic", training={"max_steps": 1, **watched}), "task": task, "seed": seed}
+        try:
+            train(run, out=tmp_path / str(seed))
+        except ValueError as error:
+            told.append(str(error))
+    # Two of the eight rows have weight 0, and one is held.
+    assert 0 < len(told) < 8
+    assert set(told) == {
+        "task topic: all 1 rows that early stopping looks at have weight 0, so they have no loss; take more rows, or "
+        "early_stopping_on: score"
+    }
+
+
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_weighted_experts_in_one_run_equal_their_separate_runs(
     run_of: Settings, tasks_folder: Path, tmp_path: Path, accumulation: int

@@ -91,6 +91,12 @@ def encode(run: Run, loaded: LoadedTask, base: Base) -> Rows:
             f"task {loaded.settings.label}: all {len(records)} rows that are trained on have weight 0, so nothing "
             "would be learnt; take more rows, or give one more weight"
         )
+    on_loss = run.training.early_stopping is not None and run.training.early_stopping_on == "loss"
+    if on_loss and chosen and not any(record.get("weight", 1.0) for record in chosen[1]):
+        raise ValueError(
+            f"task {loaded.settings.label}: all {len(chosen[1])} rows that early stopping looks at have weight 0, so "
+            "they have no loss; take more rows, or early_stopping_on: score"
+        )
     wanted = loaded.settings.class_weights
     return Rows(
         loaded,

@@ -175,7 +175,7 @@ def mean_loss(
     )
     parts = gather_object([part]) if accelerator.num_processes > 1 else [part]
     losses, counts = zip(*parts, strict=True)
-    return sum(losses) / max(1, sum(counts))
+    return sum(losses) / (sum(counts) or 1)
 
 
 def _summary(
