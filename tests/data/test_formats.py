@@ -140,7 +140,10 @@ def test_squad_2_gives_questions_without_an_answer_and_no_plausible_ones(tmp_pat
 @pytest.mark.parametrize(
     ("question", "said"),
     [
-        ({"answers": [{"text": "ab"}], "is_impossible": True}, "is_impossible is true, but .* 1 ans"),
+        (
+            {"answers": [{"text": "ab"}], "is_impossible": True},
+            "is_impossible is true, but .* 1 ans",
+        ),
         ({"answers": [], "is_impossible": False}, "is_impossible is false, but .* 0 answers"),
         ({"answers": [], "is_impossible": "yes"}, r"an object with 'is_impossible' \(bool\)"),
     ],
