@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -61,6 +61,7 @@ rows_drawn = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows_drawn)
 @pytest.mark.filterwarnings("ignore:.*(HasAns|NoAns).* is undefined:UserWarning")
 def test_scores_are_those_of_the_official_script(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
@@ -23,6 +23,7 @@ def drawn(seed: int, levels: int) -> tuple[np.random.Generator, np.ndarray, np.n
     return generator, x, y, counts.astype(float)
 
 
+@settings(deadline=None)
 @given(seed=seeds, levels=st.integers(1, 30))
 def test_spearman_is_scipy_s_on_the_rows_drawn(seed: int, levels: int) -> None:
     _, x, y, counts = drawn(seed, levels)
@@ -34,6 +35,7 @@ def test_spearman_is_scipy_s_on_the_rows_drawn(seed: int, levels: int) -> None:
         np.testing.assert_allclose(own, expected, rtol=1e-9, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(seed=seeds, levels=st.integers(1, 30))
 def test_the_area_under_the_curve_is_scikit_learn_s_on_the_rows_drawn(
     seed: int, levels: int
@@ -53,6 +55,7 @@ def test_a_mean_leaves_out_what_is_no_number() -> None:
     np.testing.assert_array_equal(found, [0.75, np.nan])
 
 
+@settings(deadline=None)
 @given(seed=seeds, levels=st.integers(1, 30))
 def test_the_best_threshold_is_the_best_of_all_that_can_be_tried(seed: int, levels: int) -> None:
     generator, odds, _, counts = drawn(seed, levels)
