@@ -280,11 +280,7 @@ def _tokens_of(
     """First and last context token that an answer touches; the white space around a word is none of it."""
     start = int(str(answer["start"]))
     start, end = trimmed(context, start, start + len(str(answer["text"])))
-    inside = [
-        i
-        for i, (low, high) in enumerate(offsets)
-        if low < end and high > start and context[max(low, start) : min(high, end)].strip()
-    ]
+    inside = [i for i, (low, high) in enumerate(offsets) if low < end and high > start]
     if not inside:
         raise ValueError(f"{row}: the answer {answer['text']!r} has no tokens")
     return inside[0], inside[-1]
