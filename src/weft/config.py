@@ -24,6 +24,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _labels(value: object) -> object:
+    """Class weights with class names for keys: YAML reads `0: 2.5` as a number, and `no: 2.5` as false."""
+    if not isinstance(value, Mapping):
+        return value
+    wrong = [label for label in value if isinstance(label, bool)]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is no class name; write names like no, yes, on in quotes")
+    return {str(label): weight for label, weight in value.items()}
+
+
 class TaskSettings(Settings):
     """One task of a run: a registered name, or a YAML file that says a task of the user's own."""
 
@@ -45,6 +55,12 @@ class TaskSettings(Settings):
     """Cut what is too long where windows make no sense, instead of refusing it."""
     max_examples: dict[Split, int] | int | None = None
     """Size of a seeded sample, of every split or by split; None takes all."""
+    class_weights: Annotated[
+        Literal["balanced"] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None,
+        BeforeValidator(_labels),
+    ] = None
+    """What a class counts in the loss: `balanced`, by how rare it is among the training rows, or a number by class name
+    (1 where not named). Where a row has several classes: what a class counts in the rows that have it."""
 
     @property
     def label(self) -> str:

@@ -18,7 +18,7 @@ STANDINGS = "beside.json"
 class RunFolder:
     """One run on disk.
 
-    `run.yaml`, `expert/` or `mixture/`, `metrics.json`, `training.json`, `log.jsonl`, `checkpoints/`.
+    `run.yaml`, `expert/` or `mixture/`, `metrics.json`, `details.json`, `training.json`, `log.jsonl`, `checkpoints/`.
     """
 
     path: Path
@@ -106,6 +106,16 @@ class RunFolder:
         written = {(row["split"], row["name"]) for row in metrics}
         kept = [row for row in self.metrics if (row["split"], row["name"]) not in written]
         write_text(self.path / "metrics.json", json.dumps([*kept, *metrics], indent=1) + "\n")
+
+    @property
+    def details(self) -> dict[str, dict[str, Any]]:
+        """What the scores are made of, by split: `weft.tasks.details.Details` as JSON; {} before there are any."""
+        return _read_json(self.path / "details.json") or {}
+
+    def write_details(self, split: str, details: Mapping[str, Any]) -> None:
+        """Replace one split's details; keep the others."""
+        values = {**self.details, split: details}
+        write_text(self.path / "details.json", json.dumps(values, indent=1) + "\n")
 
     @property
     def training(self) -> dict[str, Any] | None:

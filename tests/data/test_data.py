@@ -168,6 +168,57 @@ def test_squad_reads_alike_as_published_and_from_the_hub(tmp_path: Path) -> None
         assert _load(settings) == {"train": [expected]}
 
 
+def test_squad_v2_reads_alike_as_published_and_from_the_hub(tmp_path: Path) -> None:
+    context, plausible = "Ada met Bob.", [{"text": "Bob", "answer_start": 8}]
+    questions = [
+        {"id": "q1", "question": "Whom?", "answers": plausible, "is_impossible": False},
+        {"id": "q2", "question": "When?", "answers": [], "is_impossible": True}
+        | {"plausible_answers": plausible},
+    ]
+    document = {
+        "version": "v2.0",
+        "data": [{"paragraphs": [{"context": context, "qas": questions}]}],
+    }
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "train-v2.0.json").write_text(json.dumps(document))
+    answers = [{"text": ["Bob"], "answer_start": [8]}, {"text": [], "answer_start": []}]
+    hub: dict[str, list[Any]] = {"id": ["q1", "q2"], "title": ["T"] * 2, "context": [context] * 2}
+    path = tmp_path / "hub" / "squad_v2" / "train-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True)
+    rows = hub | {"question": ["Whom?", "When?"], "answers": answers}
+    datasets.Dataset.from_dict(rows).to_parquet(path)
+    for folder in ("published", "hub"):
+        found = _load(TaskSettings(name="squad_v2", data=str(tmp_path / folder)))["train"]
+        assert [(row["id"], row["answers"]) for row in found] == [
+            ("q1", [{"text": "Bob", "start": 8}]),
+            ("q2", []),
+        ]
+    said = "a question without an answer (SQuAD 2.0)"
+    assert said in _error(TaskSettings(name="squad", data=str(tmp_path / "published")))
+
+
+def test_sets_of_glue_read_as_the_hub_keeps_them(tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["unacceptable", "acceptable"])
+    kinds_of = {
+        "sentence": datasets.Value("string"),
+        "label": names,
+        "idx": datasets.Value("int32"),
+    }
+    rows: dict[str, list[Any]] = {"sentence": ["They run.", "Run they the."], "label": [1, 0]}
+    features = datasets.Features(kinds_of)
+    made = datasets.Dataset.from_dict({**rows, "idx": [7, 8]}, features=features)
+    made.to_parquet(tmp_path / "cola" / "train-00000-of-00001.parquet")
+    pairs = {"sentence1": ["One."], "sentence2": ["Two."], "label": [3.8], "idx": [0]}
+    datasets.Dataset.from_dict(pairs).to_parquet(tmp_path / "stsb" / "train-00000-of-00001.parquet")
+    assert _load(TaskSettings(name="cola", data=str(tmp_path)))["train"] == [
+        {"id": "7", "text": "They run.", "label": "acceptable"},
+        {"id": "8", "text": "Run they the.", "label": "unacceptable"},
+    ]
+    assert _load(TaskSettings(name="stsb", data=str(tmp_path)))["train"] == [
+        {"id": "0", "text": "One.", "text_pair": "Two.", "label": 3.8}
+    ]
+
+
 def _tag_numbers(path: Path, names: list[str] | None) -> None:
     inner = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
     features = datasets.Features(

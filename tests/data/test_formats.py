@@ -117,6 +117,46 @@ def test_squad_gives_a_row_a_question_with_all_answers(tmp_path: Path) -> None:
     ]
 
 
+def test_squad_2_gives_questions_without_an_answer_and_no_plausible_ones(tmp_path: Path) -> None:
+    answers = [{"text": "ab", "answer_start": 0}]
+    document = _squad(
+        {"id": "1", "question": "q?", "answers": answers, "is_impossible": False},
+        {
+            "id": "2",
+            "question": "r?",
+            "answers": [],
+            "is_impossible": True,
+            "plausible_answers": answers,
+        },
+        {"id": "3", "question": "s?", "is_impossible": True},
+        {"id": "4", "question": "t?", "is_impossible": False},
+    )
+    path = _file(tmp_path, "train.json", json.dumps({"version": "v2.0", **document}))
+    found = [(row["id"], row.get("answers")) for row, _ in read_rows(path)]
+    assert found == [("1", answers), ("2", []), ("3", []), ("4", None)]
+    assert all(set(row) <= {"id", "context", "question", "answers"} for row, _ in read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (
+            {"answers": [{"text": "ab"}], "is_impossible": True},
+            "is_impossible is true, but .* 1 ans",
+        ),
+        ({"answers": [], "is_impossible": False}, "is_impossible is false, but .* 0 answers"),
+        ({"answers": [], "is_impossible": "yes"}, r"an object with 'is_impossible' \(bool\)"),
+    ],
+)
+def test_a_question_that_contradicts_itself_is_refused_by_place(
+    tmp_path: Path, question: dict, said: str
+) -> None:
+    document = _squad({"id": "1", "question": "q?", **question})
+    path = _file(tmp_path, "train.json", json.dumps(document))
+    with pytest.raises(ValueError, match=rf"data\[0\]\.paragraphs\[0\]\.qas\[0\]: .*{said}"):
+        list(read_rows(path))
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

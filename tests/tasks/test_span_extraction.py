@@ -191,7 +191,10 @@ def test_scores_that_are_no_numbers_are_an_error(tokenizer: PreTrainedTokenizerF
         ({"answers": [{"text": "Keizersgracht", "start": -99}]}, "not in its paragraph"),
         ({"answers": [{"text": "Keizersgracht", "start": "x"}]}, "not in its paragraph"),
         ({"answers": [*ROW["answers"], {"text": "Emperor", "start": 0}]}, "'Emperor' is not at 0"),
-        ({"answers": []}, r"a list of at least one \{text, start\}, got \[\]"),
+        (
+            {"answers": []},
+            r"a question without an answer \(SQuAD 2.0\); `options: {no_answer: true}`",
+        ),
         ({"answers": "Keizersgracht"}, "a list of at least one"),
         ({"answers": [{"text": "x"}]}, r"an answer must be \{text, start\}"),
         ({"answers": [{"text": "", "start": 0}]}, "an answer's text is empty"),

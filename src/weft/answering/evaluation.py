@@ -5,7 +5,7 @@ records ─ outputs ─> logits ─ decode ─> predictions ─ statistics ─ m
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from weft.model.snapshot import Snapshot
 from weft.runs import RunFolder
 from weft.storage.loading import LoadedRun, load_mixture_model, load_run_model
 from weft.tasks.contract import Example, Prediction, Record, Task
+from weft.tasks.details import Details
 from weft.tasks.scoring import Score, score
 
 MASK_SEED = 0
@@ -43,6 +44,8 @@ class Evaluation:
     n: int
     scores: dict[str, Score]
     predictions: list[Prediction]
+    details: Details | None = None
+    """Scores class by class, where the kind has classes."""
 
     def as_json(self) -> dict[str, Any]:
         """The scores without the predictions."""
@@ -152,7 +155,8 @@ def _evaluate(
             device=loaded.device,
             precision=loaded.precision,
         )
-    return Evaluation(rows.task.spec.name, split, len(found), scores, found)
+    details = rows.task.details(found, examples)
+    return Evaluation(rows.task.spec.name, split, len(found), scores, found, details)
 
 
 def _rows(
@@ -173,16 +177,26 @@ def _rows(
         given=given,
     )
     tokenizer = loaded.model.base.tokenizer
-    return rows, encode_examples(rows.task, rows.splits[split], tokenizer, cache=cache_folder())
+    records = encode_examples(rows.task, rows.splits[split], tokenizer, cache=cache_folder())
+    found = rows.task.with_found(loaded.card.task.get("options", {}))
+    return replace(rows, task=found), records
 
 
 def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:
-    """Write `predictions-<split>.jsonl` and the scores in `metrics.json` into a run folder."""
+    """Write `predictions-<split>.jsonl`, the scores in `metrics.json` and their details into a run folder."""
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in result.predictions]
     write_text(folder.path / f"predictions-{result.split}.jsonl", "\n".join(lines) + "\n")
     common = {"n": result.n, "seed": seed, "split": result.split}
     rows = [{"name": name, **asdict(value), **common} for name, value in result.scores.items()]
     folder.write_metrics(rows)
+    if result.details is not None:
+        folder.write_details(result.split, result.details.as_json())
+
+
+def read_details(folder: RunFolder, split: str = "validation") -> Details | None:
+    """A run's scores class by class on one split; None where its kind has no classes or it was not scored there."""
+    found = folder.details.get(split)
+    return None if found is None else Details.from_json(found)
 
 
 def read_predictions(folder: Path, split: str = "validation") -> dict[str, Prediction]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,8 +79,8 @@ def total_loss(
     pad_id: int,
     device: torch.device | str,
     precision: str = "fp32",
-) -> tuple[float, int]:
-    """The sum of the loss over the labelled items of rows, without dropout and smoothing, and how many they are."""
+) -> tuple[float, float]:
+    """The sum of the loss over the labelled items of rows, without dropout and smoothing, and of their weights."""
     loss, count = torch.zeros((), dtype=torch.float64), 0
     units = [unit for item in items for unit in _units(item)]
     for _, batch, answers in _forwards(
@@ -93,8 +94,8 @@ def total_loss(
         for part in batch.parts:
             assert part.labels is not None
             kind = kind_of(part.kind)
-            loss += kind.loss(answers[part.head], part.labels, 0.0).double().cpu()
-            count += kind.count(part.labels)
+            loss += kind.loss(answers[part.head], part.labels, 0.0, part.weights).double().cpu()
+            count += part.count
     return loss.item(), count
 
 
@@ -121,8 +122,9 @@ def _units(item: Item) -> list[Item]:
     if count == 1 or kind_of(item.kind).compares:
         return [item]
     names = [name for name in ("input_ids", "token_type_ids", "labels") if name in record]
+    whole = {"weight": record["weight"]} if "weight" in record else {}
     return [
-        Item(item.head, item.kind, item.members, {name: [record[name][at]] for name in names})
+        replace(item, record={**whole, **{name: [record[name][at]] for name in names}})
         for at in range(count)
     ]
 

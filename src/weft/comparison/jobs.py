@@ -97,9 +97,10 @@ def best_rate(grid: Grid, cell: Cell, jobs: Mapping[float, Job]) -> tuple[float,
     """The rate that scored best on held-out rows, and the score of each; a single one needs no search."""
     if not jobs:
         return grid.recipes[cell.recipe].learning_rates[0], {}
-    kind = find_kind(find_spec(grid.tasks[cell.task].task))
-    scores = {rate: score_of(job.folder, kind.metric)["value"] for rate, job in jobs.items()}
-    sign = 1 if kind.higher_is_better else -1
+    spec = find_spec(grid.tasks[cell.task].task)
+    task = find_kind(spec)(spec, spec.labels or ())
+    scores = {rate: score_of(job.folder, task.metric)["value"] for rate, job in jobs.items()}
+    sign = 1 if task.higher_is_better else -1
     best = max(scores, key=lambda rate: sign * scores[rate])
     return best, {f"{rate:g}": value for rate, value in scores.items()}
 

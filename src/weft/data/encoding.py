@@ -43,7 +43,7 @@ def encode_examples(
     cache: Path | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Record]:
-    """The record of every example, in order: `task.encode` of each, whether read back or made now.
+    """The record of every example, in order: `task.encode` of each, whether read back or made now, and its weight.
 
     Args:
         task: Encodes.
@@ -67,7 +67,8 @@ def encode_examples(
             return records
     records = []
     for example in examples:
-        records.append(task.encode(example, tokenizer))
+        weight = {"weight": example["weight"]} if "weight" in example else {}
+        records.append({**task.encode(example, tokenizer), **weight})
         if progress and (len(records) % 100 == 0 or len(records) == total):
             progress(len(records), total)
     if path is not None:

@@ -128,7 +128,11 @@ def _of_tool(tool: str) -> Callable[[Path, Layout], Iterator[Placed]]:
 
 
 def _squad(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
-    """SQuAD's published JSON (data / paragraphs / qas): a row a question, with all its answers."""
+    """SQuAD's published JSON (data / paragraphs / qas): a row a question, with all its answers.
+
+    In version 2.0 a question may be impossible: then it has none, and its `plausible_answers`, which are wrong, are
+    no column of the row.
+    """
     try:
         document = json.loads(_text(path))
     except json.JSONDecodeError as error:
@@ -143,6 +147,15 @@ def _squad(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
                 row["question"] = _member(question, "question", str, where)
                 if "answers" in question:
                     row["answers"] = _member(question, "answers", list, where)
+                if "is_impossible" in question:
+                    impossible = _member(question, "is_impossible", bool, where)
+                    if impossible:
+                        row.setdefault("answers", [])
+                    if "answers" in row and bool(row["answers"]) == impossible:
+                        raise ValueError(
+                            f"{where}: is_impossible is {str(impossible).lower()}, but the question has "
+                            f"{len(row['answers'])} answers; correct one of the two"
+                        )
                 yield row, where
 
 

@@ -6,6 +6,7 @@ Whatever a set's columns are called, a kind of task sees its own: `text`, `token
 `answers`, ...
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def find_kind(spec: TaskSpec) -> type[Task]:
     if spec.kind not in kinds.names():
         raise ValueError(f"{spec.name}: {unknown('kind of task', spec.kind, kinds.names())}")
     kind = kinds.load(spec.kind)
-    known = ["id", *kind.columns, *kind.optional, *kind.instead]
+    known = ["id", "weight", *kind.columns, *kind.optional, *kind.instead]
     known += [kind.target] if kind.target else []
     for name in [*spec.columns, *(spec.hub.columns if spec.hub else ())]:
         if name not in known:
@@ -116,11 +117,17 @@ def load_task(
     task = kind(spec, labels)
     examples: dict[Split, list[Example]] = {}
     for split, placed in rows.items():
-        checked = [task.check(example, where) for example, where in placed]
+        checked = [_checked(task, example, where) for example, where in placed]
         examples[split] = sample(checked, _limit(settings, split), seed=seed, split=split)
     if given is not None:
         settings = settings.model_copy(update={"in_memory": source.digests})
     return LoadedTask(settings, task, examples)
+
+
+def _checked(task: Task, example: Example, where: str) -> Example:
+    """The example as its kind has it, with the weight that a row of any kind may have."""
+    weight = {"weight": example["weight"]} if "weight" in example else {}
+    return {**task.check(example, where), **weight}
 
 
 class _Source:
@@ -173,6 +180,9 @@ def _read(
 ) -> list[tuple[Example, str]]:
     rows, columns = source.rows(spec, split)
     usual = [*kind.columns, *([] if kind.target is None else [kind.target])]
+    weighed = ["weight"] if split == "train" and "weight" in columns else []
+    if not weighed:
+        columns = {name: own for name, own in columns.items() if name != "weight"}
     # A column that the spec names under another name is meant to be there, needed or not.
     named = [name for name, source in columns.items() if source != name]
     placed: list[tuple[Example, str]] = []
@@ -184,6 +194,7 @@ def _read(
             if other and not _has(row, columns.get(usual[-1], usual[-1]))
             else usual
         )
+        needed = [*needed, *weighed]
         _refuse_missing([*needed, *named], row, where, columns)
         canonical = _canonical(kind, row, where, spec=spec, columns=columns)
         example = dict(kind.read(spec, canonical, where))
@@ -199,6 +210,11 @@ def _read(
         placed.append((example, where))
     if not placed:
         raise ValueError(f"{spec.name}: the {split} split in {source} has no rows")
+    if not any(example.get("weight", 1.0) for example, _ in placed):
+        raise ValueError(
+            f"{placed[0][1]}: column {columns['weight']!r} is 0 here and in every other row, so nothing would be "
+            "learnt; give a row more weight"
+        )
     return placed
 
 
@@ -208,7 +224,10 @@ def _canonical(
     """`row` in the kind's columns, values as the kind takes them; what it lacks is left out."""
     target = () if kind.target is None else (kind.target,)
     example: dict[str, Any] = {}
-    for name in dict.fromkeys(("id", *kind.columns, *kind.optional, *kind.instead, *target)):
+    weight = ("weight",) if "weight" in columns else ()
+    for name in dict.fromkeys(
+        ("id", *kind.columns, *kind.optional, *kind.instead, *target, *weight)
+    ):
         source = columns.get(name, name)
         value = _value(row, source) if _has(row, source) else None
         if value is not None:
@@ -259,6 +278,16 @@ def _id(value: Any, spec: TaskSpec, where: str) -> str:
     return str(value)
 
 
+def _weight(value: Any, spec: TaskSpec, where: str) -> float:
+    try:
+        weight = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"{where} must be a finite number, 0 or more, got {value!r:.60}")
+    return weight
+
+
 def _tags(value: Any, spec: TaskSpec, where: str) -> Any:
     """Tags by name: numbers are looked up in the set's labels."""
     if not isinstance(value, list | tuple) or not any(isinstance(tag, int) for tag in value):
@@ -293,7 +322,7 @@ def _answers(value: Any, spec: TaskSpec, where: str) -> Any:
     ]
 
 
-_NORMALISED = {"id": _id, "tags": _tags, "answers": _answers}
+_NORMALISED = {"id": _id, "weight": _weight, "tags": _tags, "answers": _answers}
 """What a canonical column's values become, where sources write them in more than one form."""
 
 
@@ -313,7 +342,7 @@ def example_from_user(task: Task, mapping: Mapping[str, Any], where: str) -> Exa
     columns = {
         name: source
         for name, source in task.spec.columns.items()
-        if _has(mapping, source) or name not in mapping
+        if name != "weight" and (_has(mapping, source) or name not in mapping)
     }
     # A kind may take another column instead (text for tokens): then its `check` decides.
     if not any(_has(mapping, columns.get(name, name)) for name in task.optional):

@@ -9,6 +9,7 @@ from weft.data.encoding import cache_folder, encode_examples
 from weft.data.memory import Given
 from weft.data.reading import LoadedTask, holdout, load_task
 from weft.tasks.contract import Example, Record
+from weft.tasks.weights import check_class_weights, class_weights
 
 HOLDOUT = 0.1
 """Share of train that stopping and searches look at, held out of training."""
@@ -22,6 +23,8 @@ class Rows:
     train: list[Record]
     held: tuple[list[Example], list[Record]] | None
     final: tuple[list[Example], list[Record]]
+    class_weights: tuple[float, ...] | None = None
+    """What each class counts in the loss; None is 1 everywhere."""
 
 
 def load(run: Run, settings: TaskSettings, given: Given | None = None) -> LoadedTask:
@@ -30,7 +33,10 @@ def load(run: Run, settings: TaskSettings, given: Given | None = None) -> Loaded
         run.training.select_on == "validation" and _selects(run)
     )
     splits: list[Split] = ["train", "validation"] if wants_validation else ["train"]
-    return load_task(settings, splits=splits, seed=run.seed, given=given)
+    loaded = load_task(settings, splits=splits, seed=run.seed, given=given)
+    if settings.class_weights is not None:
+        check_class_weights(loaded.task, settings.class_weights)
+    return loaded
 
 
 def _selects(run: Run) -> bool:
@@ -57,6 +63,23 @@ def encode(run: Run, loaded: LoadedTask, base: Base) -> Rows:
         chosen = (final, final_records) if selection is not None else None
     else:
         chosen = (selection, encoded(selection))
+    records = encoded(train)
+    if not any(record.get("weight", 1.0) for record in records):
+        raise ValueError(
+            f"task {loaded.settings.label}: all {len(records)} rows that are trained on have weight 0, so nothing "
+            "would be learnt; take more rows, or give one more weight"
+        )
+    on_loss = run.training.early_stopping is not None and run.training.early_stopping_on == "loss"
+    if on_loss and chosen and not any(record.get("weight", 1.0) for record in chosen[1]):
+        raise ValueError(
+            f"task {loaded.settings.label}: all {len(chosen[1])} rows that early stopping looks at have weight 0, so "
+            "they have no loss; take more rows, or early_stopping_on: score"
+        )
+    wanted = loaded.settings.class_weights
     return Rows(
-        loaded, encoded(train), chosen if _selects(run) else None, (list(final), final_records)
+        loaded,
+        records,
+        chosen if _selects(run) else None,
+        (list(final), final_records),
+        None if wanted is None else class_weights(loaded.task, wanted, records),
     )

@@ -1,7 +1,7 @@
 """Rows into batches: which rows a step sees, in what pieces, and as what tensors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,14 @@ class Item:
         kind: That head's kind.
         members: Experts whose adapters speak for the row.
         record: The encoded row.
+        class_weights: What each class counts in the loss; None is 1 everywhere.
     """
 
     head: str
     kind: str
     members: Members
     record: Record
+    class_weights: tuple[float, ...] | None = None
 
     @property
     def length(self) -> int:
@@ -59,6 +61,10 @@ class Part:
     rows: tuple[int, ...]
     """Where each row stood among the items."""
     labels: Tensor | None
+    weights: Tensor | None = None
+    """What each labelled item's loss is multiplied by; None is 1 everywhere."""
+    count: float = 0
+    """Labelled items, or the sum of their weights."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,10 @@ class Batch:
         if device.type == "cpu":
             return self
         moved = [
-            Part(
-                **{**vars(part), "labels": None if part.labels is None else part.labels.to(device)}
+            replace(
+                part,
+                labels=None if part.labels is None else part.labels.to(device),
+                weights=None if part.weights is None else part.weights.to(device),
             )
             for part in self.parts
         ]
@@ -148,7 +156,9 @@ def _part(head: str, rows: list[int], items: Sequence[Item], start: int, labels:
     kind = items[rows[0]].kind
     lengths = tuple(tuple(len(ids) for ids in record["input_ids"]) for record in records)
     width = max(max(row) for row in lengths)
-    labelled = labels and all("labels" in record for record in records)
+    own: tuple[Tensor | None, Tensor | None, float] = (None, None, 0)
+    if labels and all("labels" in record for record in records):
+        own = labelled([items[at] for at in rows])
     return Part(
         head=head,
         kind=kind,
@@ -158,8 +168,28 @@ def _part(head: str, rows: list[int], items: Sequence[Item], start: int, labels:
         sequences_per_row=tuple(len(row) for row in lengths),
         lengths=lengths,
         rows=tuple(rows),
-        labels=kind_of(kind).labels(records, width) if labelled else None,
+        labels=own[0],
+        weights=own[1],
+        count=own[2],
     )
+
+
+def labelled(items: Sequence[Item]) -> tuple[Tensor, Tensor | None, float]:
+    """The labels of rows of one head, the weights of what is labelled if there are any, and the sum of these."""
+    kind, records = kind_of(items[0].kind), [item.record for item in items]
+    labels = kind.labels(records, max(item.length for item in items))
+    classes = rows = None
+    if items[0].class_weights is not None:
+        classes = torch.tensor(items[0].class_weights, dtype=torch.float64)
+    if any("weight" in record for record in records):
+        # Where labels are by sequence, each has its row's weight.
+        per_row = [1 if len(labels) == len(records) else len(r["input_ids"]) for r in records]
+        own = [record.get("weight", 1.0) for record in records]
+        rows = torch.tensor(own, dtype=torch.float64).repeat_interleave(torch.tensor(per_row))
+    count = kind.count(labels, rows, classes)
+    if rows is None and classes is None:
+        return labels, None, count
+    return labels, kind.weights(labels, rows, classes), count
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int, width: int) -> Tensor:

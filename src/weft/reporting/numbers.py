@@ -8,14 +8,17 @@ if TYPE_CHECKING:
 
 NONE = "n/a"
 """A cell for what was not measured."""
-FRACTIONS = ("accuracy", "f1", "precision", "recall", "exact_match", "recognition")
+FRACTIONS = (
+    *("accuracy", "f1", "precision", "recall", "exact_match", "recognition"),
+    *("HasAns_", "NoAns_", "best_exact", "best_f1"),
+)
 """How names of scores between 0 and 1 begin."""
 _STEPS = {1e9: "G", 1e6: "M", 1e3: "k"}
 
 
 def is_fraction(name: str) -> bool:
     """Whether a score lies between 0 and 1 and is shown in percent."""
-    return name.startswith(FRACTIONS)
+    return name.startswith(FRACTIONS) and not name.endswith("_thresh")
 
 
 def scale_of(name: str) -> float:

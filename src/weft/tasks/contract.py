@@ -17,6 +17,8 @@ from pydantic import BeforeValidator, Field
 from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, Split
+from weft.registry import unknown
+from weft.tasks.details import Details
 
 Example = Mapping[str, Any]
 """One row in the kind's canonical columns; always with a string `id`."""
@@ -89,7 +91,8 @@ class TaskSpec(Settings):
     train / validation, val, dev / test with the format's ending."""
     columns: Annotated[dict[str, str], BeforeValidator(_texts)] = {}
     """Column in the files by canonical column of the kind; columns not named keep the canonical name. In CoNLL files
-    by number: 0 is the first, -1 the last."""
+    by number: 0 is the first, -1 the last. `weight`, of every kind, is taken only where it is named: what a training
+    row counts in the loss, 0 or more."""
     header: list[str] | None = None
     """Names of the columns of csv, tsv or conll files that have no header line."""
     quotes: bool | None = None
@@ -103,6 +106,8 @@ class TaskSpec(Settings):
     """Class names in class order; None collects them, sorted, from the training split."""
     options: dict[str, Any] = {}
     """Settings of the kind (e.g. `choices: 4`, `mode: multi_label`), checked by the kind."""
+    metrics: list[str] = []
+    """Scores that the set asks for, of those its kind knows; the first is what training and comparisons select on."""
     max_length: int = Field(default=128, ge=8)
     stride: int = Field(default=0, ge=0)
     truncate: bool = False
@@ -127,10 +132,29 @@ class Task(ABC):
     metric: str
     """The score that training and comparisons select on; may depend on the kind's options."""
     higher_is_better: ClassVar[bool] = True
+    classes_per: ClassVar[str | None] = None
+    """What has a class that can be given a weight: a `row`, a `word`; None where nothing has."""
+    found_in_training: ClassVar[tuple[str, ...]] = ()
+    """Options that `tuned` may find, where the set does not say them."""
 
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
         self.spec = spec
         self.labels = list(labels)
+
+    def choose(self, known: Sequence[str]) -> None:
+        """Select on the first of the scores that the set asks for, if it asks for any.
+
+        Args:
+            known: The scores that this kind can be selected on.
+
+        Raises:
+            ValueError: If the set asks for another.
+        """
+        for name in self.spec.metrics:
+            if name not in known:
+                raise ValueError(f"task {self.spec.name}: metrics: {unknown('score', name, known)}")
+        if self.spec.metrics:
+            self.metric = self.spec.metrics[0]
 
     @property
     def num_labels(self) -> int:
@@ -199,3 +223,35 @@ class Task(ABC):
         Args:
             totals: (..., k) sums of `statistics`; leading dimensions are bootstrap resamples.
         """
+
+    def ranked(self, statistics: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores that no sums can tell (ranks, best thresholds), of every resample: (resamples,).
+
+        Args:
+            statistics: `statistics` of every row, (rows, k).
+            counts: How often each row was drawn, (resamples, rows).
+        """
+        return {}
+
+    def details(
+        self, predictions: Sequence[Prediction], examples: Sequence[Example]
+    ) -> Details | None:
+        """Scores class by class, and what was taken for what; None where the kind has no classes."""
+        return None
+
+    def tuned(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> "Task":
+        """This task with what is chosen on rows that neither training nor the final score sees; itself by default."""
+        return self
+
+    def with_found(self, options: Mapping[str, Any]) -> "Task":
+        """This task with what `tuned` found, as the options of a trained expert's task hold it."""
+        own = self.spec.options
+        found = {
+            name: options[name]
+            for name in self.found_in_training
+            if own.get(name) is None and options.get(name) is not None
+        }
+        if not found:
+            return self
+        spec = self.spec.model_copy(update={"options": {**own, **found}})
+        return type(self)(spec, self.labels)

@@ -24,6 +24,22 @@ def f1(correct: ArrayLike, predicted: ArrayLike, gold: ArrayLike) -> np.ndarray:
     return ratio(2.0 * np.asarray(correct), np.asarray(predicted) + np.asarray(gold))
 
 
+def matthews(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Matthews' correlation of answers and right answers, of several classes as Gorodkin has it; NaN where undefined.
+
+    Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006.
+
+    Args:
+        correct: Rows of each class that are answered with it, (..., classes).
+        predicted: Rows answered with each class.
+        gold: Rows of each class.
+    """
+    rows = gold.sum(-1)
+    above = correct.sum(-1) * rows - (predicted * gold).sum(-1)
+    spread = (rows**2 - (predicted**2).sum(-1)) * (rows**2 - (gold**2).sum(-1))
+    return ratio(above, np.sqrt(spread), empty=np.nan)
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities along the last dimension, float64."""
     logits = np.asarray(logits, dtype=np.float64)

@@ -6,7 +6,8 @@ two systems uses the same resamples for both (Koehn 2004, aclanthology.org/W04-3
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -18,6 +19,8 @@ RESAMPLES = 1000
 LEVEL = 0.95
 COUNTS_AT_ONCE = 2**22
 """Row counts held in memory at a time: 32 MiB."""
+NOTHING_SHOWN = {"roc_auc": 0.5}
+"""What stands for a score that is undefined, where it is not 0: the value of an order that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ def score(
 ) -> dict[str, Score]:
     """Every score of a task over the rows, by name.
 
-    A score that is undefined where more is better (Pearson's of constant values) is 0: no relation
-    was shown. Resamples in which a score is undefined are left out of its interval.
+    A score that is undefined where more is better (Pearson's of constant values, an area under a curve of one class)
+    is given as what no relation gives, 0 or 0.5, and a warning says so. Resamples in which a score is undefined are
+    left out of its interval.
 
     Args:
         task: Knows what to count.
@@ -55,8 +59,8 @@ def score(
         ValueError: If there are no rows, a row has no answer, or nothing to score by perplexity.
     """
     statistics = _statistics(task, predictions, examples)
-    values = _values(task, statistics.sum(0))
-    drawn = task.metrics(_resampled(statistics, resamples, seed))
+    values = _values(task, statistics)
+    (drawn,) = _drawn(task, [statistics], resamples, seed)
     return {name: interval(value, drawn[name], level) for name, value in values.items()}
 
 
@@ -85,9 +89,8 @@ def paired_difference(
         ValueError: As `score`.
     """
     a, b = (_statistics(task, said, examples) for said in (predictions_a, predictions_b))
-    first, second = _values(task, a.sum(0)), _values(task, b.sum(0))
-    both = _resampled(np.concatenate([a, b], axis=1), resamples, seed)
-    drawn_a, drawn_b = (task.metrics(totals) for totals in np.split(both, 2, axis=1))
+    first, second = _values(task, a), _values(task, b)
+    drawn_a, drawn_b = _drawn(task, [a, b], resamples, seed)
     return {
         name: interval(first[name] - second[name], drawn_a[name] - drawn_b[name], level)
         for name in first
@@ -127,31 +130,62 @@ def _statistics(
     return np.stack([task.statistics(said, example) for said, example in pairs]).astype(np.float64)
 
 
-def _values(task: Task, totals: np.ndarray) -> dict[str, float]:
-    values = {name: float(value) for name, value in task.metrics(totals).items()}
+def _values(task: Task, statistics: np.ndarray) -> dict[str, float]:
+    once = np.ones((1, len(statistics)))
+    found = {**task.metrics(statistics.sum(0)), **_of_one(task.ranked(statistics, once))}
+    values = {name: float(value) for name, value in found.items()}
     undefined = [name for name, value in values.items() if np.isnan(value)]
     if undefined and not task.higher_is_better:
         raise ValueError(
             f"{task.spec.name}: nothing to score: no row has a token that counts "
             f"({', '.join(undefined)})"
         )
-    return {name: 0.0 if np.isnan(value) else value for name, value in values.items()}
+    for name in undefined:
+        values[name] = NOTHING_SHOWN.get(name, 0.0)
+        warnings.warn(
+            f"{task.spec.name}: {name} is undefined for these {len(statistics)} rows: the right answers or those given "
+            f"are all alike; {values[name]:g} stands for it",
+            stacklevel=3,
+        )
+    return values
 
 
-def _resampled(statistics: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Summed statistics of every resample of the rows, (resamples, k)."""
+def _of_one(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: values[0] for name, values in scores.items()}
+
+
+def _drawn(
+    task: Task, systems: Sequence[np.ndarray], resamples: int, seed: int
+) -> list[dict[str, np.ndarray]]:
+    """Every score in every resample of the rows, (resamples,) by name; all systems see the same resamples."""
+    every = np.concatenate(systems, axis=1)
+    totals = [np.empty((0, every.shape[1]))]
+    ranked: list[list[dict[str, np.ndarray]]] = [[] for _ in systems]
+    for counts in _resamples(len(every), resamples, seed):
+        totals.append(counts @ every)
+        for found, own in zip(ranked, systems, strict=True):
+            found.append(task.ranked(own, counts))
+    summed = np.split(np.concatenate(totals), len(systems), axis=1)
+    return [
+        {**task.metrics(own), **_joined(parts)} for own, parts in zip(summed, ranked, strict=True)
+    ]
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+
+
+def _resamples(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each resample draws each row, (some resamples, rows) at a time."""
     if resamples < 0:
         raise ValueError(f"resamples must not be negative, got {resamples}")
-    rows = len(statistics)
     generator = np.random.default_rng(seed)
     chunk = max(1, COUNTS_AT_ONCE // rows)
-    totals = [np.empty((0, statistics.shape[1]))]
-    for start in range(0, resamples, chunk):
+    for start in range(0, max(resamples, 1), chunk):  # none at all is one empty part
         count = min(chunk, resamples - start)
         drawn = generator.integers(rows, size=(count, rows)) + rows * np.arange(count)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows)
-        totals.append(counts.astype(np.float64) @ statistics)
-    return np.concatenate(totals)
+        yield counts.astype(np.float64)
 
 
 def interval(value: float, drawn: np.ndarray, level: float) -> Score:
@@ -203,8 +237,8 @@ def means(
     Equal rows, resamples and seed draw equal samples, so that two methods can be held against each other.
     """
     statistics = [_statistics(task, predictions, examples) for predictions in runs]
-    values = [_values(task, own.sum(0)) for own in statistics]
-    drawn = [task.metrics(_resampled(own, resamples, seed)) for own in statistics]
+    values = [_values(task, own) for own in statistics]
+    drawn = [_drawn(task, [own], resamples, seed)[0] for own in statistics]
     return (
         {name: float(np.mean([own[name] for own in values])) for name in values[0]},
         {name: np.mean([own[name] for own in drawn], axis=0) for name in values[0]},
@@ -256,10 +290,9 @@ def mean_difference(
     values, drawn = [], []
     for said_a, said_b in zip(runs_a, runs_b, strict=True):
         a, b = (_statistics(task, said, examples) for said in (said_a, said_b))
-        first, second = _values(task, a.sum(0)), _values(task, b.sum(0))
+        first, second = _values(task, a), _values(task, b)
         values.append({name: first[name] - second[name] for name in first})
-        both = np.split(_resampled(np.concatenate([a, b], axis=1), resamples, seed), 2, axis=1)
-        of_a, of_b = (task.metrics(totals) for totals in both)
+        of_a, of_b = _drawn(task, [a, b], resamples, seed)
         drawn.append({name: np.asarray(of_a[name]) - of_b[name] for name in first})
     runs = len(values)
     chosen = np.random.default_rng([seed, runs]).integers(runs, size=(resamples, runs))

@@ -18,6 +18,13 @@ UNLABELLED = -100
 Value = TypeVar("Value")
 
 
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Where `text[start:end]` begins and ends without the white space around it; (end, end) where nothing is left."""
+    inner = text[start:end]
+    start = end - len(inner.lstrip())
+    return start, start + len(inner.strip())
+
+
 def identity(example: Mapping[str, Any], where: str) -> str:
     """The row's `id` as a string.
 

@@ -238,6 +238,7 @@ def _stream(run: Run, name: str, rows: Mapping[str, Rows], recipe: Recipe) -> St
         "members": _members(run, name, recipe),
         "records": own.train,
         "held": own.held,
+        "class_weights": own.class_weights,
         "training": run.training,
         "seed": run.seed,
     }

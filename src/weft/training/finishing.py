@@ -16,7 +16,6 @@ from weft.answering.evaluation import Evaluation, predictions, sampled, save_eva
 from weft.answering.inference import padding_id, total_loss
 from weft.answering.recognition import RECOGNITION, fit_rows, recognition
 from weft.atomic import atomic_folder
-from weft.model.batching import Item
 from weft.runs import RunFolder
 from weft.storage.experts import save_expert, save_full
 from weft.storage.mixture import save_mixture
@@ -52,13 +51,15 @@ def finish(
         tokens = sum(gather_object([tokens]))
     results: dict[str, Evaluation] = {}
     for stream in session.streams:
-        found, scores = score_rows(
-            session, stream, *session.final_rows(stream.name), accelerator, resamples=RESAMPLES
-        )
+        _tune(session, stream, accelerator)
+        final = session.final_rows(stream.name)
+        found, scores = score_rows(session, stream, *final, accelerator, resamples=RESAMPLES)
         if not accelerator.is_main_process:
             continue
         task = stream.task.spec.name
-        result = Evaluation(task, session.run.training.evaluate_on, len(found), scores, found)
+        details = stream.task.details(found, final[0])
+        split = session.run.training.evaluate_on
+        result = Evaluation(task, split, len(found), scores, found, details)
         results[stream.name] = result
         summary = _summary(session, stream, accelerator, seconds=seconds, tokens=tokens)
         if session.run.task is not None:
@@ -75,6 +76,19 @@ def finish(
     if accelerator.is_main_process:
         checkpointing.remove(folder.checkpoints)
     return results
+
+
+def _tune(session: Session, stream: Stream, accelerator: Accelerator) -> None:
+    """Let the task choose what it chooses on held rows (a threshold), if the final score does not see them."""
+    final = session.run.training.evaluate_on
+    if stream.held is None or session.run.training.select_on == final:
+        return
+    if not any(
+        stream.task.spec.options.get(name) is None for name in stream.task.found_in_training
+    ):
+        return
+    found, _ = score_rows(session, stream, *stream.held, accelerator, resamples=0)
+    stream.task = stream.task.tuned(found, stream.held[0])
 
 
 def _write(
@@ -158,14 +172,14 @@ def mean_loss(
     own = sampled(stream.task, records[accelerator.process_index :: accelerator.num_processes])
     part = total_loss(
         session.model,
-        [Item(stream.head, stream.kind, stream.members, record) for record in own],
+        [stream.item_of(record) for record in own],
         pad_id=padding_id(session.base),
         device=session.device,
         precision=session.run.training.precision,
     )
     parts = gather_object([part]) if accelerator.num_processes > 1 else [part]
     losses, counts = zip(*parts, strict=True)
-    return sum(losses) / max(1, sum(counts))
+    return sum(losses) / (sum(counts) or 1)
 
 
 def _summary(
@@ -188,6 +202,11 @@ def _summary(
         "base_parameters": session.base.num_parameters,
         "head": stream.kind,
         "examples": len(stream.records),
+        "class_weights": (
+            dict(zip(stream.task.labels, stream.class_weights, strict=True))
+            if stream.class_weights is not None
+            else None
+        ),
         "steps": steps,
         "best_step": stopper.best_step if stopper and stopper.best is not None else None,
         "seconds": seconds,

@@ -26,6 +26,7 @@ class Stream:
         head: Expert whose head answers.
         members: Experts whose adapters speak for its rows.
         held: Rows kept out of training, with their records; stopping looks at them.
+        class_weights: What each class counts in the loss; None is 1 everywhere.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stream:
     held: tuple[Sequence[Example], Sequence[Record]] | None
     training: TrainingSettings
     seed: int
+    class_weights: tuple[float, ...] | None = None
     _epoch: tuple[int, list[list[int]]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +76,11 @@ class Stream:
     def item(self, row: int, step: int) -> Item:
         """One row as step `step` sees it: what is drawn anew each time (masks) is drawn."""
         draw = np.random.default_rng([self.seed, step, row])
-        return Item(self.head, self.kind, self.members, self.task.sample(self.records[row], draw))
+        return self.item_of(self.task.sample(self.records[row], draw))
+
+    def item_of(self, record: Record) -> Item:
+        """A record of this task on its way into a batch."""
+        return Item(self.head, self.kind, self.members, record, self.class_weights)
 
 
 class Stopper:

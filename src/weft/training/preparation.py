@@ -112,7 +112,8 @@ def weight_gradients(
             batch = collate(items, padding_id(model.base)).to(frozen[0].device)
             part = batch.parts[0]
             assert part.labels is not None
-            loss = kind_of(stream.kind).loss(held(batch)[part.head], part.labels, 0.0) / len(items)
+            kind, logits = kind_of(stream.kind), held(batch)[part.head]
+            loss = kind.loss(logits, part.labels, 0.0, part.weights) / len(items)
             for name, value in zip(sums, torch.autograd.grad(loss, frozen), strict=True):
                 sums[name] += value
     finally:

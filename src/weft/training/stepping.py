@@ -9,7 +9,7 @@ from torch import Tensor
 from weft.answering.inference import autocast, padding_id
 from weft.base.loading import max_positions
 from weft.methods.gates.trace import GateTrace, traced
-from weft.model.batching import MOST_TOKENS, Batch, Item, collate, pieces
+from weft.model.batching import MOST_TOKENS, Batch, Item, collate, labelled, pieces
 from weft.model.heads import kind_of
 from weft.training.assembly import Session
 from weft.training.learning import Learner
@@ -76,7 +76,7 @@ class Stepper:
     def _backward(
         self,
         batch: Batch,
-        counts: Mapping[str, int],
+        counts: Mapping[str, float],
         sums: dict[str, Tensor],
         penalised: Sequence[Learner],
         *,
@@ -90,9 +90,9 @@ class Stepper:
         for part in batch.parts:
             assert part.labels is not None
             kind = kind_of(part.kind)
-            mean = kind.loss(logits[part.head], part.labels, self.training.label_smoothing) / max(
-                1, counts[part.head]
-            )
+            smoothing = self.training.label_smoothing
+            loss_sum = kind.loss(logits[part.head], part.labels, smoothing, part.weights)
+            mean = loss_sum / (counts[part.head] or 1)
             sums[part.head] += mean.detach()
             loss = loss + weights[part.head] * mean
         for learner in penalised:
@@ -121,19 +121,12 @@ class Stepper:
             for name, own in mix.mixture.losses(trace).items()
         }
 
-    def _counts(self, items: Sequence[Item]) -> dict[str, int]:
-        """Labelled items of the whole step by head; every process knows them, none has to ask."""
+    def _counts(self, items: Sequence[Item]) -> dict[str, float]:
+        """Labelled items of the whole step, or the sum of their weights, by head; every process knows them all."""
         by_head: dict[str, list[Item]] = {}
         for item in items:
             by_head.setdefault(item.head, []).append(item)
-        return {
-            head: kind_of(rows[0].kind).count(
-                kind_of(rows[0].kind).labels(
-                    [row.record for row in rows], max(r.length for r in rows)
-                )
-            )
-            for head, rows in by_head.items()
-        }
+        return {head: labelled(rows)[2] for head, rows in by_head.items()}
 
     def _reduce(self, active: Sequence[Learner]) -> None:
         """Sum gradients over processes; a parameter that had no row here counts as zero."""

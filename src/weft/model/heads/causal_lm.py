@@ -17,11 +17,16 @@ class CausalLM(ByToken):
         """Bases with a masked-LM class look both ways, so they cannot predict the next token."""
         return super().fits(config) and not has_class(transformers.AutoModelForMaskedLM, config)
 
-    def count(self, labels: Tensor) -> int:
-        return super().count(labels[:, 1:])
+    def count(
+        self, labels: Tensor, rows: Tensor | None = None, classes: Tensor | None = None
+    ) -> float:
+        return super().count(labels[:, 1:], rows, classes)
 
-    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        return cross_entropy(logits[:, :-1], labels[:, 1:], smoothing)
+    def loss(
+        self, logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+    ) -> Tensor:
+        own = None if weights is None else weights[:, 1:]
+        return cross_entropy(logits[:, :-1], labels[:, 1:], smoothing, own)
 
     def by_token(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:

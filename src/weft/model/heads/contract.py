@@ -39,13 +39,37 @@ class Kind(ABC):
     def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
         """The records' labels as one tensor, padded to `width` tokens where they are by token."""
 
-    def count(self, labels: Tensor) -> int:
-        """Labelled items: what an expert's loss is divided by over an optimizer step."""
-        return int((labels != IGNORE).sum())
+    def weights(self, labels: Tensor, rows: Tensor | None, classes: Tensor | None) -> Tensor:
+        """What each labelled item's loss is multiplied by: its row's weight times its class's, in the labels' shape.
+
+        Args:
+            labels: As `labels` makes them.
+            rows: The weight of each row, or of each sequence where labels are by sequence; None is 1 everywhere.
+            classes: The weight of each class; None is 1 everywhere.
+        """
+        found = torch.ones(labels.shape, dtype=torch.float64)
+        if rows is not None:
+            found *= rows.view(-1, *[1] * (labels.dim() - 1))
+        if classes is not None:
+            found *= classes[labels.clamp(min=0)]
+        return found.masked_fill(labels == IGNORE, 0.0)
+
+    def count(
+        self, labels: Tensor, rows: Tensor | None = None, classes: Tensor | None = None
+    ) -> float:
+        """What an expert's loss is divided by over an optimizer step: labelled items, or the sum of their weights.
+
+        So a weight of 2 is the item twice, as in torch's and transformers' weighted means.
+        """
+        if rows is None and classes is None:
+            return int((labels != IGNORE).sum())
+        return self.weights(labels, rows, classes).sum().item()
 
     @abstractmethod
-    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        """The sum of the loss over labelled items."""
+    def loss(
+        self, logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+    ) -> Tensor:
+        """The sum of the loss over labelled items, each, smoothed or not, times its weight."""
 
     @abstractmethod
     def outputs(
@@ -73,8 +97,10 @@ class ByToken(Kind):
             row[: len(labels)] = labels
         return padded
 
-    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        return cross_entropy(logits, labels, smoothing)
+    def loss(
+        self, logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+    ) -> Tensor:
+        return cross_entropy(logits, labels, smoothing, weights)
 
     def by_token(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         return logits
@@ -95,15 +121,30 @@ def has_class(auto: Any, config: transformers.PreTrainedConfig) -> bool:
     return type(config) in auto._model_mapping
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """The sum over labelled items of (..., classes) logits, in single precision at least."""
-    return F.cross_entropy(
+def cross_entropy(
+    logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+) -> Tensor:
+    """The sum over labelled items of (..., classes) logits, in single precision at least.
+
+    Args:
+        logits: (..., classes).
+        labels: Class numbers, (...).
+        smoothing: Mass taken from the true class and spread over all.
+        weights: What each item's loss is multiplied by, (...).
+    """
+    found = F.cross_entropy(
         wide(logits).flatten(0, -2),
         labels.flatten(),
         ignore_index=IGNORE,
         label_smoothing=smoothing,
-        reduction="sum",
+        reduction="sum" if weights is None else "none",
     )
+    return found if weights is None else weighted(found, weights.flatten())
+
+
+def weighted(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """The sum of the items' losses, each times its weight."""
+    return losses.sum() if weights is None else (losses * weights.to(losses)).sum()
 
 
 def token_nll(logits: Tensor, labels: Tensor) -> Tensor:

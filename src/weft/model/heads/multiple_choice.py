@@ -19,5 +19,7 @@ class MultipleChoice(ByRow):
     def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
         return torch.tensor([record["labels"] for record in records])
 
-    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        return cross_entropy(logits, labels, smoothing)
+    def loss(
+        self, logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+    ) -> Tensor:
+        return cross_entropy(logits, labels, smoothing, weights)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from weft.model.heads.contract import ByRow, cross_entropy, wide
+from weft.model.heads.contract import ByRow, cross_entropy, weighted, wide
 
 
 class SequenceClassification(ByRow):
@@ -19,13 +19,32 @@ class SequenceClassification(ByRow):
     def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
         return torch.tensor([record["labels"] for record in records])
 
-    def count(self, labels: Tensor) -> int:
-        return labels.numel()
-
-    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    def weights(self, labels: Tensor, rows: Tensor | None, classes: Tensor | None) -> Tensor:
+        """As always; with several classes a row, a class's weight is that of its presence (torch's `pos_weight`)."""
         if not labels.is_floating_point():
-            return cross_entropy(logits, labels, smoothing)
+            return super().weights(labels, rows, classes)
+        found = torch.ones(labels.shape, dtype=torch.float64)
+        if rows is not None:
+            found *= rows.view(-1, *[1] * (labels.dim() - 1))
+        return found if classes is None else torch.where(labels > 0, found * classes, found)
+
+    def count(
+        self, labels: Tensor, rows: Tensor | None = None, classes: Tensor | None = None
+    ) -> float:
+        """As always; with several classes a row, classes' weights do not count, as in torch's mean (`pos_weight`)."""
+        if not labels.is_floating_point():
+            return super().count(labels, rows, classes)
+        return labels.numel() if rows is None else self.weights(labels, rows, None).sum().item()
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+    ) -> Tensor:
+        if not labels.is_floating_point():
+            return cross_entropy(logits, labels, smoothing, weights)
         logits = wide(logits)
+        how = "sum" if weights is None else "none"
         if labels.dim() == 2:
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
-        return F.mse_loss(logits.squeeze(-1), labels.to(logits), reduction="sum")
+            found = F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction=how)
+        else:
+            found = F.mse_loss(logits.squeeze(-1), labels.to(logits), reduction=how)
+        return weighted(found, weights)

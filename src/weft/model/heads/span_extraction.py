@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.model.heads.contract import ByToken, cross_entropy, wide
+from weft.model.heads.contract import ByToken, cross_entropy, weighted, wide
 
 
 class SpanExtraction(ByToken):
@@ -26,17 +26,27 @@ class SpanExtraction(ByToken):
         ]
         return torch.tensor(rows)
 
-    def count(self, labels: Tensor) -> int:
-        return len(labels)
+    def weights(self, labels: Tensor, rows: Tensor | None, classes: Tensor | None) -> Tensor:
+        """The weight of every window: its row's."""
+        return torch.ones(len(labels), dtype=torch.float64) if rows is None else rows
 
-    def loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    def count(
+        self, labels: Tensor, rows: Tensor | None = None, classes: Tensor | None = None
+    ) -> float:
+        return len(labels) if rows is None else rows.sum().item()
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
+    ) -> Tensor:
         """Half the sum over starts and ends; padding does not compete, so its amount changes nothing."""
         places, lengths = labels[:, :2], labels[:, 2]
         padding = torch.arange(logits.shape[1], device=logits.device) >= lengths[:, None]
         logits = wide(logits).transpose(1, 2).masked_fill(padding[:, None], -torch.inf)
-        total = cross_entropy(logits, places, 0.0)
+        own = None if weights is None else weights[:, None].expand(-1, 2)
+        total = cross_entropy(logits, places, 0.0, own)
         if smoothing:
             # By hand: torch would spread over the padding too, at an infinite loss.
             each = logits.log_softmax(-1).masked_fill(padding[:, None], 0.0)
-            total = (1 - smoothing) * total - smoothing * (each.sum(-1) / lengths[:, None]).sum()
+            spread = weighted(each.sum(-1) / lengths[:, None], own)
+            total = (1 - smoothing) * total - smoothing * spread
         return total / 2

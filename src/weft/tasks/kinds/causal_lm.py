@@ -42,6 +42,7 @@ class CausalLM(Task):
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
         super().__init__(spec, labels)
         validate(Options, spec.options, f"task {spec.name}: options")
+        self.choose(("bits_per_byte", "perplexity"))
 
     @classmethod
     def collect_labels(cls, spec: TaskSpec, examples: Sequence[Example]) -> list[str]:

@@ -63,6 +63,7 @@ class MaskedLM(Task):
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
         super().__init__(spec, labels)
         self.options = validate(Options, spec.options, f"task {spec.name}: options")
+        self.choose(("bits_per_byte", "perplexity"))
         self.tokenizer: PreTrainedTokenizerFast | None = None
 
     @classmethod

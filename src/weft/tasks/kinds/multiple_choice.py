@@ -33,9 +33,9 @@ class MultipleChoice(Task):
     choices begin with (may be empty or absent); `label`, the number of the right choice, from 0.
 
     Encoding: a sequence for each choice, as in transformers' SWAG example: first segment the
-    context, second `prefix + " " + choice`. A sequence longer than `max_length` is an error, or
-    with `truncate: true` loses tokens from the end of its longer segment, the context where both
-    are equally long. `labels`: number of the choice. Output (choices,).
+    context, second `prefix + " " + choice`; white space around each says nothing. A sequence longer
+    than `max_length` is an error, or with `truncate: true` loses tokens from the end of its longer
+    segment, the context where both are equally long. `labels`: number of the choice. Output (choices,).
 
     Prediction: `{id, label, choice, probabilities}`, probabilities in the order of the choices.
     Score: `accuracy`.
@@ -49,6 +49,7 @@ class MultipleChoice(Task):
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
         super().__init__(spec, labels)
         self.options = _options(spec)
+        self.choose(("accuracy",))
 
     @classmethod
     def collect_labels(cls, spec: TaskSpec, examples: Sequence[Example]) -> list[str]:
@@ -89,8 +90,8 @@ class MultipleChoice(Task):
         inputs: dict[str, list[list[int]]] = {}
         for number, choice in enumerate(example["choices"]):
             row = f"row {example['id']!r}, choice {number}"
-            second = f"{example['prefix']} {choice}" if example["prefix"] else choice
-            encoding = encoding_of(tokenizer, example["context"], second)
+            second = f"{example['prefix'].strip()} {choice.strip()}".strip()
+            encoding = encoding_of(tokenizer, example["context"].strip(), second)
             for segment, name in enumerate(("the context", "the choice")):
                 extent(encoding, segment, f"{row}: {name}")
             kept = fit(encoding, self.spec.max_length, self.spec.truncate, row)

@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from weft.config import Settings, validate
 from weft.registry import unknown
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
-from weft.tasks.metrics import f1, gold, ratio, softmax
+from weft.tasks.details import Details, class_table, confusion
+from weft.tasks.metrics import f1, gold, matthews, ratio, softmax
+from weft.tasks.ranks import mean_defined, roc_auc, spearman
 from weft.tasks.text import encoding_of, extent, fit, identity, sequences, text_of
 
 
@@ -24,6 +26,14 @@ class Options(Settings):
     """multi_label: what stands between classes where a row gives them as one string."""
 
 
+SCORES = {
+    "single": ("accuracy", "f1_macro", "matthews_corrcoef", "roc_auc"),
+    "multi_label": ("f1_micro", "f1_macro", "accuracy", "roc_auc"),
+    "regression": ("pearson", "spearman"),
+}
+"""What each mode can be selected on, its own choice first."""
+
+
 class SequenceClassification(Task):
     """A class, several classes, or a number for a text or a pair of texts.
 
@@ -31,29 +41,35 @@ class SequenceClassification(Task):
     classes, also its number from 0), with `mode: multi_label` a list of them or a string with
     separators ("" for none), with `mode: regression` a number.
 
-    Encoding: one sequence. A row longer than `max_length` is an error, or with `truncate: true`
-    loses tokens from the end of its longer text. `labels`: class number; a list of 0.0 and 1.0; or
-    a float. Output (classes,), for regression (1,).
+    Encoding: one sequence; white space around a text says nothing. A row longer than `max_length` is
+    an error, or with `truncate: true` loses tokens from the end of its longer text. `labels`: class
+    number; a list of 0.0 and 1.0; or a float. Output (classes,), for regression (1,).
 
     Prediction: `{id, label, probabilities: {class: p}}`; without probabilities for regression.
 
     Scores: single: `accuracy`, `f1_macro`. multi_label: `f1_micro`, `f1_macro`, `accuracy` (all
     classes of a row right). Macro F1 averages over the classes that occur in references or
-    predictions, as scikit-learn's does for single labels. regression: `pearson`, `mse`, `mae`;
-    Spearman's is not additive over rows and is left out. Selected on accuracy, f1_micro or pearson.
+    predictions, as scikit-learn's does for single labels. regression: `pearson`, `mse`, `mae`.
+    Selected on accuracy, f1_micro or pearson.
+
+    Where the set's `metrics` names them: `matthews_corrcoef` (single; of several classes as Gorodkin
+    2004, doi:10.1016/j.compbiolchem.2004.09.006), `spearman` (regression), `roc_auc` (the second of
+    two classes against the first; else every class against the rest, averaged over the classes that
+    some but not all rows have).
     """
 
     columns = ("text",)
     optional = ("text_pair",)
     target = "label"
+    classes_per = "row"
     metric = "accuracy"
 
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
         super().__init__(spec, labels)
         self.options = _options(spec)
         self.mode = self.options.mode
-        selected = {"single": "accuracy", "multi_label": "f1_micro", "regression": "pearson"}
-        self.metric = selected[self.mode]
+        self.metric = SCORES[self.mode][0]
+        self.choose(SCORES[self.mode])
 
     @property
     def num_labels(self) -> int:
@@ -121,7 +137,8 @@ class SequenceClassification(Task):
 
     def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
         row = f"row {example['id']!r}"
-        encoding = encoding_of(tokenizer, example["text"], example.get("text_pair"))
+        pair = example["text_pair"].strip() if "text_pair" in example else None
+        encoding = encoding_of(tokenizer, example["text"].strip(), pair)
         for segment in range(encoding.n_sequences):
             extent(encoding, segment, f"{row}: {('text', 'text_pair')[segment]!r}")
         kept = fit(encoding, self.spec.max_length, self.spec.truncate, row)
@@ -150,7 +167,7 @@ class SequenceClassification(Task):
         return {"id": example["id"], "label": label, "probabilities": by_class}
 
     def statistics(self, prediction: Prediction, example: Example) -> np.ndarray:
-        """Classes: correct, predicted and gold rows of each class, rows all right, rows.
+        """Classes: correct, predicted and gold rows of each class, rows all right, rows; for `roc_auc` probabilities.
 
         Regression: rows; sums of x, y, xx, yy, xy and |x - y|, x predicted.
         """
@@ -164,20 +181,53 @@ class SequenceClassification(Task):
         predicted = np.array([name in said for name in self.labels])
         true = np.array([name in right for name in self.labels])
         exact = [np.array_equal(predicted, true), 1]
-        return np.concatenate([predicted & true, predicted, true, exact]).astype(np.float64)
+        counts = np.concatenate([predicted & true, predicted, true, exact]).astype(np.float64)
+        if "roc_auc" not in self.spec.metrics:
+            return counts
+        return np.append(counts, [prediction["probabilities"][name] for name in self.labels])
 
     def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:
         totals = np.asarray(totals, dtype=np.float64)
         if self.mode == "regression":
             return _regression(totals)
+        totals = totals[..., : 3 * len(self.labels) + 2]
         correct, predicted, true = np.split(totals[..., :-2], 3, axis=-1)
         occurring = (predicted + true) > 0
         macro = ratio(f1(correct, predicted, true).sum(-1), occurring.sum(-1))
         accuracy = ratio(totals[..., -2], totals[..., -1])
         if self.mode == "single":
-            return {"accuracy": accuracy, "f1_macro": macro}
+            scores = {"accuracy": accuracy, "f1_macro": macro}
+            if "matthews_corrcoef" in self.spec.metrics:
+                scores["matthews_corrcoef"] = matthews(correct, predicted, true)
+            return scores
         micro = f1(correct.sum(-1), predicted.sum(-1), true.sum(-1))
         return {"f1_micro": micro, "f1_macro": macro, "accuracy": accuracy}
+
+    def ranked(self, statistics: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+        if "spearman" in self.spec.metrics:
+            return {"spearman": spearman(statistics[:, 1], statistics[:, 2], counts)}
+        if "roc_auc" not in self.spec.metrics:
+            return {}
+        classes = len(self.labels)
+        true = statistics[:, 2 * classes : 3 * classes] > 0
+        probabilities = statistics[:, -classes:]
+        # Of two classes that exclude each other the curves are one.
+        chosen = [1] if self.mode == "single" and classes == 2 else range(classes)
+        areas = [roc_auc(probabilities[:, at], true[:, at], counts) for at in chosen]
+        return {"roc_auc": mean_defined(np.stack(areas, axis=-1))}
+
+    def details(
+        self, predictions: Sequence[Prediction], examples: Sequence[Example]
+    ) -> Details | None:
+        if self.mode == "regression":
+            return None
+        rows = zip(predictions, examples, strict=True)
+        total = np.sum([self.statistics(said, example) for said, example in rows], axis=0)
+        table = class_table(self.labels, *np.split(total[: 3 * len(self.labels)], 3))
+        if self.mode == "multi_label":
+            return Details("class", table, None)
+        pairs = ([row["label"] for row in own] for own in (examples, predictions))
+        return Details("class", table, confusion(self.labels, *pairs))
 
 
 def _regression(totals: np.ndarray) -> dict[str, np.ndarray]:

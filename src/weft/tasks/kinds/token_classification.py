@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from weft.config import Settings, validate
 from weft.registry import unknown
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec, place_of
+from weft.tasks.details import Details, class_table, confusion
 from weft.tasks.metrics import entities_of, f1, gold, ratio, softmax
 from weft.tasks.spans import tagged
 from weft.tasks.tagging import Scheme, classes_of, recognise, split, to_iob2
@@ -20,6 +21,7 @@ from weft.tasks.text import (
     pick,
     sequences,
     text_of,
+    trimmed,
     valid_text,
     word_starts,
     word_windows,
@@ -46,16 +48,17 @@ class TokenClassification(Task):
     `tokens`, a `text` without `offsets` is not looked at. Classes are `O`, and B- and I- of every
     type in the training split, sorted.
 
-    Encoding: the words joined by spaces, in windows of at most `max_length` tokens that begin and
-    end with whole words and share up to `stride` tokens. `labels`: the tag's class at a word's
-    first sub-word in the one window that shows most of its context, -100 everywhere else, so that
-    each word counts once in the loss and is predicted once. Of a word longer than a window the
-    first sub-words are kept: only the first matters. A word without sub-words (empty, control
-    characters) has no label and is predicted `O`. Output per sequence (tokens, classes).
+    Encoding: the words, without white space of their own, joined by spaces, in windows of at most
+    `max_length` tokens that begin and end with whole words and share up to `stride` tokens.
+    `labels`: the tag's class at a word's first sub-word in the one window that shows most of its
+    context, -100 everywhere else, so that each word counts once in the loss and is predicted once.
+    Of a word longer than a window the first sub-words are kept: only the first matters. A word
+    without sub-words (empty, control characters) has no label and is predicted `O`. Output per
+    sequence (tokens, classes).
 
     Prediction: `{id, tags, entities: [{type, text, score, start, end}]}`; start and end are
-    character offsets into the user's text, or into `" ".join(tokens)`; score is the mean
-    probability of the entity's tags.
+    character offsets into the user's text, or into `" ".join(tokens)`, with no white space at the
+    ends; score is the mean probability of the entity's tags.
 
     Scores: `f1`, `precision`, `recall` of whole entities, micro-averaged and as lenient as
     seqeval's default (an entity may begin with I-); `accuracy` of tags. Selected on f1.
@@ -65,11 +68,13 @@ class TokenClassification(Task):
     optional = ("text", "offsets")
     instead = ("text", "spans")
     target = "tags"
+    classes_per = "word"
     metric = "f1"
 
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
         super().__init__(spec, labels)
         self.options = _options(spec)
+        self.choose(("f1", "precision", "recall", "accuracy"))
         self._class_of = {label: number for number, label in enumerate(self.labels)}
 
     @classmethod
@@ -161,7 +166,7 @@ class TokenClassification(Task):
         return {**checked, "tags": list(tags)}
 
     def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
-        tokens, row = example["tokens"], f"row {example['id']!r}"
+        tokens, row = [word.strip() for word in example["tokens"]], f"row {example['id']!r}"
         encoding = encoding_of(tokenizer, " ".join(tokens))
         inside = [place for place, text in enumerate(encoding.sequence_ids) if text is not None]
         if not len(encoding):
@@ -216,16 +221,13 @@ class TokenClassification(Task):
         if text is None or offsets is None:
             text, starts = " ".join(tokens), word_starts(tokens).tolist()
             offsets = [(at, at + len(word)) for word, at in zip(tokens, starts, strict=True)]
-        entities = [
-            {
-                "type": kind,
-                "text": text[offsets[first][0] : offsets[last][1]],
-                "score": float(scores[first : last + 1].mean()),
-                "start": offsets[first][0],
-                "end": offsets[last][1],
-            }
-            for kind, first, last in entities_of(tags)
-        ]
+        entities = []
+        for kind, first, last in entities_of(tags):
+            start, end = trimmed(text, offsets[first][0], offsets[last][1])
+            score = float(scores[first : last + 1].mean())
+            entities.append(
+                {"type": kind, "text": text[start:end], "score": score, "start": start, "end": end}
+            )
         return {"id": example["id"], "tags": tags, "entities": entities}
 
     def statistics(self, prediction: Prediction, example: Example) -> np.ndarray:
@@ -244,6 +246,21 @@ class TokenClassification(Task):
             "recall": ratio(correct, there),
             "accuracy": ratio(same, words),
         }
+
+    def details(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> Details:
+        """The scores of every type of entity, and which tag was taken for which."""
+        said = [prediction["tags"] for prediction in predictions]
+        right = [gold(example, "tags") for example in examples]
+        counts = {label[2:]: np.zeros(3) for label in self.labels if label != "O"}
+        for own, true in zip(said, right, strict=True):
+            found, there = set(entities_of(own)), set(entities_of(true))
+            for at, group in enumerate((found & there, found, there)):
+                for kind, _, _ in group:
+                    counts[kind][at] += 1
+        types = sorted(counts)
+        table = class_table(types, *np.stack([counts[kind] for kind in types], axis=1))
+        tags = ([tag for row in rows for tag in row] for rows in (right, said))
+        return Details("entity type", table, confusion(self.labels, *tags))
 
 
 def _options(spec: TaskSpec) -> Options:
