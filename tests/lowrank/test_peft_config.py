@@ -34,7 +34,6 @@ def net() -> nn.Module:
         {"self.query": 3},
         {"selfXquery": 3},
         {r"layer\.1\..*": 3, "query": 5},
-        {"query": 5, r"layer\.1\..*": 3},
         {"layer.1.query": 3, "query2": 5},
         {"^query": 3},
         {"^layer.0.myquery": 3, "^self.query": 5},
