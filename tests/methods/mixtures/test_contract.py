@@ -116,3 +116,13 @@ def test_what_two_processes_counted_adds_up_to_what_one_would(
         assert_close(dict(mixture.named_buffers()), dict(alone.named_buffers()))
     moved = any(not torch.equal(value, start[key]) for key, value in alone.named_buffers())
     assert moved == (name in COUNTING)
+
+
+@pytest.mark.parametrize(("name", "settings"), OF_EXPERTS)
+def test_the_numbers_of_a_gate_are_those_outside_of_the_experts(
+    make: Make, parts: list[Part], name: str, settings: dict[str, Any]
+) -> None:
+    mixture = of_experts(make, name, parts, **settings)
+    own = {key: value for key, value in mixture.named_parameters() if "stacks." not in key}
+    assert mixture.gate_parameters == sum(value.numel() for value in own.values())
+    assert len(own) < len(list(mixture.parameters()))
