@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from weft.lowrank.pool import DENSE_UP_TO, Factors, add_up, along
-from weft.lowrank.route import Members, Route, routed
+from weft.lowrank.route import Members, Route, current_rows, routed
 from weft.lowrank.woven import Woven
 
 PATHS = ("dense", "grouped", "segments")
@@ -194,6 +194,26 @@ def test_adapters_without_factors_run_their_own_forward(
     torch.testing.assert_close(
         gradients(got, x, terms), gradients(expected, x, terms), rtol=1e-12, atol=1e-11
     )
+
+
+def test_a_term_is_told_which_sequences_it_is_given() -> None:
+    class Told(Bent):
+        """What it adds depends on the sequence's place in the call, as gates that were made for all of it do."""
+
+        def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+            places = current_rows()
+            assert places is not None
+            return (1.0 + places).view(-1, 1, 1) * super().forward(x, weight)
+
+    terms = {"a": Told(2), "b": Told(1), "c": Told(3)}
+    y, x, weight = example()
+    got = Pool(terms).apply(y, x, weight, Route.by_sequence(ROWS), training=False)
+    expected = y.clone()
+    for at, row in enumerate(ROWS):
+        for name in named(row):
+            expected[at] += (1 + at) * Bent.forward(terms[name], x[at], weight)
+    torch.testing.assert_close(got, expected, **NEAR)
+    assert current_rows() is None
 
 
 @pytest.mark.parametrize("path", [None, *PATHS])

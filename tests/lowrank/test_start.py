@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from weft.lowrank.start import kaiming, normal, svd, uniform, wide
+from weft.lowrank.start import (
+    kaiming,
+    leading,
+    normal,
+    svd,
+    trailing,
+    uniform,
+    wide,
+    zero_product,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -54,6 +63,32 @@ def test_the_decomposition_is_the_weight_with_a_sign_of_its_own(shape: tuple[int
     flipped_U, _, flipped_Vh = svd(-weight)
     torch.testing.assert_close(flipped_U, U, rtol=0, atol=1e-12)
     torch.testing.assert_close(flipped_Vh, -Vh, rtol=0, atol=1e-12)
+
+
+def test_a_product_of_zero_has_a_drawn_side() -> None:
+    weight = torch.randn(6, 4, generator=generator())
+    A, B = zero_product(weight, 3, generator(5))
+    assert torch.equal(A, kaiming((3, 4), generator(5), weight))
+    assert torch.equal(B, torch.zeros(6, 3))
+
+
+@pytest.mark.parametrize("shape", [(12, 7), (7, 12)])
+def test_both_ends_of_a_spectrum_are_the_nearest_of_their_rank_and_what_is_left(
+    shape: tuple[int, int],
+) -> None:
+    weight = torch.randn(shape, generator=generator(), dtype=torch.float64)
+    S = torch.linalg.svdvals(weight)
+    for rank in (1, 3, 6):
+        U, values, Vh = leading(weight, rank)
+        torch.testing.assert_close(values, S[:rank], rtol=0, atol=1e-13)
+        # Eckart and Young: no matrix of that rank is nearer than the root of what is left of the squares.
+        left = torch.linalg.matrix_norm(weight - U * values @ Vh)
+        torch.testing.assert_close(left, S[rank:].square().sum().sqrt(), rtol=0, atol=1e-13)
+        end_U, end, end_Vh = trailing(weight, 7 - rank)
+        torch.testing.assert_close(end, S[rank:], rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            U * values @ Vh + end_U * end @ end_Vh, weight, rtol=0, atol=1e-13
+        )
 
 
 def test_half_precision_is_decomposed_in_single_and_nothing_is_drawn_for_counting() -> None:

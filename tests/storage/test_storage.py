@@ -242,29 +242,21 @@ def test_a_second_expert_may_be_built_and_saved_on_a_trunk_in_use(lab: Any, tmp_
 class Rotated(Adapter):
     """A variant whose state is more: dW = U (p A - A0), p shared, U and A0 as drawn at the start."""
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        self.shared = shared
-        start = torch.randn(spec.rank, weight.shape[1], generator=generator)
-        self.A = nn.Parameter(start.clone())
-        self.register_buffer("start", start)
-        self.register_buffer("up", torch.randn(weight.shape[0], spec.rank, generator=generator))
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        A0 = torch.randn(self.rank, weight.shape[1], generator=generator)
+        self.A = nn.Parameter(A0.clone())
+        self.register_buffer("A0", A0)
+        self.register_buffer("up", torch.randn(weight.shape[0], self.rank, generator=generator))
 
     @classmethod
     def share(cls, weights: Any, spec: Spec, generator: torch.Generator) -> nn.Module:
         return nn.Linear(spec.rank, 1, bias=False)
 
     def delta(self, weight: Tensor) -> Tensor:
-        return self.up @ (self.shared.weight.T * self.A - self.start)
+        return self.up @ (self.shared.weight.T * self.A - self.A0)
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return self.shared.weight.T * self.A - self.start, self.up
+        return self.shared.weight.T * self.A - self.A0, self.up
 
 
 class Liar(Rotated):

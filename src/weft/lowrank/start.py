@@ -31,6 +31,13 @@ def kaiming(shape: tuple[int, int], generator: torch.Generator, like: Tensor) ->
     return uniform(shape, 1 / math.sqrt(shape[1]), generator, like)
 
 
+def zero_product(weight: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`A (rank, in)` drawn by `kaiming` and `B (out, rank)` of zeros, for a map with the shape of `weight`."""
+    out_features, in_features = weight.shape
+    A = kaiming((rank, in_features), generator, weight)
+    return A, torch.zeros(out_features, rank, device=weight.device)
+
+
 def wide(weight: Tensor) -> Tensor:
     """`weight`, detached, in single precision, or in double where it is double."""
     return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
@@ -48,3 +55,15 @@ def svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     largest = U.abs().argmax(dim=0, keepdim=True)
     sign = torch.where(U.gather(0, largest) < 0, -1.0, 1.0).to(U.dtype)
     return U * sign, S, Vh * sign.T
+
+
+def leading(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`U (out, rank), S (rank,), Vh (rank, in)` of the largest singular values."""
+    U, S, Vh = svd(weight)
+    return U[:, :rank], S[:rank], Vh[:rank]
+
+
+def trailing(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`U (out, rank), S (rank,), Vh (rank, in)` of the smallest singular values, still falling."""
+    U, S, Vh = svd(weight)
+    return U[:, -rank:], S[-rank:], Vh[-rank:]

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from weft.base.loading import load_base
 from weft.config import RecipeSettings, validate
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
+from weft.lowrank.start import zero_product
 from weft.lowrank.woven import Woven
-from weft.methods.adapters import adapters
+from weft.methods.adapters import adapters, contract
 from weft.methods.adapters.contract import Adapter, NotLowRank
 from weft.methods.controllers.contract import Controller
 from weft.methods.optimizers.contract import Optimizer
@@ -279,6 +281,31 @@ def test_what_adapters_share_is_the_experts_own_and_counted_once(
     assert all(adapter.shared is expert.shared for adapter in expert.adapters.values())
     # Two layers of a query map (32) and a feed-forward map (64), each with d and b.
     assert expert.adapter_parameters() == 2 * (3 + 32 + 3 + 64) + 3
+
+
+def test_the_example_for_newcomers_is_a_whole_adapter() -> None:
+    """What CONTRIBUTING.md shows, run as it stands there, is LoRA."""
+    page = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    own = adapters.load("lora")
+    names = {
+        "contract": contract,
+        "ClassVar": ClassVar,
+        "Spec": own.spec_type,
+        "torch": torch,
+        "nn": nn,
+        "Tensor": Tensor,
+        "zero_product": zero_product,
+    }
+    exec(compile(example, "CONTRIBUTING.md", "exec"), names)
+    shown, expected = (start(variant, weight())[0] for variant in (names["LoRA"], own))
+    for adapter in (shown, expected):
+        move(adapter.parameters())
+    assert shown.state_dict().keys() == expected.state_dict().keys()
+    torch.testing.assert_close(shown.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        shown.delta(weight()), expected.delta(weight()), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_a_name_is_taken_once(registry: Registry[Adapter]) -> None:

@@ -34,15 +34,8 @@ class Shared(Adapter):
 
     spec_type: ClassVar[type[Spec]] = SharedSpec
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        self.d = nn.Parameter(torch.full((spec.rank,), 0.1, device=weight.device))
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        self.d = nn.Parameter(torch.full((self.rank,), 0.1, device=weight.device))
         self.b = nn.Parameter(torch.zeros(weight.shape[0], device=weight.device))
 
     @classmethod
@@ -66,7 +59,7 @@ class Shared(Adapter):
 
 
 class Scaled(Adapter):
-    """IA3's form without its bias: `dW = diag(s) W0`, as full as W0 is."""
+    """IA3's form without its bias: `dW = diag(s) W0`, as full as W0 is; with a constructor in place of `start`."""
 
     low_rank = False
 

@@ -1,5 +1,7 @@
 """From logits to gates, against figures worked out by hand."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -100,6 +102,23 @@ def test_ranks_as_experts_with_a_selection_bias() -> None:
     outside = gate(X @ router.T, spec.model_copy(update={"bias_counts": False}), bias=pushed)
     assert torch.equal(outside.selected, moved.selected)
     torch.testing.assert_close(moved.gates.sum(-1), torch.full((2,), 2.0, dtype=torch.float64))
+
+
+def test_scores_that_sum_to_nothing_or_less_have_no_shares() -> None:
+    shared = GateSpec(score="raw", select="top_k", k=2, normalise="renormalise")
+    logits = tensor([-1, -3, -9], [2, -2, -4], [2, -1, -4], [3, 1, 0])
+    # Divided by a sum below zero, who says most would be counted against.
+    near(gate(logits, shared).gates, [-1, -3, 0], [2, -2, 0], [2, -1, 0], [0.75, 0.25, 0])
+    summed = GateSpec(score="sigmoid", select="top_k", k=2, normalise="sum_to_k")
+    bias = tensor([-0.7, -0.6, -2])[0]
+    found = gate(torch.zeros(1, 3, dtype=torch.float64), summed, bias=bias)
+    near(found.gates, [1, 1, 0])
+    found = gate(tensor([3, 0, 0]), summed, bias=bias)
+    assert found.selected.tolist() == [[True, True, False]]
+    own, least = 1 / (1 + math.exp(-3)) - 0.7, 1e-6
+    total = own + least
+    near(found.gates, [2 * own / total, 2 * least / total, 0])
+    assert found.gates.sum().item() == pytest.approx(2, abs=1e-12)
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:

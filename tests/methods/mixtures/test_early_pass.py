@@ -136,6 +136,21 @@ def test_on_a_decoder_a_token_s_gates_read_that_token_alone(parts: list[Part]) -
     assert not torch.equal(before[:, 0], before[:, 1])
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_state_in_half_precision_is_read_in_single(parts: list[Part], causal: bool) -> None:
+    kind, frame = mixtures.load("early_pass"), Frame("bert", 3, 2, causal=causal)
+    spec = kind.settings_type()
+    stacks = {MAP: kind.from_experts(MAP, parts, frame, spec)}
+    hidden, mask = (100 + drawn(2, 6, 3)).bfloat16(), torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
+    said = []
+    for state in (hidden, hidden.float()):
+        mixture = kind("abc", stacks, frame, spec, torch.Generator().manual_seed(0)).float()
+        call = called(mixture, state, mask)
+        said.append((call.once["gates"].logits_of(0), mixture.standard.fresh.clone()))  # type: ignore[union-attr, operator]
+    assert said[0][0].dtype == torch.float32
+    assert all(torch.equal(one, other) for one, other in zip(*said, strict=True))
+
+
 def test_inference_keeps_the_likeliest_and_training_all(make: Make, parts: list[Part]) -> None:
     mixture, hidden, x = make("early_pass", parts), drawn(2, 3, 3), drawn(2, 3, 3)
     said = {}

@@ -161,6 +161,16 @@ def test_the_localised_balance_is_the_paper_s(
     assert_close(untyped, balance(gates, mask, None, kinds, delta), rtol=1e-8, atol=0)
 
 
+def test_of_an_odd_number_of_new_experts_the_smaller_half_is_for_knowledge(make_new: Make) -> None:
+    gates, labels = random_gates(4, 5, 5), torch.tensor([3, 0, 1, 2])
+    mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1] * 5])
+    for count, kinds in ((5, [1, 1, 0, 0, 0]), (3, [1, 0, 0]), (1, [0])):
+        mixture = make_new("loramoe", {MAP: (4, 6)}, num_experts=count, knowledge=[1, 3], delta=0.5)
+        own = gates[..., :count]
+        found = value_of(mixture, said(own, mask=mask, labels=labels))
+        assert_close(found, balance(own, mask, [1, 0, 1, 0], kinds, 0.5), rtol=1e-8, atol=0)
+
+
 def test_it_is_least_where_usage_is_one_over_importance(make_new: Make) -> None:
     mixture = make_new("loramoe", {MAP: (4, 6)}, num_experts=4, knowledge=[0], delta=0.5)
     usage = torch.tensor([[[1 / 1.5, 1 / 1.5, 2, 2]]], dtype=torch.float64, requires_grad=True)

@@ -210,6 +210,16 @@ def test_slots_take_the_largest_first_and_ties_fall_to_the_earlier(make_new: Mak
     assert (weights == 0.5).all()
 
 
+def test_a_router_starts_normal_small_or_as_wide_as_the_switch_has_it(make_new: Make) -> None:
+    shapes = {FIRST: (12, 600), LAST: (600, 12)}
+    for routing, std in (("top_k", 0.02), ("dynamic", 0.02), ("switch", 1.0)):
+        own = make_new("mixlora", shapes, num_experts=8, routing=routing).routers.weight(FIRST)
+        # Four deviations of a deviation and of a mean of 4,800 draws.
+        assert own.std().item() == pytest.approx(std, rel=4 / (2 * 4800) ** 0.5)
+        assert own.mean().item() == pytest.approx(0, abs=4 * std / 4800**0.5)
+        assert own.abs().max() > 3 * std
+
+
 def test_inputs_without_a_sequence_dimension_and_one_expert_run(make_new: Make) -> None:
     mixture, x = made(make_new), tokens(2, 5, 8)
     assert_close(block(mixture, x[0], Call()), block(mixture, x, Call())[0])

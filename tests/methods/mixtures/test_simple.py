@@ -81,6 +81,13 @@ def test_xlora_sums_of_gates(make: Make, parts: list[Part], x: Tensor) -> None:
     assert (masked.sum(-1) < 1).all()
     renewed, _ = gates(top_k=2, softmax_top_k=True)
     assert_close(renewed.sum(-1), torch.ones(1, 2, dtype=torch.float64))
+    # Without a selection there is nothing that a softmax of its own could be over.
+    for settings in ({}, {"softmax": False}):
+        plain, _ = gates(**settings)
+        assert_close(gates(softmax_top_k=True, **settings)[0], plain)
+    raw, _ = gates(softmax=False)
+    assert_close(raw.softmax(-1), dense)
+    assert (raw.sum(-1) - 1).abs().min() > 1e-3
     doubled, _ = gates(global_weight=2.0)
     assert_close(doubled, 2 * dense)
     with pytest.raises(ValueError, match="more than the 3 experts"):
@@ -119,6 +126,26 @@ def test_a_layers_reader_has_constant_gates_below_it(
     woven(mixture, x, above, hidden=hidden).sum().backward()
     assert hidden.grad is None
     assert mixture.head.maps[0].weight.grad is not None  # type: ignore[union-attr]
+
+
+def test_maps_outside_of_the_layers_are_served_by_what_is_known_when_they_run(
+    make: Make, parts: list[Part], x: Tensor, woven: Callable[..., Tensor]
+) -> None:
+    before, after, above = "embeddings_project", "pooler.dense", MAP.replace("0", "1")
+    maps = [before, MAP, above, after]
+    for settings, constant in (
+        ({"reader": "embedding"}, [before]),
+        ({"reader": "layer", "layer": 1}, [before, MAP]),
+    ):
+        mixture = make("single_pass", parts, maps=maps, **settings)
+        hidden = torch.randn(1, 2, 3, dtype=torch.float64)
+        uniform = cat(parts, [1 / 3] * 3, x)
+        for module in maps:
+            if module in constant:
+                assert_close(woven(mixture, x, module), uniform)
+            else:
+                found = woven(mixture, x, module, hidden=hidden)
+                assert (found - uniform).abs().max() > 1e-3
 
 
 def test_the_grouped_path_is_the_dense_one_in_values_and_gradients(

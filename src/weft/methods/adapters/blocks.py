@@ -54,18 +54,11 @@ class Blocks(contract.Factored):
     spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
         self.shape = tuple(weight.shape)
         self.A, self.E, self.B = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        self._append(spec.rank, generator, weight, reserve=False)
-        self._append(spec.growth, generator, weight, reserve=True)
+        self._append(self.rank, generator, weight, reserve=False)
+        self._append(self.spec.growth, generator, weight, reserve=True)
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         A, B, E = torch.cat([*self.A]), torch.cat([*self.B], dim=1), torch.cat([*self.E])[:, 0]

@@ -31,7 +31,7 @@ class Spec(Settings):
 
 
 class Adapter(nn.Module, ABC):
-    """One trained term on one frozen map.
+    """One trained term on one frozen map; what it holds, it makes in `start`.
 
     Args:
         weight: The frozen W0, (out, in); read, never kept, never written to.
@@ -62,6 +62,19 @@ class Adapter(nn.Module, ABC):
         self.dropout = spec.dropout
         # Past nn.Module, which would count what belongs to the expert once for every adapter.
         object.__setattr__(self, "shared", shared)
+        self.start(weight, generator)
+
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        """Make the parameters and buffers at their first values; `spec`, `rank` and `shared` are there.
+
+        Args:
+            weight: The frozen W0, (out, in), or one on the meta device, where adapters are only counted; read, never
+                kept, never written to.
+            generator: Source of every random value; CPU.
+
+        Raises:
+            ValueError: If the method cannot adapt a map of this size with these settings.
+        """
 
     @classmethod
     def share(
@@ -138,6 +151,34 @@ class Factored(Adapter):
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         A, B = self.factors(weight)
         return (x.to(A.dtype) @ A.T) @ B.T
+
+
+class Moved(Factored):
+    """`s (B A - B0 A0)`: how far A and B, which start as a part of W0, have moved from there.
+
+    A method that trains a part of the weight keeps the rest frozen. The base is shared by many experts and stays as it
+    is, so here the start is subtracted, and the exact plain LoRA has twice the rank. The change is computed as
+
+        s (B (A - A0) + (B - B0) A0)
+
+    which is the same, but exactly 0 at the start and free of the difference of two large products after it, in any
+    type. Dropout therefore acts on `B0 A0` as well.
+    """
+
+    scaling: float
+    A0: Tensor
+    B0: Tensor
+
+    def start_at(self, A0: Tensor, B0: Tensor) -> None:
+        """Start A and B there, (rank, in) and (out, rank), and keep where that was."""
+        self.register_buffer("A0", A0)
+        self.register_buffer("B0", B0)
+        self.A = nn.Parameter(A0.clone())
+        self.B = nn.Parameter(B0.clone())
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        moved = torch.cat([self.B, self.B - self.B0], dim=1)
+        return torch.cat([self.A - self.A0, self.A0]), self.scaling * moved
 
 
 def weighted_factors(A: Tensor, values: Tensor, B: Tensor, scaling: float) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming, wide
+from weft.lowrank.start import wide, zero_product
 from weft.methods.adapters import contract
 
 
@@ -36,18 +36,10 @@ class DoRA(contract.Adapter):
     low_rank: ClassVar[bool] = False
     spec: Spec
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        out_features, in_features = weight.shape
-        self.scaling = spec.alpha / spec.rank
-        self.A = nn.Parameter(kaiming((spec.rank, in_features), generator, weight))
-        self.B = nn.Parameter(torch.zeros(out_features, spec.rank, device=weight.device))
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        A, B = zero_product(weight, self.rank, generator)
+        self.scaling = self.spec.alpha / self.rank
+        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
         # Laid out as V will be: the norms of equal rows are then equal to the last bit.
         self.m = nn.Parameter(torch.linalg.vector_norm(wide(weight).contiguous(), dim=1))
 

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming, normal
+from weft.lowrank.start import normal, zero_product
 from weft.methods.adapters import contract
 
 
@@ -35,19 +35,12 @@ class Gated(contract.Factored):
     spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        out_features, in_features = weight.shape
-        self.scaling = spec.alpha / spec.rank
-        self.A = nn.Parameter(kaiming((spec.rank, in_features), generator, weight))
-        self.gate = nn.Parameter(normal((spec.rank,), 1.0, generator, weight))
-        self.B = nn.Parameter(torch.zeros(out_features, spec.rank, device=weight.device))
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        A, B = zero_product(weight, self.rank, generator)
+        self.scaling = self.spec.alpha / self.rank
+        self.A = nn.Parameter(A)
+        self.gate = nn.Parameter(normal((self.rank,), 1.0, generator, weight))
+        self.B = nn.Parameter(B)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         return (x.to(self.A.dtype) @ self.A.T * (self.scaling * self.gate)) @ self.B.T

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming, normal, svd
+from weft.lowrank.start import normal, trailing, zero_product
 from weft.methods.adapters import contract
 
 
@@ -39,28 +39,20 @@ class KaSA(contract.Factored):
     A0: Tensor
     B0: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        out_features, in_features = weight.shape
-        rank, size = spec.rank, min(weight.shape)
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        rank, size = self.rank, min(weight.shape)
         if rank >= size:
             raise ValueError(
-                f"rank {rank} leaves nothing of a {out_features} x {in_features} map: kasa removes that "
+                f"rank {rank} leaves nothing of a {weight.shape[0]} x {weight.shape[1]} map: kasa removes that "
                 f"many of its {size} singular components; choose a rank below {size}"
             )
-        self.scaling = spec.alpha / rank
-        self.A = nn.Parameter(kaiming((rank, in_features), generator, weight))
-        self.B = nn.Parameter(torch.zeros(out_features, rank, device=weight.device))
+        A, B = zero_product(weight, rank, generator)
+        self.scaling = self.spec.alpha / rank
+        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
         self.d = nn.Parameter(normal((rank,), 1.0, generator, weight))
-        U, S, Vh = svd(weight)
-        self.register_buffer("A0", Vh[-rank:].clone())
-        self.register_buffer("B0", U[:, -rank:] * S[-rank:])
+        U, S, Vh = trailing(weight, rank)
+        self.register_buffer("A0", Vh.clone())
+        self.register_buffer("B0", U * S)
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         A = torch.cat([self.A, self.A0])

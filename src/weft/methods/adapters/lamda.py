@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming, svd
+from weft.lowrank.start import kaiming, leading, zero_product
 from weft.methods.adapters import contract
 
 
@@ -42,25 +42,16 @@ class LaMDA(contract.Factored):
     A: Tensor
     C0: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        out_features, in_features = weight.shape
-        rank = spec.rank
-        self.scaling = spec.alpha / rank
-        if spec.start == "spectral":
-            U, sigma, Vh = svd(weight)
-            A, S, B = Vh[:rank], torch.diag(sigma[:rank] / self.scaling), U[:, :rank]
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        rank = self.rank
+        self.scaling = self.spec.alpha / rank
+        if self.spec.start == "spectral":
+            B, sigma, A = leading(weight, rank)
+            S = torch.diag(sigma / self.scaling)
             self.register_buffer("C0", B @ S)
         else:
-            A = kaiming((rank, in_features), generator, weight)
+            A, B = zero_product(weight, rank, generator)
             S = kaiming((rank, rank), generator, weight)
-            B = torch.zeros(out_features, rank, device=weight.device)
         self.register_buffer("A", A.clone())
         self.S = nn.Parameter(S)
         self.B = nn.Parameter(B.clone())

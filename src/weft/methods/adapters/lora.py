@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming
+from weft.lowrank.start import zero_product
 from weft.methods.adapters import contract
 
 
@@ -34,18 +34,11 @@ class LoRA(contract.Adapter):
     spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        out_features, in_features = weight.shape
-        self.scaling = spec.alpha / (math.sqrt(spec.rank) if spec.rank_stabilised else spec.rank)
-        self.A = nn.Parameter(kaiming((spec.rank, in_features), generator, weight))
-        self.B = nn.Parameter(torch.zeros(out_features, spec.rank, device=weight.device))
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        rank = self.rank
+        self.scaling = self.spec.alpha / (math.sqrt(rank) if self.spec.rank_stabilised else rank)
+        A, B = zero_product(weight, rank, generator)
+        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
 
     def delta(self, weight: Tensor) -> Tensor:
         return self.scaling * (self.B @ self.A)

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming
+from weft.lowrank.start import zero_product
 from weft.methods.adapters import contract
 
 
@@ -34,18 +34,11 @@ class LoRAFA(contract.Adapter):
     spec: Spec
     A: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        out_features, in_features = weight.shape
-        self.scaling = spec.alpha / spec.rank
-        self.register_buffer("A", kaiming((spec.rank, in_features), generator, weight))
-        self.B = nn.Parameter(torch.zeros(out_features, spec.rank, device=weight.device))
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        A, B = zero_product(weight, self.rank, generator)
+        self.scaling = self.spec.alpha / self.rank
+        self.register_buffer("A", A)
+        self.B = nn.Parameter(B)
 
     def delta(self, weight: Tensor) -> Tensor:
         return self.scaling * (self.B @ self.A)

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import svd, wide
+from weft.lowrank.start import leading, wide
 from weft.methods.adapters import contract
 
 
@@ -43,15 +43,8 @@ class LoRASB(contract.Factored):
     A: Tensor
     B: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        (out_features, in_features), rank = weight.shape, spec.rank
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        (out_features, in_features), rank = weight.shape, self.rank
         self.register_buffer("A", torch.eye(rank, in_features, device=weight.device))
         self.register_buffer("B", torch.eye(out_features, rank, device=weight.device))
         self.R = nn.Parameter(torch.zeros(rank, rank, device=weight.device))
@@ -63,10 +56,10 @@ class LoRASB(contract.Factored):
     def calibrate(self, gradient: Tensor, rate: float) -> None:
         """Start at the best copy of the step `-rate * sign(gradient)` that this rank allows."""
         # The rate is multiplied in afterwards, so that neither a tiny one nor zero spoils the directions.
-        U, S, Vh = svd(-wide(gradient).sign())
-        self.A.copy_(Vh[: self.rank])
-        self.B.copy_(U[:, : self.rank])
-        self.R.copy_(torch.diag(rate * S[: self.rank]))
+        U, S, Vh = leading(-wide(gradient).sign(), self.rank)
+        self.A.copy_(Vh)
+        self.B.copy_(U)
+        self.R.copy_(torch.diag(rate * S))
 
     @classmethod
     def prepare(

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import normal, svd
+from weft.lowrank.start import leading, normal
 from weft.methods.adapters import contract
 
 
@@ -38,20 +38,13 @@ class LoRAXS(contract.Factored):
     A: Tensor
     B: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        rank = spec.rank
-        self.scaling = spec.alpha / rank
-        U, S, Vh = svd(weight)
-        self.register_buffer("A", (S[:rank, None] * Vh[:rank]).contiguous())
-        self.register_buffer("B", U[:, :rank].contiguous())
-        self.R = nn.Parameter(normal((rank, rank), spec.init_std, generator, weight))
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        rank, std = self.rank, self.spec.init_std
+        self.scaling = self.spec.alpha / rank
+        U, S, Vh = leading(weight, rank)
+        self.register_buffer("A", (S[:, None] * Vh).contiguous())
+        self.register_buffer("B", U.contiguous())
+        self.R = nn.Parameter(normal((rank, rank), std, generator, weight))
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self.A, self.scaling * (self.B @ self.R)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import svd
+from weft.lowrank.start import trailing
 from weft.methods.adapters import contract
 
 
@@ -32,18 +32,11 @@ class MiCA(contract.Factored):
     spec: Spec
     B: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        U, _, _ = svd(weight)
-        self.scaling = spec.alpha / spec.rank
-        self.A = nn.Parameter(torch.zeros(spec.rank, weight.shape[1], device=weight.device))
-        self.register_buffer("B", U[:, -spec.rank :].contiguous())
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        U, _, _ = trailing(weight, self.rank)
+        self.scaling = self.spec.alpha / self.rank
+        self.A = nn.Parameter(torch.zeros(self.rank, weight.shape[1], device=weight.device))
+        self.register_buffer("B", U.contiguous())
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self.A, self.scaling * self.B

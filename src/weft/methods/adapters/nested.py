@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming
+from weft.lowrank.start import kaiming, zero_product
 from weft.methods.adapters import contract
 
 
@@ -47,22 +47,14 @@ class Nested(contract.Factored):
     spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        out_features, in_features = weight.shape
-        down, up = (spec.rank, in_features), (out_features, spec.rank)
-        if spec.start == "up":
-            A, B = kaiming(down, generator, weight), torch.zeros(up, device=weight.device)
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        if self.spec.start == "up":
+            A, B = zero_product(weight, self.rank, generator)
         else:
-            A, B = torch.zeros(down, device=weight.device), kaiming(up, generator, weight)
+            A = torch.zeros(self.rank, weight.shape[1], device=weight.device)
+            B = kaiming((weight.shape[0], self.rank), generator, weight)
         self.A, self.B = nn.Parameter(A), nn.Parameter(B)
-        self._active = spec.rank
+        self._active = self.rank
         self.drawn: int | None = None
 
     @property

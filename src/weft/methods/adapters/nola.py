@@ -59,20 +59,13 @@ class NOLA(contract.Factored):
     spec: Spec
     seed: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
         self.out_features, self.in_features = weight.shape
-        self.scaling = spec.alpha / spec.rank
+        self.scaling = self.spec.alpha / self.rank
         seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
         self.register_buffer("seed", seed)
-        self.a = nn.Parameter(torch.zeros(spec.num_bases, device=weight.device))
-        self.b = nn.Parameter(torch.zeros(spec.num_bases, device=weight.device))
+        self.a = nn.Parameter(torch.zeros(self.spec.num_bases, device=weight.device))
+        self.b = nn.Parameter(torch.zeros(self.spec.num_bases, device=weight.device))
         self._kept: tuple[tuple[int, torch.dtype, torch.device], Bases] | None = None
 
     def bases(self) -> Bases:

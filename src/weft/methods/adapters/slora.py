@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming, wide
+from weft.lowrank.start import kaiming, wide, zero_product
 from weft.methods.adapters import contract
 
 
@@ -59,15 +59,9 @@ class SLoRA(contract.Factored):
     C0: Tensor
     N0: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        self.scaling = spec.alpha / spec.rank
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        spec = self.spec
+        self.scaling = spec.alpha / self.rank
         A, N, B = _start(weight, spec, generator)
         self.compensates = spec.compensate and spec.start == "slices"
         self.N = nn.Parameter(N)
@@ -97,6 +91,5 @@ def _start(weight: Tensor, spec: Spec, generator: torch.Generator) -> tuple[Tens
     if spec.start == "slices":
         W0 = wide(weight)
         return W0[:rank].clone(), W0[:rank, :rank].clone(), W0[:, :rank].clone()
-    A = kaiming((rank, weight.shape[1]), generator, weight)
-    N = kaiming((rank, rank), generator, weight)
-    return A, N, torch.zeros(weight.shape[0], rank, device=weight.device)
+    A, B = zero_product(weight, rank, generator)
+    return A, kaiming((rank, rank), generator, weight), B

@@ -43,19 +43,12 @@ class SVDForm(contract.Factored):
     spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
         out_features, in_features = weight.shape
-        self.scaling = spec.alpha / (spec.rank + BESIDE_RANK)
-        self.A = nn.Parameter(normal((spec.rank, in_features), INIT_STD, generator, weight))
-        self.E = nn.Parameter(torch.zeros(spec.rank, 1, device=weight.device))
-        self.B = nn.Parameter(normal((out_features, spec.rank), INIT_STD, generator, weight))
+        self.scaling = self.spec.alpha / (self.rank + BESIDE_RANK)
+        self.A = nn.Parameter(normal((self.rank, in_features), INIT_STD, generator, weight))
+        self.E = nn.Parameter(torch.zeros(self.rank, 1, device=weight.device))
+        self.B = nn.Parameter(normal((out_features, self.rank), INIT_STD, generator, weight))
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         return (x.to(self.A.dtype) @ self.A.T * (self.scaling * self.E[:, 0])) @ self.B.T

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming
+from weft.lowrank.start import zero_product
 from weft.methods.adapters import contract
 
 
@@ -36,9 +36,8 @@ class Pair(nn.Module):
 
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        out_features, in_features = weight.shape
-        self.A = nn.Parameter(kaiming((rank, in_features), generator, weight))
-        self.B = nn.Parameter(torch.zeros(out_features, rank, device=weight.device))
+        A, B = zero_product(weight, rank, generator)
+        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
 
 
 class Pairs(nn.ModuleDict):
@@ -70,21 +69,14 @@ class TiedLoRA(contract.Factored):
     spec_type: ClassVar[type[contract.Spec]] = Spec
     spec: Spec
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        if isinstance(shared, Pairs) and shared.rank != spec.rank:
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        if isinstance(self.shared, Pairs) and self.shared.rank != self.rank:
             raise ValueError(
-                f"ranks: the maps of a Tied-LoRA expert share factors of rank {shared.rank}, so a map "
-                f"({_shape(weight)}) cannot have rank {spec.rank}; set `rank` for all of them"
+                f"ranks: the maps of a Tied-LoRA expert share factors of rank {self.shared.rank}, so a map "
+                f"({_shape(weight)}) cannot have rank {self.rank}; set `rank` for all of them"
             )
-        self.scaling = spec.alpha / spec.rank
-        self.u = nn.Parameter(torch.ones(spec.rank, device=weight.device))
+        self.scaling = self.spec.alpha / self.rank
+        self.u = nn.Parameter(torch.ones(self.rank, device=weight.device))
         self.v = nn.Parameter(torch.ones(weight.shape[0], device=weight.device))
 
     @classmethod

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import normal, svd, uniform
+from weft.lowrank.start import leading, normal, uniform
 from weft.methods.adapters import contract
 
 
@@ -82,21 +82,14 @@ class TinyLoRA(contract.Factored):
     B: Tensor
     P: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        rank = spec.rank
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        spec, rank, shared = self.spec, self.rank, self.shared
         place = shared.take() if isinstance(shared, Ties) else 0
         self.group = shared.groups[place] if isinstance(shared, Ties) else 0
-        U, S, Vh = svd(weight)
-        root = S[:rank].sqrt()
-        self.register_buffer("A", (root[:, None] * Vh[:rank]).contiguous())
-        self.register_buffer("B", (U[:, :rank] * root).contiguous())
+        U, S, Vh = leading(weight, rank)
+        root = S.sqrt()
+        self.register_buffer("A", (root[:, None] * Vh).contiguous())
+        self.register_buffer("B", (U * root).contiguous())
         draw = torch.Generator().manual_seed(spec.projection_seed + place)
         self.register_buffer("P", normal((spec.u, rank, rank), rank**-0.5, draw, weight))
         self.v = None if spec.weight_tying else _start(spec, generator, weight)

@@ -104,16 +104,10 @@ class UniLoRA(contract.Factored):
     index: Tensor
     """Which number each entry of A and then of B is."""
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        assert isinstance(shared, Vector)
-        self.register_buffer("index", shared.assign(spec.rank * sum(weight.shape), generator))
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        assert isinstance(self.shared, Vector)
+        entries = self.rank * sum(weight.shape)
+        self.register_buffer("index", self.shared.assign(entries, generator))
 
     @classmethod
     def share(

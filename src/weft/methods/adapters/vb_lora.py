@@ -73,20 +73,13 @@ class VBLoRA(contract.Factored):
     spec: Spec
     shared: Bank
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
-        assert isinstance(shared, Bank)
-        vectors, length = shared.vectors.shape
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
+        assert isinstance(self.shared, Bank)
+        vectors, length = self.shared.vectors.shape
         down, up = weight.shape[1] // length, weight.shape[0] // length
-        std = spec.init_std
-        self.logits_A = nn.Parameter(normal((spec.rank, down, vectors), std, generator, weight))
-        self.logits_B = nn.Parameter(normal((up, spec.rank, vectors), std, generator, weight))
+        rank, std = self.rank, self.spec.init_std
+        self.logits_A = nn.Parameter(normal((rank, down, vectors), std, generator, weight))
+        self.logits_B = nn.Parameter(normal((up, rank, vectors), std, generator, weight))
 
     @classmethod
     def share(

@@ -61,22 +61,15 @@ class VeRA(contract.Factored):
     rank_bounded: ClassVar[bool] = False
     spec: Spec
 
-    def __init__(
-        self,
-        weight: Tensor,
-        spec: Spec,
-        generator: torch.Generator,
-        shared: nn.Module | None = None,
-    ) -> None:
-        super().__init__(weight, spec, generator, shared)
+    def start(self, weight: Tensor, generator: torch.Generator) -> None:
         out_features, in_features = weight.shape
-        if isinstance(shared, Projections) and shared.A.shape[0] != spec.rank:
+        if isinstance(self.shared, Projections) and self.shared.A.shape[0] != self.rank:
             raise ValueError(
-                f"ranks: the maps of a VeRA expert share projections of rank {shared.A.shape[0]}, so a map "
-                f"({out_features} x {in_features}) cannot have rank {spec.rank}; set `rank` for all of them"
+                f"ranks: the maps of a VeRA expert share projections of rank {self.shared.A.shape[0]}, so a map "
+                f"({out_features} x {in_features}) cannot have rank {self.rank}; set `rank` for all of them"
             )
         self.b = nn.Parameter(torch.zeros(out_features, device=weight.device))
-        self.d = nn.Parameter(torch.full((spec.rank,), spec.d_initial, device=weight.device))
+        self.d = nn.Parameter(torch.full((self.rank,), self.spec.d_initial, device=weight.device))
 
     @classmethod
     def share(

@@ -4,7 +4,9 @@
     selected  all; the k largest; the fewest that hold a share p; those over a threshold; the labelled one
     gates     scores where selected, as they are; to sum 1; softmax over the selected; to sum k
 
-All in single precision at least. Of equal scores the earlier expert is selected, so ties have one answer.
+Scores that do not sum to more than 0, which a bias or `raw` can bring about, have no shares: they stay as they are
+where gates are to sum to 1, and where they are to sum to k each counts 1e-6 at least. All in single precision at
+least. Of equal scores the earlier expert is selected, so ties have one answer.
 """
 
 from typing import Literal, NamedTuple, Self
@@ -14,6 +16,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from weft.config import Settings
+
+SMALLEST = 1e-6
+"""What a selected score counts at least where gates sum to k."""
 
 
 class GateSpec(Settings):
@@ -133,10 +138,12 @@ def _selected(
 def _normalised(value: Tensor, logits: Tensor, selected: Tensor, spec: GateSpec) -> Tensor:
     if spec.normalise == "softmax":
         return logits.masked_fill(~selected, -torch.inf).softmax(-1)
+    if spec.normalise == "sum_to_k":
+        assert spec.k is not None
+        kept = value.clamp_min(SMALLEST) * selected
+        return spec.k * kept / kept.sum(-1, keepdim=True)
     kept = value if spec.select == "dense" else value * selected
     if spec.normalise == "none":
         return kept
     total = kept.sum(-1, keepdim=True)
-    # Scores that a bias pushed to a sum of 0 or below have no share to speak of.
-    kept = kept / torch.where(total.abs() > 0, total, 1.0)
-    return kept * (spec.k or 1) if spec.normalise == "sum_to_k" else kept
+    return kept / torch.where(total > 0, total, 1.0)

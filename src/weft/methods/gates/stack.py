@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from weft.lowrank.start import kaiming
+from weft.lowrank.start import zero_product
 
 
 class Part(NamedTuple):
@@ -90,14 +90,8 @@ class Stack(nn.Module):
             alpha: Their strength.
             generator: Source of every random value; CPU.
         """
-        out, inner = weight.shape
-        return cls(
-            kaiming((count * rank, inner), generator, weight),
-            torch.zeros(out, count * rank, device=weight.device),
-            [rank] * count,
-            alpha / rank,
-            trained=True,
-        )
+        A, B = zero_product(weight, count * rank, generator)
+        return cls(A, B, [rank] * count, alpha / rank, trained=True)
 
     def up(self, h: Tensor) -> Tensor:
         """`h B_catᵀ`, scaled: (..., ranks out) to (..., out)."""

@@ -31,7 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.base.dropout import dropout
-from weft.lowrank.start import kaiming, svd, uniform, wide
+from weft.lowrank.start import svd, uniform, wide, zero_product
 from weft.methods.gates.call import Call
 from weft.methods.gates.mid import core
 from weft.methods.gates.networks import Routers
@@ -82,10 +82,9 @@ class CoMoL(contract.Mixture):
         spec: TrainedSpec,
         generator: torch.Generator,
     ) -> Stack:
-        (out, inner), rank = weight.shape, spec.rank
+        rank = spec.rank
         return Stack(
-            kaiming((rank, inner), generator, weight),
-            torch.zeros(out, rank, device=weight.device),
+            *zero_product(weight, rank, generator),
             [rank],
             spec.alpha / rank,
             uniform((spec.num_experts, rank, rank), rank**-0.5, generator, weight),

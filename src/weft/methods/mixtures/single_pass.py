@@ -64,8 +64,14 @@ class SinglePass(contract.Headed):
 
     @property
     def served(self) -> Sequence[str]:
-        layers = {module: layer_index(module) for module in self.modules_woven}
-        return [module for module, at in layers.items() if at is None or at >= self._first]
+        found, is_known = [], False
+        for module in self.modules_woven:
+            at = layer_index(module)
+            # Outside of the layers, what is read is known to a map after them, as a pooler's, and to none before.
+            is_known = is_known if at is None else at >= self._first
+            if is_known:
+                found.append(module)
+        return found
 
     @property
     def reads_layer(self) -> int | None:

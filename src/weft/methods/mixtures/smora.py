@@ -33,9 +33,6 @@ from weft.methods.gates.stack import Stack
 from weft.methods.gates.trace import GateTrace
 from weft.methods.mixtures import contract
 
-SMALLEST = 1e-6
-"""What a biased score counts at least, among those selected."""
-
 
 class Spec(TrainedSpec):
     """Settings of SMoRA."""
@@ -92,7 +89,13 @@ class SMoRA(contract.Mixture):
     @property
     def gate_spec(self) -> GateSpec:
         own = self.spec
-        return GateSpec(score="sigmoid", select="top_k", k=own.top_k, bias_counts=own.bias_counts)
+        return GateSpec(
+            score="sigmoid",
+            select="top_k",
+            k=own.top_k,
+            normalise="sum_to_k",
+            bias_counts=own.bias_counts,
+        )
 
     def gates_wide(self, module: str) -> int:
         return self.stack(module).A.shape[0]
@@ -101,9 +104,7 @@ class SMoRA(contract.Mixture):
         return self.routers(module, x).repeat_interleave(self.spec.rank_partition, dim=-1)
 
     def gate(self, module: str, logits: Tensor, x: Tensor, call: Call) -> Gate:
-        found = gate(logits, self.gating, bias=self.bias(module))
-        kept = found.gates.clamp_min(SMALLEST) * found.selected
-        return found._replace(gates=self.spec.top_k * kept / kept.sum(-1, keepdim=True))
+        return gate(logits, self.gating, bias=self.bias(module))
 
     def mid(self, module: str, z: Tensor, gates: Tensor) -> Tensor:
         # Not by expert: where experts are as many as ranks, the contract's would take these gates for theirs.
