@@ -7,13 +7,14 @@ task's.
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.data.parquet import named, parquet_rows
+from weft.guard import RECORDS, parse_json, read_json, read_text
 from weft.registry import unknown
 
 if TYPE_CHECKING:
@@ -24,21 +25,9 @@ Placed = tuple[Row, str]
 """A row and where it stands."""
 
 
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"{path}: no such file") from None
-    try:
-        return data.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
-
-
 def _separated(path: Path, delimiter: str) -> Iterator[Placed]:
     # strict: a quote in the wrong place is an error, where the default would swallow rows after it.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     line = 1
     try:
@@ -60,7 +49,8 @@ def _separated(path: Path, delimiter: str) -> Iterator[Placed]:
                 yield dict(zip(header, fields, strict=True)), where
     except csv.Error as error:
         raise ValueError(
-            f"{path}:{line}: {error}; quote fields that hold quotes, and double the quotes inside"
+            f"{path}:{line}: {error}; quote fields that hold quotes, double the quotes inside and end each "
+            f"field with one; longer texts than {csv.field_size_limit()} characters go as JSON lines"
         ) from None
 
 
@@ -76,7 +66,7 @@ def _tsv(path: Path) -> Iterator[Placed]:
 
 def _jsonl(path: Path) -> Iterator[Placed]:
     """One JSON object a line."""
-    yield from json_lines(_text(path), str(path))
+    yield from json_lines(read_text(path), str(path))
 
 
 def json_lines(text: str, source: str) -> Iterator[Placed]:
@@ -93,10 +83,7 @@ def json_lines(text: str, source: str) -> Iterator[Placed]:
         if not line.strip():
             continue
         where = f"{source}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+        row = parse_json(line, source, number)
         if not isinstance(row, dict):
             raise ValueError(f"{where}: expected a JSON object (one a line), got {line[:60]!r}")
         yield row, where
@@ -111,7 +98,7 @@ def _conll(path: Path) -> Iterator[Placed]:
     tokens: list[str] = []
     tags: list[str] = []
     start, width = 0, 0
-    for number, line in enumerate([*_text(path).split("\n"), ""], 1):
+    for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
         content = line.rstrip("\r")
         if not content.strip(" \t"):
             if tokens:
@@ -133,12 +120,7 @@ def _conll(path: Path) -> Iterator[Placed]:
 
 def _squad(path: Path) -> Iterator[Placed]:
     """SQuAD's published JSON (data / paragraphs / qas): a row a question, with all its answers."""
-    try:
-        document = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}"
-        ) from None
+    document = read_json(path, RECORDS)
     for article, place in _members(document, "data", f"{path}: "):
         for paragraph, inner in _members(article, "paragraphs", f"{place}."):
             context = _member(paragraph, "context", str, inner)
@@ -166,23 +148,18 @@ def _members(value: Any, key: str, place: str) -> Iterator[tuple[Any, str]]:
 
 def _parquet(path: Path) -> Iterator[Placed]:
     """Parquet, as the hub keeps it: class numbers become their names where the file has them."""
-    import pyarrow as pa  # heavy, and only this format wants it
-    from datasets import Features
-    from pyarrow import parquet
-
-    try:
-        table = parquet.ParquetFile(path).read()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a parquet file: {error}") from None
-    rows = with_class_names(table.to_pylist(), Features.from_arrow_schema(table.schema))
-    for number, row in enumerate(rows):
+    for number, row in enumerate(parquet_rows(path)):
         yield row, f"{path}: row {number}"
 
 
-def with_class_names(rows: Iterable[Mapping[str, Any]], features: "Features") -> Iterator[Row]:
-    """`rows` with every class number replaced by its name; -1, the hub's "no answer", by None."""
+def with_class_names(
+    rows: Iterable[Mapping[str, Any]], features: "Features", source: str
+) -> Iterator[Row]:
+    """`rows` of the hub with every class number replaced by its name; -1, "no answer", by None.
+
+    Raises:
+        ValueError: If a value is no number of a class; starts with `source`.
+    """
     from datasets import ClassLabel, LargeList, List
 
     names: dict[str, list[str]] = {}
@@ -190,21 +167,14 @@ def with_class_names(rows: Iterable[Mapping[str, Any]], features: "Features") ->
         inner = feature.feature if isinstance(feature, List | LargeList) else feature
         if isinstance(inner, ClassLabel) and inner.names:
             names[column] = inner.names
-
-    def name(value: Any, known: list[str]) -> Any:
-        if isinstance(value, list):
-            return [name(item, known) for item in value]
-        return None if value is None or value < 0 else known[value]
-
-    for row in rows:
-        yield {**row, **{column: name(row[column], known) for column, known in names.items()}}
+    return named(rows, names, source)
 
 
 def _plain_text(path: Path) -> Iterator[Placed]:
     """Running text: a row is a paragraph, that is, a block of lines between blank lines."""
     block: list[str] = []
     start = 0
-    for number, line in enumerate([*_text(path).split("\n"), ""], 1):
+    for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
         if line.strip():
             start = start if block else number
             block.append(line.rstrip("\r"))
