@@ -112,13 +112,13 @@ def read_json(path: str | Path, most: int = SETTINGS) -> Any:
     return parse_json(read_text(path, most), str(path))
 
 
-def parse_json(text: str, where: str, line: int | None = None) -> Any:
+def parse_json(text: str, where: str, *, whole: bool = True) -> Any:
     """What JSON text says.
 
     Args:
         text: One JSON value.
-        where: What errors call the source, e.g. its path.
-        line: The line that `text` is, where it is one line of a larger file; None counts the lines of `text`.
+        where: What errors call the source: a file, or where `text` is one line of it, `file:line`.
+        whole: Errors count the lines of `text`; False where `where` names its line already.
 
     Raises:
         ValueError: If it is not JSON, nested deeper than `DEEPEST`, or holds half of a character.
@@ -126,23 +126,33 @@ def parse_json(text: str, where: str, line: int | None = None) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        place = error.lineno if line is None else line
-        raise ValueError(
-            f"{where}:{place}: not JSON: {error.msg} at column {error.colno}"
-        ) from None
+        place = f"{where}:{error.lineno}" if whole else where
+        raise ValueError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
-        raise ValueError(_too_deep(_at(where, line))) from None
+        raise ValueError(_too_deep(where)) from None
     except ValueError as error:
         # Python refuses integers of more than some thousand digits.
-        raise ValueError(f"{_at(where, line)}: not JSON: {error}") from None
+        raise ValueError(f"{where}: not JSON: {error}") from None
     # Text with few brackets cannot be deep: most rows are not walked at all.
     if text.count("[") + text.count("{") > DEEPEST and _is_deeper(value, DEEPEST):
-        raise ValueError(_too_deep(_at(where, line)))
+        raise ValueError(_too_deep(where))
     if _ESCAPED_HALF.search(text) and _HALF_A_PAIR.search(json.dumps(value, ensure_ascii=False)):
         raise ValueError(
-            f"{_at(where, line)}: a text holds half of a surrogate pair (\\ud83d alone), which is no character"
+            f"{where}: a text holds half of a surrogate pair (\\ud83d alone), which is no character"
         )
     return value
+
+
+def json_lines(path: str | Path, most: int = RECORDS) -> Iterator[tuple[Any, str]]:
+    """The values of a file of JSON lines, each with its place `file:line`; blank lines are skipped.
+
+    Raises:
+        ValueError: As `read_text` and `parse_json`; while iterating.
+    """
+    for number, line in enumerate(read_text(path, most).split("\n"), 1):
+        if line.strip():
+            where = f"{path}:{number}"
+            yield parse_json(line, where, whole=False), where
 
 
 def read_yaml(path: str | Path, most: int = SETTINGS) -> Any:
@@ -268,10 +278,6 @@ def _is_deeper(value: Any, most: int) -> bool:
         if not level:
             return False
     return True
-
-
-def _at(where: str, line: int | None) -> str:
-    return where if line is None else f"{where}:{line}"
 
 
 def _too_deep(where: str) -> str:

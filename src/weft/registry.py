@@ -18,13 +18,18 @@ import yaml
 
 Contract = TypeVar("Contract")
 
+_MOST_LISTED = 1500
+"""Characters of the list of known names in an error: a file of others may have any number of columns."""
+
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name nobody registered: what came, the nearest known name, all known names."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"no {kind} named {name!r}.{hint} Known: {', '.join(known) or 'none'}"
+    listed = ", ".join(known) or "none"
+    listed = listed if len(listed) <= _MOST_LISTED else f"{listed[:_MOST_LISTED]} ..."
+    return f"no {kind} named {name!r:.80}.{hint} Known: {listed}"
 
 
 class Registry(Generic[Contract]):

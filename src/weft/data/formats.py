@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.data.parquet import named, parquet_rows
-from weft.guard import RECORDS, parse_json, read_json, read_text
+from weft.guard import parse_json, read_text
 from weft.registry import unknown
 
 if TYPE_CHECKING:
@@ -25,9 +25,13 @@ Placed = tuple[Row, str]
 """A row and where it stands."""
 
 
+def _text(path: Path) -> str:
+    return read_text(path)
+
+
 def _separated(path: Path, delimiter: str) -> Iterator[Placed]:
     # strict: a quote in the wrong place is an error, where the default would swallow rows after it.
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     line = 1
     try:
@@ -39,18 +43,17 @@ def _separated(path: Path, delimiter: str) -> Iterator[Placed]:
             if header is None:
                 header = fields
                 if len(set(header)) < len(header):
-                    raise ValueError(f"{where}: the header names a column twice: {header}")
+                    raise ValueError(f"{where}: the header names a column twice: {header!s:.200}")
             elif len(fields) != len(header):
                 raise ValueError(
-                    f"{where}: {len(fields)} fields, but the header has {len(header)}: {header}; "
+                    f"{where}: {len(fields)} fields, but the header has {len(header)}: {header!s:.200}; "
                     f"quote fields that hold {delimiter!r}"
                 )
             else:
                 yield dict(zip(header, fields, strict=True)), where
     except csv.Error as error:
         raise ValueError(
-            f"{path}:{line}: {error}; quote fields that hold quotes, double the quotes inside and end each "
-            f"field with one; longer texts than {csv.field_size_limit()} characters go as JSON lines"
+            f"{path}:{line}: {error}; quote fields that hold quotes, and double the quotes inside"
         ) from None
 
 
@@ -66,7 +69,7 @@ def _tsv(path: Path) -> Iterator[Placed]:
 
 def _jsonl(path: Path) -> Iterator[Placed]:
     """One JSON object a line."""
-    yield from json_lines(read_text(path), str(path))
+    yield from json_lines(_text(path), str(path))
 
 
 def json_lines(text: str, source: str) -> Iterator[Placed]:
@@ -83,7 +86,7 @@ def json_lines(text: str, source: str) -> Iterator[Placed]:
         if not line.strip():
             continue
         where = f"{source}:{number}"
-        row = parse_json(line, source, number)
+        row = parse_json(line, where, whole=False)
         if not isinstance(row, dict):
             raise ValueError(f"{where}: expected a JSON object (one a line), got {line[:60]!r}")
         yield row, where
@@ -98,7 +101,7 @@ def _conll(path: Path) -> Iterator[Placed]:
     tokens: list[str] = []
     tags: list[str] = []
     start, width = 0, 0
-    for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
+    for number, line in enumerate([*_text(path).split("\n"), ""], 1):
         content = line.rstrip("\r")
         if not content.strip(" \t"):
             if tokens:
@@ -111,7 +114,7 @@ def _conll(path: Path) -> Iterator[Placed]:
         width = width or len(fields)
         if len(fields) < 2 or len(fields) != width or not fields[0] or not fields[-1]:
             wanted = "a token and its tag" if width < 3 else f"{width} columns as in lines above"
-            raise ValueError(f"{path}:{number}: expected {wanted}, got {content!r}")
+            raise ValueError(f"{path}:{number}: expected {wanted}, got {content!r:.80}")
         if not tokens:
             start = number
         tokens.append(fields[0])
@@ -120,7 +123,7 @@ def _conll(path: Path) -> Iterator[Placed]:
 
 def _squad(path: Path) -> Iterator[Placed]:
     """SQuAD's published JSON (data / paragraphs / qas): a row a question, with all its answers."""
-    document = read_json(path, RECORDS)
+    document = parse_json(_text(path), str(path))
     for article, place in _members(document, "data", f"{path}: "):
         for paragraph, inner in _members(article, "paragraphs", f"{place}."):
             context = _member(paragraph, "context", str, inner)
@@ -136,7 +139,7 @@ def _member(value: Any, key: str, kind: type, place: str) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get(key), kind):
         got = sorted(value) if isinstance(value, dict) else f"{value!r:.60}"
         raise ValueError(
-            f"{place}: expected SQuAD's form, an object with {key!r} ({kind.__name__}); got {got}"
+            f"{place}: expected SQuAD's form, an object with {key!r} ({kind.__name__}); got {got!s:.200}"
         )
     return value[key]
 
@@ -174,7 +177,7 @@ def _plain_text(path: Path) -> Iterator[Placed]:
     """Running text: a row is a paragraph, that is, a block of lines between blank lines."""
     block: list[str] = []
     start = 0
-    for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
+    for number, line in enumerate([*_text(path).split("\n"), ""], 1):
         if line.strip():
             start = start if block else number
             block.append(line.rstrip("\r"))

@@ -25,6 +25,11 @@ _ROWS = 1024
 _BATCH = 32 << 20
 """Bytes unpacked at a time, as far as whole rows allow."""
 _MOST_CLASSES = 100_000
+_LISTS = [
+    "List",
+    "LargeList",
+    "Sequence",
+]  # compared with what a file says, which may be of any type
 _HUB = b"huggingface"
 """Where `datasets` keeps what it knows of the columns."""
 
@@ -180,7 +185,7 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, path: Path) -> dict[str
     found: dict[str, list[str]] = {}
     for column, feature in value.items():
         label = feature[0] if isinstance(feature, list) and feature else feature
-        if isinstance(label, dict) and label.get("_type") in {"List", "LargeList", "Sequence"}:
+        if isinstance(label, dict) and label.get("_type") in _LISTS:
             label = label.get("feature")
         if not isinstance(label, dict) or label.get("_type") != "ClassLabel":
             continue

@@ -99,7 +99,10 @@ def load_task(
     if labels is None:
         collecting = spec.labels is None and kind.target is not None
         train = rows.get("train") or (_read(spec, kind, "train", folder) if collecting else [])
-        labels = kind.collect_labels(spec, [example for example, _ in train])
+        try:
+            labels = kind.collect_labels(spec, [example for example, _ in train])
+        except ValueError as error:
+            raise ValueError(f"{folder or 'the hub'}: {error}") from None
     task = kind(spec, labels)
     examples: dict[Split, list[Example]] = {}
     for split, placed in rows.items():
