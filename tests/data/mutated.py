@@ -113,9 +113,9 @@ ODD: list[Any] = [
 ]  # fmt: skip
 SCRAPS = [
     b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b'"', b"'", b",", b"\t", b"\n", b"\r", b"\r\n\r\n", b"{",
-    b"}", b"[", b"]", b":", b"&a ", b"*a", b"<<: ", b"!!int ", b"!!python/name:os.system ", b"---\n", b"? ", b"- ", b"# ",
-    b"\\", b"\\ud83d", b"[" * 3000, b'{"a":' * 3000, b"9" * 6000, b"x" * 200_000, b" " * 1000, b"\xe2\x80\xa8",
-    b"-DOCSTART- -X- O\n\n", b"1e999", b"NaN", b"\x1a", b"\x85", b"a\tb\tc\td\te\n",
+    b"}", b"[", b"]", b":", b"&a ", b"*a", b"<<: ", b"!!python/name:os.system ", b"---\n", b"? ", b"- ", b"# ",
+    b"!!int ", b"\\", b"\\ud83d", b"[" * 3000, b'{"a":' * 3000, b"9" * 6000, b"x" * 200_000,
+    b" " * 1000, b"\xe2\x80\xa8", b"-DOCSTART- -X- O\n\n", b"1e999", b"NaN", b"\x1a", b"\x85", b"a\tb\tc\td\te\n",
 ]  # fmt: skip
 
 
@@ -163,7 +163,8 @@ def _in_values(value: Any, chance: random.Random) -> Any:
 
 def _parquet(chance: random.Random, path: Path, *, heavy: bool) -> None:
     table = _parquet_table(chance, heavy=heavy)
-    parquet.write_table(table, path, compression=chance.choice(["none", "snappy", "zstd", "gzip"]))
+    packing = "zstd" if heavy else chance.choice(["none", "snappy", "zstd", "gzip"])
+    parquet.write_table(table, path, compression=packing)
     if chance.random() < 0.6:
         path.write_bytes(_flipped(path.read_bytes(), chance))
 

@@ -77,7 +77,7 @@ class SequenceClassification(Task):
         else:
             labels = list(spec.labels)
         if len(set(labels)) < len(labels) or len(labels) < (2 if options.mode == "single" else 1):
-            raise ValueError(f"task {spec.name}: expected different classes, got {labels}")
+            raise ValueError(f"task {spec.name}: expected different classes, got {labels!s:.200}")
         return labels
 
     def check(self, example: Example, where: str) -> Example:

@@ -71,7 +71,7 @@ class TokenClassification(Task):
         if wrong or "O" not in labels or len(labels) < 2 or len(set(labels)) < len(labels):
             raise ValueError(
                 f"task {spec.name}: expected different IOB2 tags (O, B-<type>, I-<type>), "
-                f"got {labels}"
+                f"got {labels!s:.200}"
             )
         return labels
 
