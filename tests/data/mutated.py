@@ -19,7 +19,6 @@ import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
-from weft.comparison.grid import load_grid
 from weft.config import TaskSettings, load_run
 from weft.data.formats import FORMATS
 from weft.data.reading import find_kind, find_spec, load_task
@@ -261,6 +260,10 @@ def read(form: str, number: int, path: Path) -> None:
     elif form == "task":
         find_kind(find_spec(str(path)))
     elif form == "grid":
+        from weft.comparison.grid import (
+            load_grid,  # it takes memory that the others are not to be charged with
+        )
+
         load_grid(path)
     else:
         kind = KINDS.get(form, "sequence_classification")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.atomic import write_text
+from weft.atomic import write_text, writing
 from weft.comparison.grid import label_of
 from weft.reporting.drawing import MARKERS, PALETTE
 from weft.reporting.labels import scale_of
@@ -69,8 +69,9 @@ def draw_rates(board: Mapping[str, Any], out: str | Path) -> Picture | None:
             frameon=False,
         )
         about = {"Title": "Score by learning rate", "Description": picture.alt}
-        figure.savefig(Path(out) / picture.svg, metadata={**about, "Date": None})
-        figure.savefig(Path(out) / picture.png, metadata=about, dpi=150)
+        with writing(Path(out) / picture.svg):
+            figure.savefig(Path(out) / picture.svg, metadata={**about, "Date": None})
+            figure.savefig(Path(out) / picture.png, metadata=about, dpi=150)
     write_text(Path(out) / f"{NAME}.txt", f"{picture.caption}\n\n{picture.alt}\n")
     return picture
 

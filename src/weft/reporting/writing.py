@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from weft.atomic import write_text
+from weft.atomic import make_folder, write_text
 from weft.reporting.contents import Report
 from weft.reporting.drawing import Figure
 from weft.reporting.figures import figures_of
@@ -35,7 +35,7 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
     for own in figures.values():
         texts |= {f"{FIGURES}/{figure.name}.svg": figure.file for figure in own}
     for name, text in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        make_folder((folder / name).parent)
         write_text(folder / name, text)
     return [folder / PAGE, folder / TEXT]
 

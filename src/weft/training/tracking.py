@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from torch import Tensor
 
-from weft.atomic import write_text
+from weft.atomic import write_text, writing
 from weft.config import Run
 from weft.guard import parse_json, read_text
 from weft.registry import unknown
@@ -61,7 +62,8 @@ class Log:
             write_text(path, "".join(f"{line}\n" for line in kept))
 
     def __enter__(self) -> Self:
-        self._file = self.path.open("a", encoding="utf-8") if self._writes else None
+        with writing(self.path):
+            self._file = self.path.open("a", encoding="utf-8") if self._writes else None
         if self._run.training.tracker:
             settings = self._run.model_dump(mode="json")
             self._accelerator.init_trackers("weft", config=_scalars(settings))
@@ -74,7 +76,9 @@ class Log:
         trace: TracebackType | None,
     ) -> None:
         if self._file:
-            self._file.close()
+            # What a full disk did not take was told when it was written.
+            with suppress(OSError):
+                self._file.close()
         for tracker in self._accelerator.trackers:
             tracker.finish()
 
@@ -99,8 +103,9 @@ class Log:
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         if self._file:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
+            with writing(self.path):
+                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._file.flush()
         if self._run.training.tracker:
             self._accelerator.log(_scalars(values), step=step)
 
