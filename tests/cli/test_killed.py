@@ -13,7 +13,6 @@ import yaml
 
 import weft
 from weft.pruning.prune import prune
-from weft.runs import RunFolder
 from weft.storage.exporting import export
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +23,6 @@ def given(
     tiny_folder: Callable[[str], Path],
     own_task: Path,
     settings: dict[str, Any],
-    trained: RunFolder,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """What every command is called with, and how."""
@@ -33,7 +31,7 @@ def given(
     short = {**settings, "training": {"max_steps": 3, "batch_size": 4, "checkpoint_every": 1}}
     (folder / "run.yaml").write_text(yaml.safe_dump(short))
     weft.train(short, out=folder / "run")
-    pruned = prune(base, folder / "pruned", kind="unstructured", ratio=0.5)
+    prune(base, folder / "pruned", kind="unstructured", ratio=0.5)
     weft.train({**short, "base": str(folder / "pruned")}, out=folder / "small")
     export(folder / "run", folder / "peft", "peft")
     grid = {
@@ -85,7 +83,7 @@ def _killed(command: str, points: int, given: Path, work: Path) -> list[dict]:
     result = subprocess.run(
         [sys.executable, "-m", "tests.cli.killed", command, str(points), str(given), str(work)],
         cwd=ROOT,
-        env={**os.environ, "WEFT_CACHE": str(work / "cache")},
+        env={**os.environ, "WEFT_CACHE": str(work.parent / "cache")},
         capture_output=True,
         text=True,
         check=False,
