@@ -106,9 +106,3 @@ def test_a_kill_at_any_file_operation_loses_nothing(
     *faults, tried = _killed(command, POINTS[command], given, tmp_path / "work")
     assert faults == []
     assert tried["points"] >= min(POINTS[command], tried["operations"])
-
-
-def test_a_kill_in_an_export_loses_nothing(given: Path, tmp_path: Path) -> None:
-    *faults, tried = _killed("export", 2, given, tmp_path / "work")
-    assert faults == []
-    assert tried["points"] == 2
