@@ -1,9 +1,14 @@
 """Writes that are whole or not at all."""
 
+import errno
 import os
+import shutil
+import signal
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,3 +138,126 @@ def test_a_disk_that_refuses_in_the_middle_changes_nothing(tmp_path: Path, what:
     assert "File too large" in result.stderr
     assert tree(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "sub"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mount, check=False, capture_output=True).returncode
+    ):
+        pytest.skip("a small disk can be mounted by root alone, where the system lets it")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+BIG = torch.ones(100_000)
+
+
+@pytest.mark.parametrize(
+    ("what", "write"),
+    [
+        ("file", lambda path: write_text(path, "x" * 400_000)),
+        ("file", lambda path: write_tensors(path, {"big": BIG})),
+        (
+            "folder",
+            lambda path: _folder(path, lambda draft: write_tensors(draft / "a", {"b": BIG})),
+        ),
+        ("folder", lambda path: _folder(path, lambda draft: _grow(draft / "raw"))),
+        ("folder", lambda path: _folder(path, _copied)),
+    ],
+    ids=["text", "tensors", "tensors in a folder", "a file in a folder", "a copied folder"],
+)
+def test_a_full_disk_is_told_by_what_was_written_and_what_to_do(
+    small_disk: Path, what: str, write: Callable[[Path], None]
+) -> None:
+    path = small_disk / what
+    with pytest.raises(OSError, match=r"could not be written") as caught:
+        write(path)
+    said = str(caught.value)
+    assert said.startswith(str(path))
+    assert said.endswith(
+        "No space left on device; free some space, or choose a place on another disk"
+    )
+    assert caught.value.errno == errno.ENOSPC
+    assert list(small_disk.iterdir()) == []
+    write_text(path, "fits")
+
+
+def _folder(path: Path, fill: Callable[[Path], object]) -> None:
+    with atomic_folder(path) as draft:
+        fill(draft)
+
+
+def _grow(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(b"x" * 400_000)
+
+
+def _copied(draft: Path) -> None:
+    with tempfile.TemporaryDirectory() as source:
+        _grow(Path(source) / "a")
+        shutil.copytree(source, draft / "copy")
+
+
+def test_a_disk_that_may_only_be_read_is_told(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    said = f"^{small_disk / 'a'}.* could not be written: Read-only file system; choose a place that can be written$"
+    with pytest.raises(OSError, match=said):
+        write_text(small_disk / "a", "x")
+    with pytest.raises(OSError, match=said):
+        _folder(small_disk / "a", lambda draft: None)
+    with pytest.raises(OSError, match=said):
+        _folder(small_disk / "a" / "below", lambda draft: None)
+
+
+def test_a_folder_that_may_not_be_entered_is_told(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from weft.atomic import atomic_folder, write_text\n"
+        "os.setuid(65534)\n"
+        "for write in (write_text, lambda path, _: atomic_folder(path).__enter__()):\n"
+        "    try: write(Path(sys.argv[1]), 'x')\n"
+        "    except PermissionError as error: print(error)\n"
+    )
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody who has no rights")
+    tmp_path.chmod(0o755)
+    place = Path(tempfile.mkdtemp()) / "a"
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(place)], capture_output=True, text=True, check=True
+    )
+    place.parent.rmdir()
+    advice = "Permission denied; choose another place, or get the right to write there"
+    assert result.stdout.splitlines() == [f"{place} could not be written: {advice}"] * 2
+
+
+def test_what_fails_while_something_else_is_read_is_not_told_as_writing(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"^\[Errno 2\] No such file or directory: '/nowhere'"
+    ):
+        _folder(tmp_path / "a", lambda draft: Path("/nowhere").read_text())
+
+
+def test_a_folder_changes_places_with_its_draft_in_one_step(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from weft.atomic import atomic_folder\n"
+        "path = Path(sys.argv[1])\n"
+        "def kill(event, given):\n"
+        "    if event == 'shutil.rmtree' or (event == 'os.rename' and str(path) in map(str, given)):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with atomic_folder(path) as draft:\n"
+        "    (draft / 'new').write_text('2')\n"
+        "    sys.addaudithook(kill)\n"
+    )
+    if sys.platform != "linux":
+        pytest.skip("other systems have no such step")
+    path = tmp_path / "a"
+    path.mkdir()
+    (path / "old").write_text("1")
+    result = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert tree(path) == {"new": b"2"}

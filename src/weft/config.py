@@ -11,11 +11,15 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from weft import guard
 from weft.registry import unknown
 
 Split = Literal["train", "validation", "test"]
 
 S = TypeVar("S", bound=BaseModel)
+
+_MOST_SAID = 10
+"""Faults of one file that an error tells."""
 
 
 class Settings(BaseModel):
@@ -203,20 +207,21 @@ def validate(model: type[S], values: object, where: str) -> S:
         where: What the error calls the source, e.g. a file's name.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: expected a mapping of settings, got {values!r}")
+        raise ValueError(f"{where}: expected a mapping of settings, got {values!r:.200}")
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ValueError(
-            "\n".join(_sentence(model, item, where) for item in error.errors())
-        ) from None
+        found = error.errors()
+        said = [_sentence(model, item, where) for item in found[:_MOST_SAID]]
+        more = len(found) - len(said)
+        raise ValueError("\n".join([*said, *([f"and {more} more"] if more else [])])) from None
 
 
 def _sentence(model: type[BaseModel], item: Any, where: str) -> str:
     path = [str(part) for part in item["loc"] if not str(part).startswith("function-")]
     place = ".".join(path)
     if item["type"] != "extra_forbidden":
-        return f"{where}: {place or 'settings'}: {item['msg']}, got {item['input']!r}"
+        return f"{where}: {place or 'settings'}: {item['msg']}, got {item['input']!r:.200}"
     owner = _model_at(model, path[:-1])
     return f"{where}: {place}: {unknown('setting', path[-1], owner.model_fields)}"
 
@@ -239,22 +244,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        ValueError: If the file is missing, not UTF-8, not YAML or not a mapping; with the line where known.
+        ValueError: If the file is missing or what `weft.guard` refuses, or no mapping; with the line where known.
     """
-    try:
-        # The C parser, where the package has it, is ten times as fast; both are the safe one.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8"
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    values = guard.read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
     return values
@@ -278,10 +270,7 @@ def with_overrides(values: Mapping[str, Any], overrides: list[str]) -> dict[str,
                 raise ValueError(f"--set {override!r}: {name!r} holds {inner!r}, which has no keys")
             place[name] = dict(inner)
             place = place[name]
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {override!r}: the value is not YAML") from None
+        value = guard.parse_yaml(text, f"--set {override!r:.200}")
         # YAML 1.1 reads 1e-3 as a string: it wants a dot and a sign.
         place[last] = _number(value) if isinstance(value, str) else value
     return result

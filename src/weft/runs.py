@@ -8,6 +8,7 @@ from typing import Any
 
 from weft.atomic import atomic_folder, write_text
 from weft.config import Run, load_run, to_yaml
+from weft.guard import RECORDS, read_json
 
 CONFIG = "run.yaml"
 STANDINGS = "beside.json"
@@ -98,8 +99,20 @@ class RunFolder:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Scores as `{name, value, low, high, n, seed, split}`; [] before there are any."""
-        return _read_json(self.path / "metrics.json") or []
+        """Scores as `{name, value, low, high, n, seed, split}`; [] before there are any.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        path = self.path / "metrics.json"
+        rows = _read_json(path) or []
+        if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and {"name", "value", "split"} <= set(row) for row in rows
+        ):
+            raise ValueError(
+                f"{path}: expected a list of scores, each with name, value and split; evaluate the run again"
+            )
+        return rows
 
     def write_metrics(self, metrics: Sequence[Mapping[str, Any]]) -> None:
         """Replace the scores that `metrics` has, by split and name; keep the others."""
@@ -119,8 +132,16 @@ class RunFolder:
 
     @property
     def training(self) -> dict[str, Any] | None:
-        """What training cost and counted (parameters, steps, seconds, memory); None before it has ended."""
-        return _read_json(self.path / "training.json")
+        """What training cost and counted (parameters, steps, seconds, memory); None before it has ended.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        path = self.path / "training.json"
+        summary = _read_json(path)
+        if summary is not None and not isinstance(summary, dict):
+            raise ValueError(f"{path}: expected a mapping, got {type(summary).__name__}")
+        return summary
 
     def write_training(self, summary: Mapping[str, Any]) -> None:
         write_text(
@@ -129,4 +150,4 @@ class RunFolder:
 
 
 def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path, RECORDS) if path.exists() else None

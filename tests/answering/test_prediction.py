@@ -207,7 +207,7 @@ def test_a_named_set_s_own_columns_are_understood(tiny_folder: Callable[[str], P
 def test_json_lines_are_objects_or_texts_and_errors_name_the_line() -> None:
     lines = '{"text": "a"}\n\n"a film"\n'
     assert list(read_jsonl_lines(io.StringIO(lines))) == [{"text": "a"}, "a film"]
-    with pytest.raises(ValueError, match="line 3: not JSON at column 10"):
+    with pytest.raises(ValueError, match="line 3: not JSON: Expecting value at column 10"):
         list(read_jsonl_lines(io.StringIO('{"a": 1}\n\n{"text": a}')))
     with pytest.raises(ValueError, match="line 2: expected an object or a string, got 3"):
         list(read_jsonl_lines(["{}", "3"]))

@@ -195,14 +195,23 @@ def test_records_that_would_not_read_back_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_refused(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+def test_a_cache_that_cannot_be_written_warns_and_the_records_are_there(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     task = _given()
-    with pytest.raises(ValueError, match=r"cannot keep encoded data here .* set WEFT_CACHE"):
-        encode_examples(task, _examples({"labels": 1}), tokenizer, cache=tmp_path / "file")
-    assert task.encoded == 0
+    for cache in (tmp_path / "file", tmp_path / "file" / "below"):
+        caplog.clear()
+        found = encode_examples(task, _examples({"labels": 1}), tokenizer, cache=cache)
+        assert [record["labels"] for record in found] == [1]
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{cache}: encoded data cannot be kept here ({_REASONS[cache.name]}), so it is made again each time; set "
+            "WEFT_CACHE to a folder that can be written"
+        ]
+    assert task.encoded == 2
+
+
+_REASONS = {"file": "File exists", "below": "Not a directory"}
 
 
 def test_the_folder_is_the_environments_or_the_users(monkeypatch: pytest.MonkeyPatch) -> None:

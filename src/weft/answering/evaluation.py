@@ -20,6 +20,7 @@ from weft.config import Split
 from weft.data.encoding import cache_folder, encode_examples
 from weft.data.memory import Given, given_by_task
 from weft.data.reading import LoadedTask, load_task
+from weft.guard import json_lines
 from weft.lowrank.route import Members
 from weft.model.batching import Item
 from weft.model.model import Model
@@ -200,9 +201,17 @@ def read_details(folder: RunFolder, split: str = "validation") -> Details | None
 
 
 def read_predictions(folder: Path, split: str = "validation") -> dict[str, Prediction]:
-    """What `save_evaluation` wrote of a run's answers, by the row's id."""
-    lines = (folder / f"predictions-{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    return {row["id"]: row for row in map(json.loads, lines)}
+    """What `save_evaluation` wrote of a run's answers, by the row's id.
+
+    Raises:
+        ValueError: If the file is missing or damaged, with its line.
+    """
+    found: dict[str, Prediction] = {}
+    for row, where in json_lines(folder / f"predictions-{split}.jsonl"):
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+            raise ValueError(f"{where}: expected an object with an id; evaluate the run again")
+        found[row["id"]] = row
+    return found
 
 
 def sampled(task: Task, records: Sequence[Record], seed: int = MASK_SEED) -> list[Record]:

@@ -1,6 +1,5 @@
 """Answers for inputs of a user's own: entities, spans, choices, classes, masked words, texts."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from weft.answering.generation import Generation, generate
 from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.data.reading import example_from_user
+from weft.guard import parse_json
 from weft.lowrank.route import Members
 from weft.model.batching import Item
 from weft.model.model import Model
@@ -201,18 +201,18 @@ def read_jsonl_lines(stream: Iterable[str]) -> Iterator[Input]:
     Raises:
         ValueError: If a line is not JSON or something else; starts with `line n`.
     """
-    for number, line in enumerate(stream, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"line {number}: not JSON at column {error.colno}: {error.msg}; "
-                "each line is one object or string"
-            ) from None
-        if not isinstance(value, dict | str):
-            raise ValueError(
-                f"line {number}: expected an object or a string, got {line.strip():.60}"
-            )
-        yield value
+    number = 0
+    try:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                yield _input(line, f"line {number}")
+    except UnicodeDecodeError:
+        # A stream decodes a block ahead, so this is the first line that it may be.
+        raise ValueError(f"line {number + 1} or after: not UTF-8; send UTF-8") from None
+
+
+def _input(line: str, where: str) -> Input:
+    value = parse_json(line, where, whole=False)
+    if not isinstance(value, dict | str):
+        raise ValueError(f"{where}: expected an object or a string, got {line.strip():.60}")
+    return value

@@ -60,6 +60,8 @@ class Commands(typer.core.TyperGroup):
                 raise
             # A KeyError puts quotes around what it says.
             said = error.args[0] if isinstance(error, KeyError) and error.args else error
+            if isinstance(error, OSError) and error.strerror and error.filename:
+                said = f"{error.filename}: {error.strerror}"
             typer.echo(f"weft: {said}", err=True)
             raise typer.Exit(REFUSED) from None
         except KeyboardInterrupt as stop:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from weft.atomic import write_text
+from weft.atomic import make_folder, write_text
 from weft.config import (
     RecipeSettings,
     Settings,
@@ -137,7 +137,7 @@ def claim(grid: Grid, folder: Path, *, extend: bool) -> None:
             f"{folder} holds another grid; choose another folder, or extend that one "
             "(extend=True, --extend)"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_text(path, to_yaml(grid))
 
 

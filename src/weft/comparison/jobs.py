@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from weft.atomic import make_folder, writing
 from weft.comparison.grid import Cell, Grid, cells_of, label_of
 from weft.config import Run, TrainingSettings, validate
 from weft.data.reading import find_kind, find_spec
@@ -44,9 +45,10 @@ class Job:
 
     def fail(self, error: str, where: str = "") -> None:
         """Leave word of a failure."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         # Not by way of a draft, which a kill could leave in a folder that is to go.
-        (self.folder / FAILED).write_text(f"{error.strip()}\n\n{where}", encoding="utf-8")
+        with writing(self.folder / FAILED):
+            (self.folder / FAILED).write_text(f"{error.strip()}\n\n{where}", encoding="utf-8")
 
 
 def run_job(job: Job, report: Report | None = None) -> None:
@@ -61,7 +63,7 @@ def run_job(job: Job, report: Report | None = None) -> None:
     Raises:
         Interrupted: On SIGINT or SIGTERM, after the state was saved.
     """
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(job.folder.parent)
     # The lock of a process that dies, however it dies, is free.
     with FileLock(job.folder.with_name(f".{job.folder.name}.lock")):
         if job.is_complete:

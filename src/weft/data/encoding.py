@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ENCODING_VERSION = 1
 """Part of every key: raise it when shared encoding code changes what records hold."""
+
+_log = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 32
 _ABSENT = b"weft.absent"
@@ -53,13 +56,13 @@ def encode_examples(
         progress: Called with (done, total) now and then, and once when all is done.
 
     Raises:
-        ValueError: If an example cannot be encoded, or the folder cannot be written.
+        ValueError: If an example cannot be encoded.
         TypeError: If a kind's records hold more than lists, dicts, text, numbers and None.
     """
     total = len(examples)
     path = None
     if cache is not None and examples:
-        path = _writable(cache) / f"{fingerprint(task, examples, tokenizer)}.arrow"
+        path = cache / f"{fingerprint(task, examples, tokenizer)}.arrow"
         records = _load(path)
         if records is not None:
             if progress:
@@ -72,7 +75,16 @@ def encode_examples(
         if progress and (len(records) % 100 == 0 or len(records) == total):
             progress(len(records), total)
     if path is not None:
-        _save(path, records, task.spec.kind)
+        stream = _stream(records, task.spec.kind)
+        try:
+            _save(path, stream)
+        except OSError as error:
+            _log.warning(
+                "%s: encoded data cannot be kept here (%s), so it is made again each time; set WEFT_CACHE to a folder "
+                "that can be written",
+                cache,
+                error.strerror or error,
+            )
     return records
 
 
@@ -109,18 +121,8 @@ def _source(kind: type[Task]) -> str:
         return ""
 
 
-def _writable(cache: Path) -> Path:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"{cache}: cannot keep encoded data here ({error.strerror}); set WEFT_CACHE to a "
-            "folder that can be written"
-        ) from error
-    return cache
-
-
-def _save(path: Path, records: list[Record], kind: str) -> None:
+def _stream(records: list[Record], kind: str) -> memoryview:
+    """The records as one Arrow stream."""
     import pyarrow as pa  # heavy, and only caching wants it
 
     names = list(dict.fromkeys(key for record in records for key in record))
@@ -143,7 +145,11 @@ def _save(path: Path, records: list[Record], kind: str) -> None:
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
-    stream = memoryview(sink.getvalue())
+    return memoryview(sink.getvalue())
+
+
+def _save(path: Path, stream: memoryview) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
         try:
             file.write(stream)
@@ -161,7 +167,8 @@ def _load(path: Path) -> list[Record] | None:
 
     try:
         data = memoryview(path.read_bytes())
-    except FileNotFoundError:
+    except OSError:
+        # Absent, or not to be read: nothing but time is lost.
         return None
     stream, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if hashlib.sha256(stream).digest() != digest:

@@ -14,30 +14,17 @@ from typing import TYPE_CHECKING, Any
 from weft.data.annotated import TOOLS, from_tools
 from weft.data.conll import sentences
 from weft.data.layout import PLAIN, Layout, Placed, Row, lines_of
+from weft.data.parquet import named, parquet_rows
 from weft.data.separated import separated
+from weft.guard import parse_json, read_text
 from weft.registry import unknown
 
 if TYPE_CHECKING:
     from datasets import Features
 
-_HEAD = 4096
-"""Bytes at the beginning that tell text from what is none."""
-
 
 def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"{path}: no such file") from None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:_HEAD]:
-        raise ValueError(
-            f"{path}:1: not UTF-8 but UTF-16 or no text at all; save the file as UTF-8"
-        )
-    try:
-        return data.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+    return read_text(path)
 
 
 def _csv(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
@@ -69,10 +56,7 @@ def json_lines(text: str, source: str) -> Iterator[Placed]:
         if not line.strip():
             continue
         where = f"{source}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+        row = parse_json(line, where, whole=False)
         if not isinstance(row, dict):
             raise ValueError(f"{where}: expected a JSON object (one a line), got {line[:60]!r}")
         yield row, where
@@ -86,15 +70,10 @@ def _conll(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
 def _json(path: Path, layout: Layout = PLAIN, tool: str | None = None) -> Iterator[Placed]:
     """One JSON list of objects, alone or as the one list of an object; JSON lines and SQuAD's form by this ending."""
     text = _text(path)
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip().startswith("{"):
-            yield from _jsonl(path, layout, tool)
-            return
-        raise ValueError(
-            f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}"
-        ) from None
+    if _is_lines(text):
+        yield from _jsonl(path, layout, tool)
+        return
+    document = parse_json(text, str(path))
     if isinstance(document, dict):
         lists = {key: value for key, value in document.items() if isinstance(value, list)}
         articles = lists.get("data") or [None]
@@ -110,6 +89,17 @@ def _json(path: Path, layout: Layout = PLAIN, tool: str | None = None) -> Iterat
     if not isinstance(document, list):
         raise ValueError(f"{path}: expected a list of objects, got {document!r:.60}")
     yield from from_tools(_objects(document, path), tool)
+
+
+def _is_lines(text: str) -> bool:
+    """Whether text holds a JSON object and, behind it, something else: an object a line."""
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        _, end = json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return False
+    return bool(text.lstrip()[end:].strip())
 
 
 def _objects(document: list[Any], path: Path) -> Iterator[Placed]:
@@ -133,12 +123,7 @@ def _squad(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
     In version 2.0 a question may be impossible: then it has none, and its `plausible_answers`, which are wrong, are
     no column of the row.
     """
-    try:
-        document = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}"
-        ) from None
+    document = parse_json(_text(path), str(path))
     for article, place in _members(document, "data", f"{path}: "):
         for paragraph, inner in _members(article, "paragraphs", f"{place}."):
             context = _member(paragraph, "context", str, inner)
@@ -163,7 +148,7 @@ def _member(value: Any, key: str, kind: type, place: str) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get(key), kind):
         got = sorted(value) if isinstance(value, dict) else f"{value!r:.60}"
         raise ValueError(
-            f"{place}: expected SQuAD's form, an object with {key!r} ({kind.__name__}); got {got}"
+            f"{place}: expected SQuAD's form, an object with {key!r} ({kind.__name__}); got {got!s:.200}"
         )
     return value[key]
 
@@ -175,23 +160,18 @@ def _members(value: Any, key: str, place: str) -> Iterator[tuple[Any, str]]:
 
 def _parquet(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
     """Parquet, as the hub keeps it: class numbers become their names where the file has them."""
-    import pyarrow as pa  # heavy, and only this format wants it
-    from datasets import Features
-    from pyarrow import parquet
-
-    try:
-        table = parquet.ParquetFile(path).read()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a parquet file: {error}") from None
-    rows = with_class_names(table.to_pylist(), Features.from_arrow_schema(table.schema))
-    for number, row in enumerate(rows):
+    for number, row in enumerate(parquet_rows(path)):
         yield row, f"{path}: row {number}"
 
 
-def with_class_names(rows: Iterable[Mapping[str, Any]], features: "Features") -> Iterator[Row]:
-    """`rows` with every class number replaced by its name; -1, the hub's "no answer", by None."""
+def with_class_names(
+    rows: Iterable[Mapping[str, Any]], features: "Features", source: str
+) -> Iterator[Row]:
+    """`rows` of the hub with every class number replaced by its name; -1, "no answer", by None.
+
+    Raises:
+        ValueError: If a value is no number of a class; starts with `source`.
+    """
     from datasets import ClassLabel, LargeList, List
 
     names: dict[str, list[str]] = {}
@@ -199,14 +179,7 @@ def with_class_names(rows: Iterable[Mapping[str, Any]], features: "Features") ->
         inner = feature.feature if isinstance(feature, List | LargeList) else feature
         if isinstance(inner, ClassLabel) and inner.names:
             names[column] = inner.names
-
-    def name(value: Any, known: list[str]) -> Any:
-        if isinstance(value, list):
-            return [name(item, known) for item in value]
-        return None if value is None or value < 0 else known[value]
-
-    for row in rows:
-        yield {**row, **{column: name(row[column], known) for column, known in names.items()}}
+    return named(rows, names, source)
 
 
 def _plain_text(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:

@@ -68,7 +68,7 @@ def _rows(rows: Any, split: str) -> Iterator[Row]:
     if _is(rows, "pandas", "DataFrame"):
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     elif _is(rows, "datasets", "Dataset"):
-        rows = with_class_names(map(dict, rows), rows.features)
+        rows = with_class_names(map(dict, rows), rows.features, f"data[{split!r}]")
     elif not isinstance(rows, Sequence) or isinstance(rows, str):
         raise TypeError(
             f"data[{split!r}]: expected a list of mappings, a pandas data frame or a datasets.Dataset, got "
@@ -143,5 +143,5 @@ def _saved(folder: Path) -> Iterator[Placed]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: not a set that `datasets` saved: {error!s:.200}") from error
     assert isinstance(dataset, Dataset)  # a folder with the state of one
-    rows = with_class_names(map(dict, dataset), dataset.features)
+    rows = with_class_names(map(dict, dataset), dataset.features, str(folder))
     return ((row, f"{folder}: row {number}") for number, row in enumerate(rows))

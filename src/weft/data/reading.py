@@ -113,7 +113,10 @@ def load_task(
     telling = train or [placed for split in splits for placed in rows[split]]
     spec = kind.settle(spec, [example for example, _ in telling])
     if labels is None:
-        labels = kind.collect_labels(spec, [example for example, _ in train])
+        try:
+            labels = kind.collect_labels(spec, [example for example, _ in train])
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
     task = kind(spec, labels)
     examples: dict[Split, list[Example]] = {}
     for split, placed in rows.items():

@@ -83,7 +83,7 @@ def _from_hub(spec: TaskSpec, split: Split) -> Iterator[Placed]:
             f"{spec.name}: the hub gave no {split} split of {hub.path!r}, config {hub.config!r}: "
             f"{error}; give `data: FOLDER` with the set's files"
         ) from error
-    rows = with_class_names(map(dict, dataset), dataset.features)
+    rows = with_class_names(map(dict, dataset), dataset.features, f"{hub.path} {split}")
     for number, row in enumerate(rows):
         yield row, f"{hub.path} {split}: row {number}"
 

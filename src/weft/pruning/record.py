@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from weft.atomic import write_text
 from weft.config import Settings, validate
+from weft.guard import RECORDS, read_json
 
 FILE = "pruning.json"
 
@@ -91,16 +92,13 @@ def read_pruning(folder: Path) -> Pruning:
         ValueError: If it is missing or damaged.
     """
     path = folder / FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise ValueError(
             f"{folder} has no {FILE}, so it is no pruned base; give the folder that `weft prune` "
             "wrote"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    return validate(Pruning, values, str(path))
+        )
+    # Of a large base it names every neuron that stayed.
+    return validate(Pruning, read_json(path, RECORDS), str(path))
 
 
 def write_pruning(pruning: Pruning, folder: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weft.atomic import write_text
+from weft.atomic import write_text, writing
 from weft.comparison.grid import label_of
 from weft.reporting.document import Figure
 from weft.reporting.drawing import MARKERS, PALETTE, WIDTH, axes, draw, number_logarithmic, save_png
@@ -73,7 +73,8 @@ def draw_rates(board: Mapping[str, Any], out: str | Path) -> Picture | None:
     picture = Picture(f"{NAME}.svg", f"{NAME}.png", figure.caption, figure.alt)
     write_text(out / picture.svg, figure.file)
     about = {"Title": "Score by learning rate", "Description": figure.alt}
-    save_png(out / picture.png, _size(rows), lambda drawn: _paint(drawn, rows), about)
+    with writing(out / picture.png):
+        save_png(out / picture.png, _size(rows), lambda drawn: _paint(drawn, rows), about)
     write_text(out / f"{NAME}.txt", f"{picture.caption}\n\n{picture.alt}\n")
     return picture
 

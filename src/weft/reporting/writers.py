@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Rich
 
-from weft.atomic import write_text
+from weft.atomic import make_folder, write_text
 from weft.reporting.document import Document, Figure, Section, Table
 
 PAGE, TEXT = "report.html", "report.md"
@@ -53,7 +53,7 @@ def write(
     written = [folder / name for name in texts]
     texts |= {_file(figure): figure.file for figure in document.figures}
     for name, content in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        make_folder((folder / name).parent)
         write_text(folder / name, content)
     return written
 

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from weft.atomic import atomic_folder, write_tensors, write_text
+from weft.atomic import atomic_folder, make_folder, write_tensors, write_text
+from weft.guard import read_json
 from weft.training.adamw import laid_out_as
 from weft.training.learning import Learner
 
@@ -49,7 +50,7 @@ def save(
     for number, learner in enumerate(learners):
         tensors |= {f"{number}/{key}": value for key, value in _tensors(learner).items()}
         values["learners"].append(_values(learner))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with atomic_folder(folder / f"step-{step:08d}") as path:
         _write(path, tensors, values)
     for old in _all(folder)[:-keep]:
@@ -79,7 +80,7 @@ def load(
     newest = found[-1]
     try:
         tensors = load_file(newest / _TENSORS)
-        values = json.loads((newest / _VALUES).read_text(encoding="utf-8"))
+        values = read_json(newest / _VALUES)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{newest} is damaged ({error}); remove that folder to resume from the checkpoint before it"

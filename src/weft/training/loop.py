@@ -6,8 +6,11 @@ Each expert's loss is its sum over labelled items divided by their count over th
 processes included, so an expert learns the same alone and beside others.
 """
 
+import os
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from weft.training.assembly import Session, assemble
 from weft.training.finishing import finish, mean_loss, score_rows
 from weft.training.interruption import Interrupted, interrupts
 from weft.training.learning import Learner, Stream
+from weft.training.locking import held, refuse_held
 from weft.training.settings import completed
 from weft.training.stepping import Stepper, summed
 from weft.training.tracking import Log, accelerator_for
@@ -83,6 +87,8 @@ def train(
         folder = RunFolder.open(resume)
         if folder.is_complete:
             return folder
+        if os.environ.get("RANK", "0") == "0":
+            refuse_held(folder)
         complete = completed(folder.run)
     else:
         assert config is not None
@@ -97,7 +103,12 @@ def train(
     if resume is None and accelerator.is_main_process:
         RunFolder.create(folder.path, session.run)
     accelerator.wait_for_everyone()
-    with torch.random.fork_rng():
+    is_main = accelerator.is_main_process
+    with (
+        _nothing_left_behind(folder, new=resume is None and is_main),
+        held(folder, is_main=is_main),
+        torch.random.fork_rng(),
+    ):
         # Dropout draws from torch's global state: it starts from the seed, differently on each process.
         torch.manual_seed(session.run.seed * 1_000_003 + accelerator.process_index)
         Loop(session, folder, accelerator, report).run()
@@ -112,6 +123,17 @@ def _refuse_other_rows(begun: Run, resumed: Run) -> None:
             raise ValueError(
                 f"task {before.label}: the rows given now are not those that the run began with; give the same"
             )
+
+
+@contextmanager
+def _nothing_left_behind(folder: RunFolder, *, new: bool) -> Iterator[None]:
+    """A new run that the disk refuses before there is a checkpoint leaves no folder in the way of the next try."""
+    try:
+        yield
+    except OSError:
+        if new and not list(folder.checkpoints.glob("step-*")):
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def default_folder(run: Run) -> Path:

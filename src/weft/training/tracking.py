@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,9 @@ from accelerate.utils import LoggerType
 from torch import Tensor
 
 from weft.answering.evaluation import Evaluation
+from weft.atomic import write_text, writing
 from weft.config import Run
+from weft.guard import parse_json, read_text
 from weft.registry import unknown
 from weft.training.learning import Learner
 
@@ -73,11 +76,12 @@ class Log:
         self._run = run
         self._accelerator = accelerator
         if self._writes and start:
-            kept = [line for line in log_lines(path) if json.loads(line)["step"] <= start]
-            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            kept = [line for line in log_lines(path) if _step(line, path) <= start]
+            write_text(path, "".join(f"{line}\n" for line in kept))
 
     def __enter__(self) -> Self:
-        self._file = self.path.open("a", encoding="utf-8") if self._writes else None
+        with writing(self.path):
+            self._file = self.path.open("a", encoding="utf-8") if self._writes else None
         tracker = self._run.training.tracker
         if tracker:
             settings = self._run.model_dump(mode="json")
@@ -92,7 +96,9 @@ class Log:
         trace: TracebackType | None,
     ) -> None:
         if self._file:
-            self._file.close()
+            # What a full disk did not take was told when it was written.
+            with suppress(OSError):
+                self._file.close()
         for tracker in self._accelerator.trackers:
             tracker.finish()
 
@@ -126,8 +132,9 @@ class Log:
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         if self._file:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
+            with writing(self.path):
+                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._file.flush()
         if self._run.training.tracker:
             self._accelerator.log(_scalars(values), step=step)
 
@@ -136,9 +143,18 @@ def log_lines(path: Path) -> list[str]:
     """The whole lines of a `log.jsonl`, of a training that runs or was killed too; none where there is no file."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_text(path).split("\n")
     # A kill, or a line being written, leaves half a line at the end; a whole one ends in a newline.
     return [line for line in lines[:-1] if line]
+
+
+def _step(line: str, path: Path) -> int:
+    values = parse_json(line, str(path), whole=False)
+    if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+        raise ValueError(
+            f"{path}: expected objects with a step, got {line:.60!r}; remove that line"
+        )
+    return values["step"]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -261,7 +261,7 @@ class SpanExtraction(Task):
 
 def _answer(answer: object, context: str, where: str) -> dict[str, object]:
     if not isinstance(answer, dict) or not {"text", "start"} <= set(answer):
-        raise ValueError(f"{where}: an answer must be {{text, start}}, got {answer!r}")
+        raise ValueError(f"{where}: an answer must be {{text, start}}, got {answer!r:.80}")
     text = valid_text(answer["text"], "an answer's text", where)
     start = whole_number(answer["start"])
     if start is None or start < 0 or context[start : start + len(text)] != text:
