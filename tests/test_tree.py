@@ -16,7 +16,7 @@ METHODS = tuple(f"weft.methods.{folder}" for folder in FOLDERS)
 """Folders of which every file but the contract is a method."""
 
 ROOMS = (
-    ("registry", "atomic", "scoped"),
+    ("registry", "atomic", "scoped", "guard"),
     ("config", "runs"),
     ("base", "tasks"),
     ("lowrank", "data"),

@@ -1,0 +1,286 @@
+"""Reading what others made: every file that weft did not just write itself comes through here.
+
+A file is regular and of a stated size before a byte of it is kept, its text is UTF-8, and what JSON or YAML says is
+bounded in depth and in what its aliases unfold to. Whatever is wrong is one ValueError that names the file and, where
+there is one, the line.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+SETTINGS = 4 << 20
+"""Most bytes of a file of settings: YAML, a card, a config."""
+RECORDS = 1 << 30
+"""Most bytes of a file of records that is held as text at once: rows, predictions, logs."""
+DEEPEST = 64
+"""Most lists and mappings inside each other."""
+_MOST_NODES = 100_000
+"""Most values of a YAML file once its aliases are unfolded."""
+_HALF_A_PAIR = re.compile(r"[\ud800-\udfff]")
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@contextmanager
+def opened(path: str | Path, most: int | None = None) -> Iterator[BinaryIO]:
+    """A regular file, open for reading.
+
+    Args:
+        path: The file; a link is followed.
+        most: Largest size in bytes; None leaves it open, for readers that hold only a part.
+
+    Raises:
+        ValueError: If it is absent, no regular file (a folder, device, pipe or socket), not readable or too large.
+    """
+    try:
+        # Without O_NONBLOCK the opening of a pipe that nobody writes to would wait for ever.
+        handle = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read: {_reason(error)}") from None
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if stat.S_ISDIR(found.st_mode):
+            raise ValueError(f"{path}: is a folder, expected a file")
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(
+                f"{path}: is a device, pipe or socket; only regular files are read, so write it to one"
+            )
+        if most is not None and found.st_size > most:
+            raise ValueError(
+                f"{path}: {found.st_size} bytes, at most {most} are read from such a file"
+            )
+        yield file
+
+
+def check_file(path: str | Path, most: int | None = None) -> int:
+    """The size of a file that a library is to read, refused as `opened` refuses."""
+    with opened(path, most) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def read_bytes(path: str | Path, most: int = RECORDS) -> bytes:
+    """What is in a regular file of at most `most` bytes.
+
+    Raises:
+        ValueError: As `opened`, or if the disk fails.
+    """
+    with opened(path, most) as file:
+        try:
+            # The size is asked again by the reading: a file may grow, and one of /proc has none.
+            data = file.read(most + 1)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read: {_reason(error)}") from None
+    if len(data) > most:
+        raise ValueError(f"{path}: more than {most} bytes, too much for such a file")
+    return data
+
+
+def read_text(path: str | Path, most: int = RECORDS) -> str:
+    """The text of a UTF-8 file; a byte order mark, which spreadsheets write, is no part of it.
+
+    Raises:
+        ValueError: As `read_bytes`, or if it is not UTF-8, with the line.
+    """
+    data = read_bytes(path, most)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+
+
+def read_json(path: str | Path, most: int = SETTINGS) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        ValueError: As `read_text` and `parse_json`.
+    """
+    return parse_json(read_text(path, most), str(path))
+
+
+def parse_json(text: str, where: str, line: int | None = None) -> Any:
+    """What JSON text says.
+
+    Args:
+        text: One JSON value.
+        where: What errors call the source, e.g. its path.
+        line: The line that `text` is, where it is one line of a larger file; None counts the lines of `text`.
+
+    Raises:
+        ValueError: If it is not JSON, nested deeper than `DEEPEST`, or holds half of a character.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = error.lineno if line is None else line
+        raise ValueError(
+            f"{where}:{place}: not JSON: {error.msg} at column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise ValueError(_too_deep(_at(where, line))) from None
+    except ValueError as error:
+        # Python refuses integers of more than some thousand digits.
+        raise ValueError(f"{_at(where, line)}: not JSON: {error}") from None
+    # Text with few brackets cannot be deep: most rows are not walked at all.
+    if text.count("[") + text.count("{") > DEEPEST and _is_deeper(value, DEEPEST):
+        raise ValueError(_too_deep(_at(where, line)))
+    if _ESCAPED_HALF.search(text) and _HALF_A_PAIR.search(json.dumps(value, ensure_ascii=False)):
+        raise ValueError(
+            f"{_at(where, line)}: a text holds half of a surrogate pair (\\ud83d alone), which is no character"
+        )
+    return value
+
+
+def read_yaml(path: str | Path, most: int = SETTINGS) -> Any:
+    """What a YAML file says.
+
+    Raises:
+        ValueError: As `read_text` and `parse_yaml`.
+    """
+    return parse_yaml(read_text(path, most), str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What YAML text says, by the safe loader.
+
+    Args:
+        text: One document.
+        where: What errors call the source, e.g. its path.
+
+    Raises:
+        ValueError: If it is not YAML, nested deeper than `DEEPEST`, or unfolds to more than its aliases should.
+    """
+    # The C parser, where the package has it, is ten times as fast; both are the safe one.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _refuse_bombs(yaml.parse(text, Loader=loader), where)
+    except yaml.YAMLError as error:
+        raise ValueError(_not_yaml(error, where)) from None
+    try:
+        return yaml.load(text, Loader=loader)
+    except yaml.YAMLError as error:
+        raise ValueError(_not_yaml(error, where)) from None
+    except _BAD_SCALAR as error:
+        said = f"a value is not of its type: {type(error).__name__}: {error}"
+        raise ValueError(f"{where}: not YAML: {said}"[:400]) from None
+
+
+_BAD_SCALAR = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What the safe loader lets through where a scalar is not what its tag or form promises: `!!bool 7`, 2001-99-99."""
+
+
+def _refuse_bombs(events: Iterator[Any], where: str) -> None:
+    """Count what the events of a document unfold to, before anything is built from them."""
+    unfolded: dict[str | None, tuple[int, int]] = {}  # by anchor: values, and levels of nesting
+    open_: list[tuple[str | None, int]] = []
+    heights = [0]
+    total = 0
+    event: Any  # the package's types know events without their marks
+    for event in events:
+        place = f"{where}, line {event.start_mark.line + 1}"
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_.append((event.anchor, total))
+            heights.append(0)
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_.pop()
+            height = heights.pop() + 1
+            heights[-1] = max(heights[-1], height)
+            unfolded[anchor] = total - before, height
+        elif isinstance(event, yaml.ScalarEvent):
+            unfolded[event.anchor] = 1, 0
+            total += 1
+        elif isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_):
+                raise ValueError(f"{place}: *{event.anchor} stands inside itself")
+            # An alias without its anchor is the loader's to refuse.
+            values, height = unfolded.get(event.anchor, (1, 0))
+            heights[-1] = max(heights[-1], height)
+            total += values
+        if len(open_) + heights[-1] > DEEPEST:
+            raise ValueError(_too_deep(place))
+        if total > _MOST_NODES:
+            raise ValueError(
+                f"{place}: more than {_MOST_NODES} values, aliases unfolded; write fewer"
+            )
+
+
+def refuse_links_out(path: Path, folder: Path) -> None:
+    """Refuse a file that a link takes out of the folder it was handed over in.
+
+    The snapshots of the hub's own cache link to the `blobs` beside them, which is no way out.
+
+    Raises:
+        ValueError: If `path` lies elsewhere.
+    """
+    home = folder.resolve()
+    homes = [home]
+    if home.parent.name == "snapshots":
+        homes.append(home.parent.parent / "blobs")
+    if not any(path.resolve().is_relative_to(place) for place in homes):
+        raise ValueError(f"{path}: a link to a file outside {folder}; put the file itself there")
+
+
+def guarded(path: str | Path, read: Callable[[], Any], *errors: type[Exception]) -> Any:
+    """What a library reads from `path`; those of its `errors` that say the file is damaged name the file.
+
+    Raises:
+        ValueError: In place of any of `errors`.
+    """
+    try:
+        return read()
+    except errors as error:
+        raise ValueError(f"{path}: damaged: {type(error).__name__}: {error}"[:400]) from None
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _at(where: str, line: int | None) -> str:
+    return where if line is None else f"{where}:{line}"
+
+
+def _too_deep(where: str) -> str:
+    return f"{where}: lists and mappings nested deeper than {DEEPEST}"
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _not_yaml(error: yaml.YAMLError, where: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = f", line {mark.line + 1}" if mark else ""
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+    return f"{where}{line}: not YAML: {problem}"
