@@ -48,7 +48,7 @@ def opened(path: str | Path, most: int | None = None) -> Iterator[BinaryIO]:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read: {_reason(error)}") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         found = os.fstat(handle)
         if stat.S_ISDIR(found.st_mode):
             raise ValueError(f"{path}: is a folder, expected a file")
@@ -60,7 +60,10 @@ def opened(path: str | Path, most: int | None = None) -> Iterator[BinaryIO]:
             raise ValueError(
                 f"{path}: {found.st_size} bytes, at most {most} are read from such a file"
             )
-        yield file
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(handle)
 
 
 def check_file(path: str | Path, most: int | None = None) -> int:
