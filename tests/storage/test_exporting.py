@@ -19,7 +19,8 @@ from weft.model.model import Model
 from weft.runs import RunFolder
 from weft.storage.card import CARD
 from weft.storage.experts import load_full, save_expert, save_full
-from weft.storage.exporting import export, import_expert
+from weft.storage.exporting import export
+from weft.storage.importing import import_expert
 from weft.storage.loading import load_run_model
 
 pytestmark = [

@@ -17,7 +17,7 @@ def command(
     data: Annotated[str | None, typer.Option(help="Folder with the task's data.")] = None,
 ) -> None:
     """Make a run folder of an expert, or an X-LoRA, that was trained with PEFT."""
-    from weft.storage.exporting import import_expert
+    from weft.storage.importing import import_expert
 
     import_expert(folder, run, base=base, task=task, data=data)
     typer.echo(str(run))

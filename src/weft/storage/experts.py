@@ -12,6 +12,7 @@ An expert without adapters has no PEFT form, because PEFT refuses a config witho
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ from weft.atomic import atomic_folder, write_tensors
 from weft.base.loading import Base, checkpoint_tensors, config_of, load_base
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind
-from weft.lowrank.checkpoint import PeftFolder, read_peft, write_peft
+from weft.lowrank.checkpoint import PeftFolder, write_peft
+from weft.lowrank.peft_reading import read_peft
 from weft.lowrank.peft_tensors import read_tensors
 from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import Recipe, resolve
@@ -74,13 +76,15 @@ def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
     folder = Path(folder)
     _check_place(folder)
     _check_card(card, expert, base)
-    extra = whole_modules(expert)
+    extra, biases = whole_modules(expert, base)
     with atomic_folder(folder) as draft:
         if expert.adapters:
             plain = is_plain(expert)
             write_peft(
                 draft,
-                plain_state(expert, extra) if plain else exact_state(expert, base, extra),
+                plain_state(expert, extra, biases)
+                if plain
+                else exact_state(expert, base, extra, biases),
                 base_name=card.source,
                 task_type=TASK_TYPES.get(card.head),
                 transposed=base.transposed,
@@ -132,6 +136,7 @@ def restore(folder: Path, card: Card, base: Base, recipe: Recipe) -> Expert:
     head = head_of(card, base, folder)
     adapters: Mapping[str, Adapter] = {}
     shared: nn.Module | None = None
+    config: Mapping[str, Any] = {}
     if recipe.adapter is None:
         path = folder / HEAD
         extra = read_tensors(path)
@@ -144,18 +149,27 @@ def restore(folder: Path, card: Card, base: Base, recipe: Recipe) -> Expert:
             raise ValueError(
                 f"{folder}: {CARD} and the tensors differ in their targets: {', '.join(odd[:3])}"
             )
-        extra = peft.extra
+        extra, config = peft.extra, peft.config
         if (folder / NATIVE).is_file():
             factors = {module: peft.factors[module] for module in card.targets}
             adapters, shared = native_adapters(folder / NATIVE, factors, base, recipe)
         else:
             adapters = plain_adapters(peft, card.targets, base, recipe, folder)
-    copies = take_copies(extra, card.train_also, base, head.prefix if head else "", path)
+    prefix = head.prefix if head else ""
+    copies = take_copies(extra, _copied(card, prefix, config), base, prefix, path)
     if head is not None:
         take_head(extra, head, path)
     elif extra:
         raise ValueError(f"{path}: {CARD} names no head, but there is a tensor {sorted(extra)[0]}")
     return Expert(str(card.task["name"]), adapters, head, copies, shared)
+
+
+def _copied(card: Card, prefix: str, config: Mapping[str, Any]) -> dict[str, bool]:
+    """The copies of base modules that an expert owns, and of each whether its bias alone is stored."""
+    below = f"{prefix}." if prefix else ""
+    whole = config.get("modules_to_save") or ()
+    biased = config.get("bias", "none") != "none"
+    return {module: biased and f"{below}{module}" not in whole for module in card.train_also}
 
 
 def check_kind(peft: PeftFolder, kind: str, prefix: str, folder: Path) -> None:
