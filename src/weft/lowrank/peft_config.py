@@ -82,7 +82,7 @@ _REFUSED = {
     "ensure_weight_tying": "tying of trained embeddings",
     "use_effective_conv2d": "factors of convolutions",
 }
-_PATIENCE_S = 1
+_PATIENCE_S = 0.5
 """Seconds for one match of a regular expression; an honest one takes microseconds."""
 _STARTS = {"gaussian", "eva", "orthogonal", "mica"}
 """Initialisations that leave the base as it is."""

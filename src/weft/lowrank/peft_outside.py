@@ -1,7 +1,7 @@
 """What a PEFT folder holds beside the adapters on the trunk's linear maps: of heads, poolers, embeddings, biases."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,40 @@ def check_extra(
             f"{path}: {name} is {tuple(value.shape)}, but this base's is {known}; the folder belongs to another base "
             "or another number of labels"
         )
+
+
+def check_saved(
+    extra: Mapping[str, Tensor],
+    adapted: Collection[str],
+    config: Mapping[str, Any],
+    places: Places,
+    path: Path,
+) -> None:
+    """Refuse a folder that lacks what its config says is saved, where the base's own would silently take its place.
+
+    Args:
+        extra: Tensors by name in the task class.
+        adapted: Modules of the trunk, as it calls them, that have an adapter.
+        config: The folder's settings.
+        places: What there is.
+        path: The file, for errors.
+
+    Raises:
+        ValueError: Names the tensor.
+    """
+    saved, bias = config.get("modules_to_save") or (), config.get("bias", "none")
+    below = f"{places.prefix}."
+    for name in places.shapes.keys() - extra.keys():
+        module, _, last = name.rpartition(".")
+        parts = module.split(".")
+        owners = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        if any(owner.endswith(own) for owner in owners for own in saved):
+            raise ValueError(f"{path}: lacks {name}, which modules_to_save names")
+        inside = last == "bias" and module.startswith(below)
+        if inside and (
+            bias == "all" or (bias == "lora_only" and module.removeprefix(below) in adapted)
+        ):
+            raise ValueError(f"{path}: lacks {name}, though bias is {bias}")
 
 
 def check_complete(

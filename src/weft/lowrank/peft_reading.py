@@ -21,6 +21,7 @@ from weft.lowrank.peft_outside import (
     changes_of,
     check_complete,
     check_extra,
+    check_saved,
     scaling_of,
 )
 from weft.lowrank.peft_tensors import (
@@ -61,6 +62,11 @@ def read_peft(
         _refuse_more(found, config, folder)
     trunk = [name for name in found if places is None or _in_trunk(name, modules)]
     prefix = trunk_prefix(trunk, modules, path) if trunk or places is None else places.prefix
+    if places is not None and prefix not in ("", places.prefix):
+        raise ValueError(
+            f"{path}: its tensors are those of a class that calls its trunk {prefix!r}, this base's class for the task "
+            f"says {places.prefix!r}; the adapter belongs to another architecture"
+        )
     below = f"{prefix}." if prefix else ""
     names = {f"{below}{module}": module for module in modules}
     _check_targets(found, names, config, path)
@@ -75,9 +81,11 @@ def read_peft(
             elif BIAS in sides:
                 scaling = scaling_of(name, sides["B"].shape[-1], config)
                 changes |= bias_of(full, sides, scaling, places, path)
+        _check_more(found, config, path)
     check_extra(extra, config, path, places, prefix)
     if places is not None:
         extra = {places.full(name, prefix): value for name, value in extra.items()}
+        check_saved(extra, own, config, places, path)
     if config["peft_type"] == "VERA":
         b, d = ({module: sides[part] for module, sides in own.items()} for part in ("b", "d"))
         state = Projections(b, d, *shared)
@@ -136,6 +144,11 @@ def _in_trunk(name: str, modules: Mapping[str, Any]) -> bool:
 def _refuse_more(found: Mapping[str, Sides], config: Mapping[str, Any], folder: Path) -> None:
     """Refuse what only `weft import`, which has the base's weights, makes an expert of."""
     refuse_changed_base(config, folder / CONFIG)
+    for key in ("lora_bias", "trainable_token_indices"):
+        if config.get(key):
+            raise ValueError(
+                f"{folder / CONFIG}: {key} trains more than plain LoRA; bring the folder in with weft import"
+            )
     for name, sides in found.items():
         odd = sorted(sides.keys() - {*SIDES, MAGNITUDE})
         if odd:
@@ -157,6 +170,20 @@ def _check_targets(
                 f"{path}: holds tensors for {name}, which target_modules of {CONFIG} does not name"
             )
     check_complete(found, names, config, path)
+
+
+def _check_more(found: Mapping[str, Sides], config: Mapping[str, Any], path: Path) -> None:
+    """Refuse biases and rows that the config says and the file lacks, or the other way round."""
+    wanted = bool(config.get("lora_bias"))
+    for name, sides in found.items():
+        if "B" in sides and (BIAS in sides) != wanted:
+            raise ValueError(
+                f"{path}: {'lacks' if wanted else 'holds'} lora_B.bias of {name}, but lora_bias is {wanted}"
+            )
+    said = config.get("trainable_token_indices")
+    count = len(said) if isinstance(said, dict) else int(bool(said))
+    if sum(TOKENS in sides for sides in found.values()) != count:
+        raise ValueError(f"{path}: the rows that trainable_token_indices names are not all there")
 
 
 def _check_head_targets(

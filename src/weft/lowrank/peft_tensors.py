@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import struct
+import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -108,12 +110,15 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     guard.check_file(path, MOST)
     try:
         _refuse_packed(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Torch remarks on pickles of other protocols, which it reads or refuses all the same.
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = str(error).strip().partition("\n")[0]
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ValueError(
-            f"{path} is a pickle of more than tensors, and opening it could run any code; save the adapter again "
-            f"with PEFT (`save_pretrained`), which writes safetensors: {first}"[:400]
+            f"{path} is a pickle of more than tensors{f' ({named[1]})' if named else ''}, and opening it could run any "
+            "code; save the adapter again with PEFT (`save_pretrained`), which writes safetensors"
         ) from None
     except _BROKEN as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}"[:400]) from None
@@ -140,6 +145,7 @@ def _refuse_packed(path: Path) -> None:
 
 
 _BROKEN = (
+    AssertionError,
     AttributeError,
     EOFError,
     IndexError,
@@ -149,6 +155,7 @@ _BROKEN = (
     RuntimeError,
     TypeError,
     ValueError,
+    struct.error,
     zipfile.BadZipFile,
 )
 """What torch's reader lets through where a file is cut short or its parts do not belong together."""
