@@ -144,6 +144,10 @@ def _in_trunk(name: str, modules: Mapping[str, Any]) -> bool:
 def _refuse_more(found: Mapping[str, Sides], config: Mapping[str, Any], folder: Path) -> None:
     """Refuse what only `weft import`, which has the base's weights, makes an expert of."""
     refuse_changed_base(config, folder / CONFIG)
+    if config["peft_type"] == "VERA":
+        raise ValueError(
+            f"{folder / CONFIG}: a VERA is no plain LoRA; bring it in with weft import"
+        )
     for key in ("lora_bias", "trainable_token_indices"):
         if config.get(key):
             raise ValueError(

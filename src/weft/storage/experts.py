@@ -2,6 +2,7 @@
 
     weft.json                                        what the expert is: its card
     adapter_config.json, adapter_model.safetensors   its exact plain LoRA, in PEFT's format
+    config.json, index, tokenizer                    its class, labels and tokenizer, for transformers
     native.safetensors                               its own state, where that is more
     head.safetensors                                 in place of PEFT's files: no adapters
     config.json, model.safetensors, tokenizer        in place of all those: recipe `full`
@@ -30,7 +31,7 @@ from weft.model.expert import Card, Expert
 from weft.model.head import Head
 from weft.model.model import Model
 from weft.storage.card import CARD, read_card, versions, write_card
-from weft.storage.dense import write_checkpoint
+from weft.storage.dense import write_checkpoint, write_frame
 from weft.storage.tensors import (
     exact_state,
     is_plain,
@@ -91,6 +92,8 @@ def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
             )
             if not plain:
                 write_tensors(draft / NATIVE, native_state(expert), native_metadata(expert))
+            if expert.head is not None:
+                write_frame(draft, head=expert.head, base=base, labels=card.labels)
         else:
             write_tensors(draft / HEAD, extra)
         write_card(_with_versions(card), draft)
@@ -117,7 +120,7 @@ def load_expert(folder: Path, base: Base, *, name: str | None = None) -> tuple[E
             f"{card.digest}), this base is "
             f"{base.name} (digest {base.digest}); load the base it was trained on"
         )
-    recipe = resolve(validate(RecipeSettings, card.recipe, f"{folder / CARD}: recipe"))
+    recipe = _recipe_of(card, folder)
     if recipe.trains == "base":
         raise ValueError(
             f"{folder} holds a whole trained model, no expert to weave in; use load_full"
@@ -125,6 +128,16 @@ def load_expert(folder: Path, base: Base, *, name: str | None = None) -> tuple[E
     expert = restore(folder, card, base, recipe)
     expert.name = str(card.task["name"]) if name is None else name
     return expert, card
+
+
+def _recipe_of(card: Card, folder: Path) -> Recipe:
+    """The recipe that a card says, whatever is wrong with it said with the file."""
+    where = f"{folder / CARD}: recipe"
+    try:
+        return resolve(validate(RecipeSettings, card.recipe, where))
+    except (KeyError, ValueError) as error:
+        said = str(error.args[0] if error.args else error)
+        raise ValueError(said if said.startswith(where) else f"{where}: {said}"[:400]) from None
 
 
 def restore(folder: Path, card: Card, base: Base, recipe: Recipe) -> Expert:

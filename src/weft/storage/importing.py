@@ -118,18 +118,32 @@ def import_expert(
     return _import_peft(given, run_folder)
 
 
-def _import_peft(given: _Given, run_folder: RunFolder) -> Path:
-    folder, base = given.folder, given.base
-    head = _head(given)
+def expert_of(folder: Path, base: Base, spec: TaskSpec) -> tuple[Expert, RecipeSettings]:
+    """The expert in a folder of PEFT, and the recipe that it would have been trained by.
+
+    Args:
+        folder: The folder.
+        base: The base it was trained on.
+        spec: Its task, with labels where the kind has classes.
+
+    Raises:
+        ValueError: If the folder is damaged, does not fit base and task, or holds what weft does not read.
+    """
+    kind = find_kind(spec)
+    head = Head(spec.kind, base, kind(spec, _labels(spec)).num_labels, seed=0)
     peft = read_peft(folder, linear_shapes(base.trunk), places_of(head, base))
-    check_kind(peft, given.spec.kind, head.prefix, folder)
+    check_kind(peft, spec.kind, head.prefix, folder)
     answers, inside = settled(peft, head, base, folder)
     below = f"{head.prefix}."
     copied = sorted({name.removeprefix(below).rpartition(".")[0] for name in inside})
     recipe, adapters, shared = adapters_of(peft, base, folder, copied)
     copies = take_copies(inside, dict.fromkeys(copied, False), base, head.prefix, folder)
     take_head(answers, head, folder)
-    expert = Expert(given.spec.name, adapters, head, copies, shared)
+    return Expert(spec.name, adapters, head, copies, shared), recipe
+
+
+def _import_peft(given: _Given, run_folder: RunFolder) -> Path:
+    expert, recipe = expert_of(given.folder, given.base, given.spec)
     card = replace(
         _card(given),
         recipe=recipe.model_dump(mode="json"),
@@ -138,7 +152,7 @@ def _import_peft(given: _Given, run_folder: RunFolder) -> Path:
     )
     with atomic_folder(run_folder.path) as draft:
         write_text(draft / CONFIG, to_yaml(given.run.model_copy(update={"recipe": recipe})))
-        save_expert(expert, card, base, RunFolder(draft).expert)
+        save_expert(expert, card, given.base, RunFolder(draft).expert)
     return run_folder.path
 
 

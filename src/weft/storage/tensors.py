@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from weft import guard
 from weft.base.loading import Base
 from weft.lowrank.attach import canonical, frozen_linear, original
 from weft.lowrank.checkpoint import PeftFolder
@@ -25,6 +26,9 @@ from weft.model.head import Head, trained_dtype
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """A (rank, in) and B (out, rank) by module."""
+
+MOST_RANKS = 1 << 16
+"""Largest rank that a file can say, so that what is built for it before its tensors are compared stays small."""
 
 MAGNITUDE = "m"
 """What DoRA calls its row norms."""
@@ -185,8 +189,7 @@ def native_adapters(
     assert recipe.adapter is not None
     assert recipe.spec is not None
     tensors = read_tensors(path)
-    with safe_open(path, "pt") as file:
-        ranks = json.loads((file.metadata() or {}).get("ranks", "{}"))
+    ranks = _stored_ranks(path)
     if set(ranks) != set(factors):
         raise ValueError(f"{path} is of another expert than adapter_model.safetensors beside it")
     dtype = trained_dtype(base)
@@ -194,10 +197,12 @@ def native_adapters(
     # Names and shapes only: what decomposes W0 to start is not decomposed again to be overwritten.
     shapes = {module: torch.empty_like(value, device="meta") for module, value in weights.items()}
     adapters, shared = make_adapters(recipe, shapes, ranks, torch.Generator(), dtype)
+    own = native_state(Expert("", adapters, None, shared=shared))
+    _check_names(set(tensors), own, path)
+    _check_shapes(tensors, own, path)
     for part in (*adapters.values(), *([] if shared is None else [shared])):
         part.to_empty(device=base.trunk.device)
     own = native_state(Expert("", adapters, None, shared=shared))
-    _check_names(set(tensors), own, path)
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(tensors[name])
@@ -207,6 +212,19 @@ def native_adapters(
                 module, (A, B), adapter.delta(weights[module].to(dtype)), f"the state in {path}"
             )
     return adapters, shared
+
+
+def _stored_ranks(path: Path) -> dict[str, int]:
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("ranks", "{}")
+    ranks = guard.parse_json(text, f"{path}: ranks")
+    if not isinstance(ranks, dict) or not all(
+        type(rank) is int and 0 < rank <= MOST_RANKS for rank in ranks.values()
+    ):
+        raise ValueError(
+            f"{path}: ranks: expected a number from 1 to {MOST_RANKS} by module, got {text[:80]}"
+        )
+    return ranks
 
 
 def whole_modules(expert: Expert, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -283,11 +301,7 @@ def take_copies(
         if alone and set(state) == {"bias"}:
             state = {**own, **state}
         _check_names(set(state), own, path, below)
-        for name, value in state.items():
-            if value.shape != own[name].shape:
-                raise ValueError(
-                    f"{path}: {below}{name} is {tuple(value.shape)}, but this base's is {tuple(own[name].shape)}"
-                )
+        _check_shapes(state, own, path, below)
         twin.load_state_dict(state)
         found[module] = twin.requires_grad_(True)
     return found
@@ -343,3 +357,13 @@ def _check_names(found: set[str], own: Mapping[str, Tensor], path: Path, below: 
         raise ValueError(f"{path}: lacks {below}{name}")
     for name in sorted(found - set(own)):
         raise ValueError(f"{path}: nothing of this expert is called {below}{name}")
+
+
+def _check_shapes(
+    found: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path, below: str = ""
+) -> None:
+    for name, value in found.items():
+        if value.shape != own[name].shape:
+            raise ValueError(
+                f"{path}: {below}{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+            )
