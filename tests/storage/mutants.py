@@ -41,6 +41,7 @@ BYTES = 500 << 20
 MEANT = {
     "lora_alpha",
     "alpha",
+    "init_r",
     "alpha_pattern",
     "use_rslora",
     "init_lora_weights",
@@ -168,6 +169,8 @@ def _header(path: Path, draw: random.Random) -> str:
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     names = [name for name in header if name != "__metadata__"]
+    if not names:
+        return _cut(path, draw)
     name = draw.choice(names)
     entry = header[name]
     way = draw.choice(("offsets", "shape", "type", "name", "gone", "other", "metadata", "length"))
