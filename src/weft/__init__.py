@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from weft.pruning.prune import prune
     from weft.pruning.recovery import recover
     from weft.reproduction.reproducing import reproduce
-    from weft.storage.exporting import export, import_expert
+    from weft.storage.exporting import export
+    from weft.storage.importing import import_expert
     from weft.storage.loading import load_run_model as load
     from weft.training.loop import train
 
@@ -37,7 +38,7 @@ _PLACES = {
     "compare": "weft.comparison.comparing:compare",
     "evaluate": "weft.answering.evaluation:evaluate",
     "export": "weft.storage.exporting:export",
-    "import_expert": "weft.storage.exporting:import_expert",
+    "import_expert": "weft.storage.importing:import_expert",
     "load": "weft.storage.loading:load_run_model",
     "predict": "weft.answering.prediction:predict",
     "prune": "weft.pruning.prune:prune",

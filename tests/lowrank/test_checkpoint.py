@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder, read_peft, write_peft
+from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder, write_peft
 from weft.lowrank.peft_config import is_targeted, value_for
+from weft.lowrank.peft_reading import read_peft
 
 QUERY = "encoder.layer.{}.attention.self.query"
 OUTPUT = "encoder.layer.{}.output.dense"
@@ -196,10 +199,10 @@ def test_settings_without_effect_are_accepted(
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; weft reads LORA"),
         ({"peft_type": "XLORA"}, "peft_type is 'XLORA'"),
         ({"use_dora": True}, "lacks .*lora_magnitude_vector, though the config says use_dora"),
-        ({"lora_bias": True}, "lora_bias means a bias"),
+        ({"lora_bias": True}, "lora_bias trains more than plain LoRA"),
         ({"layer_replication": [[0, 2]]}, "layer_replication means"),
         ({"target_parameters": ["w"]}, "target_parameters means"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices means"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices trains more"),
         ({"megatron_config": {"a": 1}}, "megatron_config means"),
         ({"use_qalora": True}, "use_qalora means"),
         ({"use_bdlora": {"nblocks": 2}}, "use_bdlora means"),
@@ -208,7 +211,9 @@ def test_settings_without_effect_are_accepted(
         ({"monteclora_config": {"a": 1}}, "monteclora_config means"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens means"),
         ({"ensure_weight_tying": True}, "ensure_weight_tying means"),
-        ({"a_later_setting": 3}, "does not know the setting a_later_setting .here 3."),
+        ({"use_a_later_method": True}, "does not know the setting use_a_later_method .here True."),
+        ({"later_config": {"a": 1}}, "does not know the setting later_config"),
+        ({"later_names": ["a"]}, "does not know the setting later_names"),
         ({"init_lora_weights": "pissa"}, "'pissa' changed the base's weights"),
         ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4' changed the base's weights"),
         ({"init_lora_weights": "olora"}, "'olora' changed .* path_initial_model_for_weight"),
@@ -216,8 +221,8 @@ def test_settings_without_effect_are_accepted(
         ({"init_lora_weights": "loftq"}, "'loftq' changed"),
         ({"init_lora_weights": "lora_ga"}, "'lora_ga' changed"),
         ({"init_lora_weights": "novel"}, "does not know init_lora_weights 'novel'"),
-        ({"r": 0}, "r must be a positive number, got 0"),
-        ({"lora_alpha": None}, "lora_alpha must be a positive number, got None"),
+        ({"r": 0}, "adapter_config.json: r: .* greater than 0, got 0"),
+        ({"lora_alpha": None}, "adapter_config.json: lora_alpha: .* valid number, got None"),
         ({"r": 3}, "has rank 2, but adapter_config.json says 3"),
         ({"target_modules": ["query"]}, "tensors for bert.*dense, which target_modules"),
         ({"layers_to_transform": [0, 1]}, "tensors for bert.encoder.layer.11.*, which target_mod"),
@@ -249,7 +254,10 @@ A0, B0 = (f"{ROOT}bert.{QUERY.format(0)}.lora_{side}.weight" for side in "AB")
         ({A0.replace("layer.0", "layer.7"): torch.ones(2, 6)}, "layer.7.* another architecture"),
         ({f"{ROOT}bert.x.weight": torch.ones(2)}, "bert.x.weight is neither lora_A or lora_B"),
         ({A0.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(6)}, "belongs to DoRA"),
-        ({A0.replace("lora_A.weight", "lora_embedding_A"): torch.ones(6)}, "on an embedding"),
+        (
+            {A0.replace("lora_A.weight", "lora_embedding_A"): torch.ones(6)},
+            "has embedding_A.*; bring the folder in with weft import",
+        ),
         ({A0.replace("lora_A.weight", "lora_diag"): torch.ones(6)}, "lora_diag .* no plain LoRA"),
         ({"bert.x.weight": torch.ones(2)}, "expected tensors named base_model.model"),
     ],
@@ -261,10 +269,13 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
         read_peft(rewrite(None, tensors), MAPS)
 
 
-def test_trained_biases_of_the_base_are_refused(rewrite: Callable[..., Path]) -> None:
-    bias = {f"{ROOT}bert.{QUERY.format(0)}.base_layer.bias": torch.ones(6)}
-    with pytest.raises(ValueError, match="a bias of the base trained with bias: lora_only"):
-        read_peft(rewrite({"bias": "lora_only"}, bias), MAPS)
+def test_trained_biases_of_the_base_are_read_by_the_maps_name(rewrite: Callable[..., Path]) -> None:
+    name = f"bert.{QUERY.format(0)}"
+    bias = {f"{ROOT}{name}.base_layer.bias": torch.ones(6)}
+    found = read_peft(rewrite({"bias": "lora_only"}, bias), MAPS)
+    assert torch.equal(found.extra[f"{name}.bias"], torch.ones(6))
+    with pytest.raises(ValueError, match=r"query.bias is neither lora_A or lora_B nor"):
+        read_peft(rewrite({"bias": "none"}, bias), MAPS)
 
 
 @pytest.mark.parametrize("size", [0, 5, 300, -1])
@@ -275,10 +286,131 @@ def test_a_file_that_is_cut_short_is_refused(rewrite: Callable[..., Path], size:
         read_peft(path.parent, MAPS)
 
 
-def test_a_pickle_is_refused_unopened(rewrite: Callable[..., Path]) -> None:
+def test_tensors_that_torch_saved_are_read_as_they_are(rewrite: Callable[..., Path]) -> None:
     folder = rewrite()
-    (folder / WEIGHTS).rename(folder / "adapter_model.bin")
-    with pytest.raises(ValueError, match=r"adapter_model.bin is a pickle, .* can run any code"):
+    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
+    (folder / WEIGHTS).unlink()
+    assert_equal(read_peft(folder, MAPS), content())
+
+
+class Harmful:
+    """What unpickling would call."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("harm"),))
+
+
+def test_a_true_pickle_is_refused_unopened(
+    rewrite: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = rewrite()
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    pickled = folder / "adapter_model.bin"
+    torch.save({**tensors, "x": Harmful()}, pickled)
+    with pytest.raises(ValueError, match=r"adapter_model.bin is a pickle .*could run any code"):
+        read_peft(folder, MAPS)
+    pickled.write_bytes(pickle.dumps({"x": Harmful()}))
+    with pytest.raises(ValueError, match=r"adapter_model.bin is .*"):
+        read_peft(folder, MAPS)
+    assert not (tmp_path / "harm").exists()
+    pickled.write_bytes(b"no pickle at all")
+    with pytest.raises(ValueError, match=r"adapter_model.bin is "):
+        read_peft(folder, MAPS)
+    torch.save(tensors, pickled)
+    pickled.write_bytes(pickled.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"adapter_model.bin is damaged"):
+        read_peft(folder, MAPS)
+    torch.save({"x": torch.ones(1).expand(10**12)}, pickled)
+    with pytest.raises(ValueError, match=r"adapter_model.bin is damaged: x says to be larger"):
+        read_peft(folder, MAPS)
+
+
+def test_a_setting_of_a_later_release_that_switches_nothing_on_is_ignored_aloud(
+    rewrite: Callable[..., Path],
+) -> None:
+    with pytest.warns(UserWarning, match="does not know the setting later_size .here 16."):
+        found = read_peft(rewrite({"later_size": 16, "later_flag": False}), MAPS)
+    assert_equal(found, content())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"alpha_pattern": [1]}, "alpha_pattern: .*valid dictionary"),
+        ({"alpha_pattern": {"query": "8"}}, "alpha_pattern.query: .*valid number"),
+        ({"alpha_pattern": {"query": -1}}, "alpha_pattern.query: .*greater than 0"),
+        ({"rank_pattern": {"query": 2.5}}, "rank_pattern.query: .*valid integer"),
+        ({"rank_pattern": {"(": 2}}, r"rank_pattern: '\(' is no regular expression"),
+        ({"modules_to_save": "classifier"}, "modules_to_save: .*valid list"),
+        ({"modules_to_save": [1]}, "modules_to_save.0: .*valid string"),
+        ({"modules_to_save": ["*"]}, r"modules_to_save: '\*' is no regular expression"),
+        ({"target_modules": {"a": 1}}, "target_modules"),
+        ({"target_modules": 7}, "target_modules"),
+        ({"target_modules": "[a"}, r"target_modules: '\[a' is no regular expression"),
+        ({"target_modules": r"(.|..|...)+[!#]"}, "takes more than 0.5 s"),
+        ({"layers_to_transform": "1"}, "layers_to_transform"),
+        ({"layers_pattern": 3, "layers_to_transform": [1]}, "layers_pattern"),
+        ({"exclude_modules": 3}, "exclude_modules"),
+        ({"task_type": ["SEQ_CLS"]}, "task_type: .*valid string"),
+        ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\]"),
+        ({"bias": True}, "bias: "),
+        ({"use_dora": "yes"}, "use_dora: .*valid boolean"),
+        ({"fan_in_fan_out": 1}, "fan_in_fan_out: .*valid boolean"),
+        ({"r": 1e400}, "r: "),
+        ({"lora_alpha": True}, "lora_alpha: "),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_a_sentence_with_file_and_place(
+    rewrite: Callable[..., Path], config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        read_peft(rewrite(config), MAPS)
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "adapter_model.bin"])
+def test_only_regular_files_are_read(rewrite: Callable[..., Path], name: str) -> None:
+    folder = rewrite()
+    if name.endswith(".bin"):
+        (folder / WEIGHTS).unlink()
+    path = folder / name
+    for make, message in (
+        (lambda: path.symlink_to("/dev/zero"), "is a device, pipe or socket"),
+        (lambda: os.mkfifo(path), "is a device, pipe or socket"),
+        (path.mkdir, "is a folder, expected a file"),
+    ):
+        path.unlink(missing_ok=True)
+        make()
+        with pytest.raises(ValueError, match=f"{name}.*{message}"):
+            read_peft(folder, MAPS)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"dtype": "F32", "shape": [2, 6], "data_offsets": [0, 10**15]}, "damaged"),
+        ({"dtype": "F32", "shape": [2, 6], "data_offsets": [48, 0]}, "damaged"),
+        ({"dtype": "F32", "shape": [-2, 6], "data_offsets": [0, 48]}, "damaged|not a"),
+        ({"dtype": "F32", "shape": "2x6", "data_offsets": [0, 48]}, "damaged|not a"),
+        ({"dtype": "F32", "shape": [2, 6]}, "damaged|not a"),
+        ({"dtype": "Q7", "shape": [2, 6], "data_offsets": [0, 48]}, "damaged|not a"),
+        (
+            {"dtype": "I32", "shape": [2, 6], "data_offsets": [0, 48]},
+            "torch.int32, but weights are",
+        ),
+        ({"dtype": "F8_E4M3", "shape": [48], "data_offsets": [0, 48]}, "torch.float8_e4m3fn"),
+        ([], "damaged|not a"),
+    ],
+)
+def test_an_odd_header_is_a_sentence_that_names_the_file(
+    rewrite: Callable[..., Path], entry: Any, message: str
+) -> None:
+    folder = rewrite()
+    header = json.dumps({A0: entry}).encode()
+    (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + bytes(48))
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}.*({message})"):
         read_peft(folder, MAPS)
 
 
@@ -290,7 +422,7 @@ def test_missing_and_broken_files_are_named(rewrite: Callable[..., Path], tmp_pa
     with pytest.raises(ValueError, match=r"adapter_model.safetensors: no such file"):
         read_peft(folder, MAPS)
     (folder / CONFIG).write_text("{")
-    with pytest.raises(ValueError, match=r"adapter_config.json: not JSON"):
+    with pytest.raises(ValueError, match=r"adapter_config.json:1: not JSON"):
         read_peft(folder, MAPS)
     (folder / CONFIG).write_text("[]")
     with pytest.raises(ValueError, match=r"expected a mapping of settings, got list"):

@@ -175,7 +175,7 @@ def test_a_card_that_does_not_fit_is_refused(
 def test_missing_and_broken_cards_are_named(saved: Any) -> None:
     made, folder = saved
     (folder / CARD).write_text("{")
-    with pytest.raises(ValueError, match=r"weft.json: not JSON"):
+    with pytest.raises(ValueError, match=r"weft.json:1: not JSON"):
         load_expert(folder, made.base)
     (folder / CARD).unlink()
     with pytest.raises(ValueError, match=r"has no weft.json, .* import_expert"):

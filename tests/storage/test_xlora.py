@@ -26,7 +26,8 @@ from tests.storage.xlora_runs import (
 from weft.base.loading import Base, load_base
 from weft.lowrank.checkpoint import CONFIG, WEIGHTS
 from weft.methods.mixtures.xlora import Spec
-from weft.storage.exporting import export, import_expert
+from weft.storage.exporting import export
+from weft.storage.importing import import_expert
 from weft.storage.mixture import load_mixture, save_mixture
 from weft.storage.xlora import import_xlora
 from weft.storage.xlora_format import xlora_spec

@@ -1,4 +1,4 @@
-"""PEFT's LoRA format, both ways: factors of linear maps, and tensors of whole modules beside them.
+"""PEFT's LoRA format: factors of linear maps, and tensors of whole modules beside them.
 
     base_model.model.<prefix>.<module>.lora_A.weight   (rank, in)
     base_model.model.<prefix>.<module>.lora_B.weight   (out, rank)
@@ -10,12 +10,10 @@
     W_eff = diag(m / c) (W0 + s B A) with `use_dora`: m the magnitudes, c the row norms of W0 + s B A
 
 The scale is in the config alone. The format was read from PEFT 0.21.2 (`tuners/lora`,
-`utils/save_and_load.py`). Nothing here knows of heads or tasks. What a config says that would
-change the equation is refused by name (`peft_config.py`).
+`utils/save_and_load.py`). Nothing here knows of heads or tasks. `peft_reading.py` reads it.
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,16 +23,9 @@ from typing import Any
 from torch import Tensor
 
 from weft.atomic import write_tensors, write_text
-from weft.lowrank.peft_config import check_config, is_targeted, saved_modules, value_for
-from weft.lowrank.peft_tensors import (
-    MAGNITUDE,
-    ROOT,
-    factor_pair,
-    magnitude,
-    named_tensors,
-    sorted_out,
-    trunk_prefix,
-)
+from weft.lowrank.folding import Change
+from weft.lowrank.peft_forms import Projections
+from weft.lowrank.peft_tensors import MAGNITUDE, ROOT
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -56,6 +47,12 @@ class PeftFolder:
     """What the config file said; not used for writing."""
     magnitudes: dict[str, Tensor] = field(default_factory=dict)
     """DoRA's row norms (out,) by module: of all of them, or none."""
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    """What adapters make of other parameters, by name below the task class; never written."""
+    biases: Mapping[str, Tensor] = field(default_factory=dict)
+    """Trained biases (out,) by module of the trunk, of modules that are not saved whole; read, they are in `extra`."""
+    projections: Projections | None = None
+    """VeRA's state, which takes the place of `factors`; never written."""
 
 
 def write_peft(
@@ -96,6 +93,8 @@ def write_peft(
     ranks = {names[module]: A.shape[0] for module, (A, _) in factors.items()}
     alphas = {names[module]: content.alphas[module] for module in factors}
     rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
+    alone = {f"{below}{module}.bias": value for module, value in content.biases.items()}
+    whole = content.extra
     config = {
         "peft_type": "LORA",
         "task_type": task_type,
@@ -106,12 +105,16 @@ def write_peft(
         "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
         "alpha_pattern": {name: _number(own) for name, own in alphas.items() if own != alpha},
         "target_modules": sorted(names.values()),
-        "modules_to_save": _roots(content.extra, below) or None,
+        "modules_to_save": _roots(whole, below) or None,
         "fan_in_fan_out": bool(turned),
         "use_dora": bool(content.magnitudes),
-        "bias": "none",
+        "bias": _bias(alone, names.values()),
     }
-    tensors = {f"{ROOT}{name}": value for name, value in content.extra.items()}
+    tensors = {f"{ROOT}{name}": value for name, value in whole.items()}
+    for name, value in alone.items():
+        holder = name.removesuffix(".bias")
+        inner = "base_layer." if holder in ranks else ""
+        tensors[f"{ROOT}{holder}.{inner}bias"] = value
     for module, (A, B) in factors.items():
         tensors[f"{ROOT}{names[module]}.lora_A.weight"] = A
         tensors[f"{ROOT}{names[module]}.lora_B.weight"] = B
@@ -121,81 +124,6 @@ def write_peft(
     write_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def read_peft(folder: Path, modules: Mapping[str, tuple[int, int]]) -> PeftFolder:
-    """Read a folder that PEFT, or `write_peft`, wrote.
-
-    Args:
-        folder: Holds `adapter_config.json` and `adapter_model.safetensors`.
-        modules: (out, in) of every linear map of the trunk, by name.
-
-    Raises:
-        ValueError: If a file is missing or damaged, a setting is not supported, or tensors are
-            missing, too many,
-            not finite, or do not fit the base; names the file and the tensor or setting.
-    """
-    config = _read_config(folder / CONFIG)
-    check_config(config, folder / CONFIG)
-    path = folder / WEIGHTS
-    found, extra = sorted_out(named_tensors(path), path)
-    prefix = trunk_prefix(found, modules, path)
-    below = f"{prefix}." if prefix else ""
-    names = {f"{below}{module}": module for module in modules}
-    factors, alphas, magnitudes = {}, {}, {}
-    dora = bool(config.get("use_dora"))
-    for name, sides in found.items():
-        A, B = factor_pair(name, sides, modules[names[name]], path)
-        own = magnitude(name, sides, modules[names[name]], dora, path)
-        if own is not None:
-            magnitudes[names[name]] = own
-        if not is_targeted(config, name):
-            raise ValueError(
-                f"{path}: holds tensors for {name}, which target_modules of {CONFIG} does not name"
-            )
-        wanted = value_for(config, "rank_pattern", "r", name)
-        if A.shape[0] != wanted:
-            raise ValueError(f"{path}: {name} has rank {A.shape[0]}, but {CONFIG} says {wanted:g}")
-        alpha = value_for(config, "alpha_pattern", "lora_alpha", name)
-        factors[names[name]] = (A, B)
-        alphas[names[name]] = alpha * math.sqrt(A.shape[0]) if config.get("use_rslora") else alpha
-    for name in names:
-        if name not in found and config.get("target_modules") and is_targeted(config, name):
-            raise ValueError(
-                f"{path}: lacks lora_A and lora_B of {name}, which target_modules names"
-            )
-    _check_extra(extra, config, path)
-    return PeftFolder(factors, alphas, extra, prefix, config, magnitudes)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent} is no PEFT folder: it has no {path.name}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected a mapping of settings, got {type(config).__name__}")
-    return config
-
-
-def _check_extra(extra: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> None:
-    saved = saved_modules(config)
-    for name in extra:
-        parts = name.split(".")
-        owners = [".".join(parts[:end]) for end in range(1, len(parts))]
-        if any(owner.endswith(module) for owner in owners for module in saved):
-            continue
-        if config.get("bias", "none") != "none" and name.endswith(".bias"):
-            raise ValueError(
-                f"{path}: {name} is a bias of the base trained with bias: {config['bias']}, which "
-                f"weft does not "
-                "support; train with bias: none"
-            )
-        raise ValueError(
-            f"{path}: {name} is neither lora_A or lora_B nor in a module that modules_to_save names"
-        )
-
-
 def _roots(extra: Iterable[str], below: str) -> list[str]:
     """The modules that hold `extra`: top-level ones outside the trunk, single ones inside."""
     holders = {
@@ -203,6 +131,14 @@ def _roots(extra: Iterable[str], below: str) -> list[str]:
         for name in extra
     }
     return sorted(m for m in holders if not any(m.startswith(f"{other}.") for other in holders))
+
+
+def _bias(alone: Collection[str], adapted: Collection[str]) -> str:
+    """PEFT's word for which biases were trained: those of adapted maps, others too, or none."""
+    if not alone:
+        return "none"
+    within = all(name.removesuffix(".bias") in adapted for name in alone)
+    return "lora_only" if within else "all"
 
 
 def _commonest(values: Iterable[Any]) -> Any:

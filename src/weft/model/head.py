@@ -8,7 +8,7 @@ the pooler.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -135,6 +135,27 @@ class Head(nn.Module):
         self._frozen = set(tied)
         self.module.requires_grad_(True)
 
+    def own(self, modules: Collection[str]) -> None:
+        """Take private, trained copies of modules that came frozen with the base: a pooler's map, an LM head.
+
+        Args:
+            modules: Names, as in the task class, of modules that hold parameters. Parameters that are one stay one.
+        """
+        passage: Passage = getattr(self.module, self.prefix)
+        if any(name.startswith(f"{self.prefix}.pooler") for name in modules):
+            passage.pooler = copy.deepcopy(passage.pooler)
+        frozen = {name: self.module.get_parameter(name) for name in sorted(self._frozen)}
+        twins = {
+            id(old): nn.Parameter(old.detach().to(_wide(old.dtype), copy=True))
+            for name, old in frozen.items()
+            if name.rpartition(".")[0] in modules
+        }
+        for name, old in frozen.items():
+            if id(old) in twins:
+                holder, _, last = name.rpartition(".")
+                setattr(self.module.get_submodule(holder), last, twins[id(old)])
+                self._frozen.discard(name)
+
     def trained_names(self) -> list[str]:
         """Names, as in the task class, of the parameters that this head trains and saves."""
         return [name for name, _ in self.module.named_parameters() if name not in self._frozen]
@@ -206,6 +227,10 @@ class Head(nn.Module):
         return module
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def trained_dtype(base: Base) -> torch.dtype:
     """The type of trained weights: single precision, or double on a double-precision base."""
-    return torch.float64 if base.trunk.dtype == torch.float64 else torch.float32
+    return _wide(base.trunk.dtype)

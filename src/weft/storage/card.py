@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from weft import guard
 from weft.atomic import write_text
 from weft.model.expert import Card
 
@@ -32,15 +33,12 @@ def read_card(folder: Path) -> Card:
         ValueError: If it is missing, damaged, or of a newer format.
     """
     path = Path(folder) / CARD
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise ValueError(
             f"{folder} has no {CARD}, so weft did not write it; bring a PEFT folder in with "
             f"import_expert"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+        )
+    values: dict[str, Any] = guard.read_json(path)
     if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
         raise ValueError(
             f"{path}: format {values['format']}, this weft reads {FORMAT}; update weft"
@@ -56,7 +54,7 @@ def read_card(folder: Path) -> Card:
         found = [
             f"{item['loc'][0]}: {item['msg']}, got {item['input']!r}" for item in error.errors()
         ]
-        raise ValueError(f"{path}: {'; '.join(found)}") from None
+        raise ValueError(f"{path}: {'; '.join(found)}"[:400]) from None
 
 
 def versions() -> dict[str, str]:

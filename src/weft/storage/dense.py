@@ -5,6 +5,7 @@ again, wrapped modules have their own names again.
 """
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from weft.atomic import write_tensors
+from weft.atomic import write_tensors, write_text
+from weft.base.digest import stored_tensors
 from weft.base.loading import Base
 from weft.lowrank.attach import canonical
 from weft.model.head import Head
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 def write_checkpoint(
@@ -37,6 +40,35 @@ def write_checkpoint(
     _settle_ties(tensors, head, config)
     write_tensors(folder / WEIGHTS, tensors)
     config.save_pretrained(folder)
+    _write_tokenizer(folder, base)
+
+
+def write_frame(folder: Path, *, head: Head, base: Base, labels: Sequence[str]) -> None:
+    """Write what lets transformers open an adapter's folder as a model of its task: class, labels and tokenizer.
+
+    Transformers takes a folder with a `config.json` for a whole model, so an index beside it says where the base's
+    weights are: at the place they were loaded from. Of a base that is nowhere on disk neither is written; the folder
+    then opens on the base that `adapter_config.json` names, and `num_labels` must be said.
+
+    Args:
+        folder: An existing folder, of an adapter in PEFT's format.
+        head: The head; its class is the one that opens the folder.
+        base: Where weights, layout and tokenizer come from.
+        labels: Class names in class order; () where there are none.
+    """
+    _write_tokenizer(folder, base)
+    if not base.files or any(file.suffix != ".safetensors" for file in base.files):
+        return
+    _config(head, base, labels).save_pretrained(folder)
+    stored = stored_tensors(base.files)
+    index = {
+        "metadata": {"total_size": sum(tensor.stop - tensor.start for tensor in stored.values())},
+        "weight_map": {name: str(tensor.path.absolute()) for name, tensor in stored.items()},
+    }
+    write_text(folder / INDEX, json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+def _write_tokenizer(folder: Path, base: Base) -> None:
     tokenizer = copy.deepcopy(base.tokenizer)
     if base.max_positions is not None:
         tokenizer.model_max_length = base.max_positions

@@ -2,6 +2,7 @@
 
     weft.json                                        what the expert is: its card
     adapter_config.json, adapter_model.safetensors   its exact plain LoRA, in PEFT's format
+    config.json, index, tokenizer                    its class, labels and tokenizer, for transformers
     native.safetensors                               its own state, where that is more
     head.safetensors                                 in place of PEFT's files: no adapters
     config.json, model.safetensors, tokenizer        in place of all those: recipe `full`
@@ -12,6 +13,7 @@ An expert without adapters has no PEFT form, because PEFT refuses a config witho
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +22,8 @@ from weft.atomic import atomic_folder, write_tensors
 from weft.base.loading import Base, checkpoint_tensors, config_of, load_base
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind
-from weft.lowrank.checkpoint import PeftFolder, read_peft, write_peft
+from weft.lowrank.checkpoint import PeftFolder, write_peft
+from weft.lowrank.peft_reading import read_peft
 from weft.lowrank.peft_tensors import read_tensors
 from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import Recipe, resolve
@@ -28,7 +31,7 @@ from weft.model.expert import Card, Expert
 from weft.model.head import Head
 from weft.model.model import Model
 from weft.storage.card import CARD, read_card, versions, write_card
-from weft.storage.dense import write_checkpoint
+from weft.storage.dense import write_checkpoint, write_frame
 from weft.storage.tensors import (
     exact_state,
     is_plain,
@@ -74,19 +77,23 @@ def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
     folder = Path(folder)
     _check_place(folder)
     _check_card(card, expert, base)
-    extra = whole_modules(expert)
+    extra, biases = whole_modules(expert, base)
     with atomic_folder(folder) as draft:
         if expert.adapters:
             plain = is_plain(expert)
             write_peft(
                 draft,
-                plain_state(expert, extra) if plain else exact_state(expert, base, extra),
+                plain_state(expert, extra, biases)
+                if plain
+                else exact_state(expert, base, extra, biases),
                 base_name=card.source,
                 task_type=TASK_TYPES.get(card.head),
                 transposed=base.transposed,
             )
             if not plain:
                 write_tensors(draft / NATIVE, native_state(expert), native_metadata(expert))
+            if expert.head is not None:
+                write_frame(draft, head=expert.head, base=base, labels=card.labels)
         else:
             write_tensors(draft / HEAD, extra)
         write_card(_with_versions(card), draft)
@@ -113,7 +120,7 @@ def load_expert(folder: Path, base: Base, *, name: str | None = None) -> tuple[E
             f"{card.digest}), this base is "
             f"{base.name} (digest {base.digest}); load the base it was trained on"
         )
-    recipe = resolve(validate(RecipeSettings, card.recipe, f"{folder / CARD}: recipe"))
+    recipe = _recipe_of(card, folder)
     if recipe.trains == "base":
         raise ValueError(
             f"{folder} holds a whole trained model, no expert to weave in; use load_full"
@@ -121,6 +128,16 @@ def load_expert(folder: Path, base: Base, *, name: str | None = None) -> tuple[E
     expert = restore(folder, card, base, recipe)
     expert.name = str(card.task["name"]) if name is None else name
     return expert, card
+
+
+def _recipe_of(card: Card, folder: Path) -> Recipe:
+    """The recipe that a card says, whatever is wrong with it said with the file."""
+    where = f"{folder / CARD}: recipe"
+    try:
+        return resolve(validate(RecipeSettings, card.recipe, where))
+    except (KeyError, ValueError) as error:
+        said = str(error.args[0] if error.args else error)
+        raise ValueError(said if said.startswith(where) else f"{where}: {said}"[:400]) from None
 
 
 def restore(folder: Path, card: Card, base: Base, recipe: Recipe) -> Expert:
@@ -132,6 +149,7 @@ def restore(folder: Path, card: Card, base: Base, recipe: Recipe) -> Expert:
     head = head_of(card, base, folder)
     adapters: Mapping[str, Adapter] = {}
     shared: nn.Module | None = None
+    config: Mapping[str, Any] = {}
     if recipe.adapter is None:
         path = folder / HEAD
         extra = read_tensors(path)
@@ -144,18 +162,27 @@ def restore(folder: Path, card: Card, base: Base, recipe: Recipe) -> Expert:
             raise ValueError(
                 f"{folder}: {CARD} and the tensors differ in their targets: {', '.join(odd[:3])}"
             )
-        extra = peft.extra
+        extra, config = peft.extra, peft.config
         if (folder / NATIVE).is_file():
             factors = {module: peft.factors[module] for module in card.targets}
             adapters, shared = native_adapters(folder / NATIVE, factors, base, recipe)
         else:
             adapters = plain_adapters(peft, card.targets, base, recipe, folder)
-    copies = take_copies(extra, card.train_also, base, head.prefix if head else "", path)
+    prefix = head.prefix if head else ""
+    copies = take_copies(extra, _copied(card, prefix, config), base, prefix, path)
     if head is not None:
         take_head(extra, head, path)
     elif extra:
         raise ValueError(f"{path}: {CARD} names no head, but there is a tensor {sorted(extra)[0]}")
     return Expert(str(card.task["name"]), adapters, head, copies, shared)
+
+
+def _copied(card: Card, prefix: str, config: Mapping[str, Any]) -> dict[str, bool]:
+    """The copies of base modules that an expert owns, and of each whether its bias alone is stored."""
+    below = f"{prefix}." if prefix else ""
+    whole = config.get("modules_to_save") or ()
+    biased = config.get("bias", "none") != "none"
+    return {module: biased and f"{below}{module}" not in whole for module in card.train_also}
 
 
 def check_kind(peft: PeftFolder, kind: str, prefix: str, folder: Path) -> None:

@@ -28,6 +28,7 @@ from weft.model.head import trained_dtype
 from weft.model.mixed import Mix
 from weft.model.mixing import MIX, Ingredient, frame_of, make_mix, method_of, starts_from_experts
 from weft.storage.experts import load_expert, save_expert
+from weft.storage.links import refuse_links
 
 DESCRIPTION = "mixture.yaml"
 GATE = "gate.safetensors"
@@ -83,6 +84,7 @@ def save_mixture(
     copied = {} if trains_experts(mixture.spec) else dict(ingredients)
     with atomic_folder(folder) as draft:
         for name, own in copied.items():
+            refuse_links(own.folder)
             shutil.copytree(own.folder, draft / EXPERTS / name)
         for name, (expert, card) in heads.items():
             save_expert(expert, card, base, draft / HEADS / name)

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from weft import guard
 from weft.base.loading import Base
 from weft.lowrank.attach import canonical, frozen_linear, original
 from weft.lowrank.checkpoint import PeftFolder
@@ -25,6 +26,9 @@ from weft.model.head import Head, trained_dtype
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """A (rank, in) and B (out, rank) by module."""
+
+MOST_RANKS = 1 << 16
+"""Largest rank that a file can say, so that what is built for it before its tensors are compared stays small."""
 
 MAGNITUDE = "m"
 """What DoRA calls its row norms."""
@@ -47,8 +51,8 @@ def is_plain(expert: Expert) -> bool:
     return all(adapter.peft_alpha() is not None for adapter in expert.adapters.values())
 
 
-def plain_state(expert: Expert, extra: dict[str, Tensor]) -> PeftFolder:
-    """The state of a plain expert as PEFT stores it, beside the `extra` tensors of whole modules."""
+def plain_state(expert: Expert, extra: dict[str, Tensor], biases: dict[str, Tensor]) -> PeftFolder:
+    """The state of a plain expert as PEFT stores it, beside the `extra` tensors of whole modules and single biases."""
     factors, alphas, magnitudes = {}, {}, {}
     for module, adapter in expert.adapters.items():
         state, alpha, rows = adapter.state_dict(), adapter.peft_alpha(), adapter.peft_magnitude()
@@ -62,11 +66,13 @@ def plain_state(expert: Expert, extra: dict[str, Tensor]) -> PeftFolder:
             )
         factors[module], alphas[module] = (A, B), alpha
     prefix = expert.head.prefix if expert.head else ""
-    return PeftFolder(factors, alphas, extra, prefix, magnitudes=magnitudes)
+    return PeftFolder(factors, alphas, extra, prefix, magnitudes=magnitudes, biases=biases or {})
 
 
-def exact_state(expert: Expert, base: Base, extra: dict[str, Tensor]) -> PeftFolder:
-    """`A'`, `B'` with the whole scale in it, and the alpha that adds none, beside whole modules.
+def exact_state(
+    expert: Expert, base: Base, extra: dict[str, Tensor], biases: dict[str, Tensor] | None = None
+) -> PeftFolder:
+    """`A'`, `B'` with the whole scale in it, and the alpha that adds none, beside whole modules and single biases.
 
     Raises:
         NotLowRank: If the variant has none.
@@ -81,7 +87,8 @@ def exact_state(expert: Expert, base: Base, extra: dict[str, Tensor]) -> PeftFol
             check_same(module, (A, B), adapter.delta(weight), "its variant's own delta")
             found[module] = (A.contiguous(), B.contiguous())
     alphas = {module: float(A.shape[0]) for module, (A, _) in found.items()}
-    return PeftFolder(found, alphas, extra, expert.head.prefix if expert.head else "")
+    prefix = expert.head.prefix if expert.head else ""
+    return PeftFolder(found, alphas, extra, prefix, biases=biases or {})
 
 
 def check_same(module: str, factors: tuple[Tensor, Tensor], delta: Tensor, what: str) -> None:
@@ -182,8 +189,7 @@ def native_adapters(
     assert recipe.adapter is not None
     assert recipe.spec is not None
     tensors = read_tensors(path)
-    with safe_open(path, "pt") as file:
-        ranks = json.loads((file.metadata() or {}).get("ranks", "{}"))
+    ranks = _stored_ranks(path)
     if set(ranks) != set(factors):
         raise ValueError(f"{path} is of another expert than adapter_model.safetensors beside it")
     dtype = trained_dtype(base)
@@ -191,10 +197,12 @@ def native_adapters(
     # Names and shapes only: what decomposes W0 to start is not decomposed again to be overwritten.
     shapes = {module: torch.empty_like(value, device="meta") for module, value in weights.items()}
     adapters, shared = make_adapters(recipe, shapes, ranks, torch.Generator(), dtype)
+    own = native_state(Expert("", adapters, None, shared=shared))
+    _check_names(set(tensors), own, path)
+    _check_shapes(tensors, own, path)
     for part in (*adapters.values(), *([] if shared is None else [shared])):
         part.to_empty(device=base.trunk.device)
     own = native_state(Expert("", adapters, None, shared=shared))
-    _check_names(set(tensors), own, path)
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(tensors[name])
@@ -206,13 +214,30 @@ def native_adapters(
     return adapters, shared
 
 
-def whole_modules(expert: Expert) -> dict[str, Tensor]:
-    """Head and copies of base modules, by name below the task class.
+def _stored_ranks(path: Path) -> dict[str, int]:
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("ranks", "{}")
+    ranks = guard.parse_json(text, f"{path}: ranks")
+    if not isinstance(ranks, dict) or not all(
+        type(rank) is int and 0 < rank <= MOST_RANKS for rank in ranks.values()
+    ):
+        raise ValueError(
+            f"{path}: ranks: expected a number from 1 to {MOST_RANKS} by module, got {text[:80]}"
+        )
+    return ranks
 
-    Modules outside the trunk are whole, with what in them is frozen, because PEFT loads whole
-    modules.
+
+def whole_modules(expert: Expert, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Head and copies of base modules, by name below the task class; and the biases that are trained alone, by module.
+
+    Modules outside the trunk are whole, with what in them is frozen, because PEFT loads whole modules. Of a copy that
+    differs from the base's module in its bias alone only that is stored, where adapters are, as PEFT does.
+
+    Raises:
+        ValueError: If a copy under an adapter differs in more than its bias, which PEFT's format cannot say.
     """
     found: dict[str, Tensor] = {}
+    biases: dict[str, Tensor] = {}
     below = ""
     if expert.head is not None:
         below = f"{expert.head.prefix}."
@@ -224,20 +249,47 @@ def whole_modules(expert: Expert) -> dict[str, Tensor]:
             if name.partition(".")[0] in tops and name not in found
         }
     for module, own in expert.copies.items():
-        found |= {f"{below}{module}.{name}": value for name, value in own.state_dict().items()}
-    return found
+        state = own.state_dict()
+        if expert.adapters and _differ(own, original(base.trunk, module)) <= {"bias"}:
+            biases[module] = state["bias"]
+        elif module in expert.adapters:
+            raise ValueError(
+                f"{module} has an adapter and a trained copy of its weight, which PEFT's format cannot hold; train one"
+            )
+        else:
+            found |= {f"{below}{module}.{name}": value for name, value in state.items()}
+    return found, biases
+
+
+def _differ(own: nn.Module, base: nn.Module) -> set[str]:
+    """The parameters of a copy that are not the base's; all of them where it has no bias."""
+    values = base.state_dict()
+    if "bias" not in values:
+        return {"weight"}
+    return {name for name, v in own.state_dict().items() if not torch.equal(v, values[name].to(v))}
 
 
 def take_copies(
-    tensors: dict[str, Tensor], modules: tuple[str, ...], base: Base, prefix: str, path: Path
+    tensors: dict[str, Tensor],
+    modules: Mapping[str, bool],
+    base: Base,
+    prefix: str,
+    path: Path,
 ) -> dict[str, nn.Module]:
     """Private copies of base modules, their state taken out of `tensors`.
+
+    Args:
+        tensors: By name below the task class.
+        modules: Which, and of each whether its bias may be all that is stored.
+        base: The base.
+        prefix: What the task class calls the trunk.
+        path: The file, for errors.
 
     Raises:
         ValueError: If a tensor is missing or has another shape than the base's.
     """
     found: dict[str, nn.Module] = {}
-    for module in modules:
+    for module, alone in modules.items():
         twin = copy.deepcopy(original(base.trunk, module)).to(trained_dtype(base))
         below = f"{prefix}.{module}." if prefix else f"{module}."
         own = twin.state_dict()
@@ -246,33 +298,41 @@ def take_copies(
             for name in list(tensors)
             if name.startswith(below)
         }
+        if alone and set(state) == {"bias"}:
+            state = {**own, **state}
         _check_names(set(state), own, path, below)
+        _check_shapes(state, own, path, below)
         twin.load_state_dict(state)
         found[module] = twin.requires_grad_(True)
     return found
 
 
 def take_head(tensors: dict[str, Tensor], head: Head, path: Path) -> None:
-    """Give `head` its trained state out of `tensors`.
+    """Give `head` its trained state out of `tensors`; what differs from what the base brought becomes its own.
 
     Raises:
-        ValueError: If a tensor is missing, has another shape, or changes what the head keeps
-            frozen.
+        ValueError: If a tensor is missing or has another shape.
     """
     own = dict(head.module.named_parameters(remove_duplicate=False))
-    trained = head.trained_names()
+    frozen = {n: v for n, v in tensors.items() if n in own and n not in head.trained_names()}
     ties = _ties_of(head)
-    for name in [name for name in tensors if name in own and name not in trained]:
-        value = tensors.pop(name)
-        frozen = own[name].detach().cpu()
-        if name in ties:
-            continue
-        if frozen.shape != value.shape or not torch.equal(frozen.to(value.dtype), value):
+    differing = set()
+    for name, value in frozen.items():
+        if value.shape != own[name].shape:
             raise ValueError(
-                f"{path}: {name} was trained, but a {head.kind_name} head of this base keeps it "
-                f"frozen; train "
-                "without saving that module"
+                f"{path}: {name} is {tuple(value.shape)}, but a {head.kind_name} head of this base has "
+                f"{tuple(own[name].shape)}"
             )
+        if name not in ties and not torch.equal(own[name].detach().cpu().to(value.dtype), value):
+            differing.add(name.rpartition(".")[0])
+    head.own(differing)
+    trained = head.trained_names()
+    for name in _ties_of(head).keys() & tensors.keys():
+        twin = tensors.get(ties_to := _ties_of(head)[name])
+        if twin is not None and not torch.equal(twin, tensors[name]):
+            raise ValueError(f"{path}: {name} and {ties_to} are one in this base, but differ here")
+    for name in frozen.keys() - set(trained):
+        del tensors[name]
     state = {name: tensors.pop(name) for name in trained if name in tensors}
     if tensors:
         raise ValueError(
@@ -284,12 +344,12 @@ def take_head(tensors: dict[str, Tensor], head: Head, path: Path) -> None:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _ties_of(head: Head) -> set[str]:
-    """Other names of trained parameters: the same tensor twice in the task class."""
+def _ties_of(head: Head) -> dict[str, str]:
+    """Other names of trained parameters, and their own: the same tensor twice in the task class."""
     own = dict(head.module.named_parameters(remove_duplicate=False))
     trained = head.trained_names()
-    kept = {id(own[name]) for name in trained}
-    return {name for name, value in own.items() if id(value) in kept and name not in trained}
+    kept = {id(own[name]): name for name in trained}
+    return {n: kept[id(v)] for n, v in own.items() if id(v) in kept and n not in trained}
 
 
 def _check_names(found: set[str], own: Mapping[str, Tensor], path: Path, below: str = "") -> None:
@@ -297,3 +357,13 @@ def _check_names(found: set[str], own: Mapping[str, Tensor], path: Path, below: 
         raise ValueError(f"{path}: lacks {below}{name}")
     for name in sorted(found - set(own)):
         raise ValueError(f"{path}: nothing of this expert is called {below}{name}")
+
+
+def _check_shapes(
+    found: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path, below: str = ""
+) -> None:
+    for name, value in found.items():
+        if value.shape != own[name].shape:
+            raise ValueError(
+                f"{path}: {below}{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+            )

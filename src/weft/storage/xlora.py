@@ -33,7 +33,8 @@ import torch
 from weft.atomic import atomic_folder, write_tensors, write_text
 from weft.base.loading import Base, load_base
 from weft.config import MixtureSettings
-from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder, read_peft
+from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder
+from weft.lowrank.peft_reading import read_peft
 from weft.methods.gates.settings import trains_experts
 from weft.methods.mixtures.xlora import XLoRA
 from weft.model.expert import Card, Expert
@@ -44,6 +45,7 @@ from weft.runs import RunFolder
 from weft.storage.card import CARD, read_card
 from weft.storage.experts import TASK_TYPES, check_kind, load_expert, save_expert
 from weft.storage.foreign import adopted
+from weft.storage.links import refuse_links
 from weft.storage.mixture import EXPERTS, load_mixture
 from weft.storage.tensors import linear_shapes
 from weft.storage.xlora_format import (
@@ -109,6 +111,7 @@ def export_xlora(run_folder: str | Path, folder: str | Path) -> Path:
                 card = replace(card, task={**card.task, "name": name})
                 save_expert(expert, card, base, draft / str(at))
             else:
+                refuse_links(run.mixture / EXPERTS / name)
                 shutil.copytree(run.mixture / EXPERTS / name, draft / str(at))
         write_tensors(draft / WEIGHTS, gate_tensors(mixture))
         write_text(draft / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -229,6 +232,7 @@ def _names(places: list[Path]) -> list[str]:
 def _ingredient(
     name: str, place: Path, base: Base, head: tuple[Expert, Card], drafts: Path
 ) -> Ingredient:
+    refuse_links(place)
     if (place / CARD).is_file():
         expert, card = load_expert(place, base, name=name)
         return Ingredient(expert, card, place)

@@ -13,7 +13,6 @@ is at every third i, or at every second. Read from PEFT 0.21.2 (`tuners/xlora`),
 - In that softmax over the selected PEFT leaves out an expert whose raw score is exactly 0; weft does not.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weft import guard
 from weft.config import validate
 from weft.lowrank.checkpoint import CONFIG
 from weft.lowrank.peft_tensors import read_tensors
@@ -61,7 +61,7 @@ def xlora_folder(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = guard.read_json(path)
     except ValueError:
         return None
     return config if isinstance(config, dict) and config.get("peft_type") == "XLORA" else None
