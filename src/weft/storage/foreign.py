@@ -131,7 +131,10 @@ def _vera(
         raise ValueError(f"{where}: holds one of vera_A and vera_B, but not the other")
     state: dict[str, tuple[Tensor, Tensor]] = {}
     if stored.A is not None and stored.B is not None:
-        state |= {"vera_A": (shared.A, stored.A), "vera_B": (shared.B, stored.B)}
+        state |= {
+            "vera_A": (shared.get_buffer("A"), stored.A),
+            "vera_B": (shared.get_buffer("B"), stored.B),
+        }
     elif peft.config.get("save_projection", True):
         raise ValueError(
             f"{where / CONFIG}: save_projection is on, but vera_A and vera_B are missing"

@@ -51,7 +51,9 @@ def is_plain(expert: Expert) -> bool:
     return all(adapter.peft_alpha() is not None for adapter in expert.adapters.values())
 
 
-def plain_state(expert: Expert, extra: dict[str, Tensor], biases: dict[str, Tensor]) -> PeftFolder:
+def plain_state(
+    expert: Expert, extra: dict[str, Tensor], biases: dict[str, Tensor] | None = None
+) -> PeftFolder:
     """The state of a plain expert as PEFT stores it, beside the `extra` tensors of whole modules and single biases."""
     factors, alphas, magnitudes = {}, {}, {}
     for module, adapter in expert.adapters.items():
@@ -66,11 +68,11 @@ def plain_state(expert: Expert, extra: dict[str, Tensor], biases: dict[str, Tens
             )
         factors[module], alphas[module] = (A, B), alpha
     prefix = expert.head.prefix if expert.head else ""
-    return PeftFolder(factors, alphas, extra, prefix, magnitudes=magnitudes, biases=biases)
+    return PeftFolder(factors, alphas, extra, prefix, magnitudes=magnitudes, biases=biases or {})
 
 
 def exact_state(
-    expert: Expert, base: Base, extra: dict[str, Tensor], biases: dict[str, Tensor]
+    expert: Expert, base: Base, extra: dict[str, Tensor], biases: dict[str, Tensor] | None = None
 ) -> PeftFolder:
     """`A'`, `B'` with the whole scale in it, and the alpha that adds none, beside whole modules and single biases.
 
@@ -88,7 +90,7 @@ def exact_state(
             found[module] = (A.contiguous(), B.contiguous())
     alphas = {module: float(A.shape[0]) for module, (A, _) in found.items()}
     prefix = expert.head.prefix if expert.head else ""
-    return PeftFolder(found, alphas, extra, prefix, biases=biases)
+    return PeftFolder(found, alphas, extra, prefix, biases=biases or {})
 
 
 def check_same(module: str, factors: tuple[Tensor, Tensor], delta: Tensor, what: str) -> None:
