@@ -51,7 +51,9 @@ def is_plain(expert: Expert) -> bool:
     return all(adapter.peft_alpha() is not None for adapter in expert.adapters.values())
 
 
-def plain_state(expert: Expert, extra: dict[str, Tensor], biases: dict[str, Tensor]) -> PeftFolder:
+def plain_state(
+    expert: Expert, extra: dict[str, Tensor], biases: dict[str, Tensor] | None = None
+) -> PeftFolder:
     """The state of a plain expert as PEFT stores it, beside the `extra` tensors of whole modules and single biases."""
     factors, alphas, magnitudes = {}, {}, {}
     for module, adapter in expert.adapters.items():
