@@ -147,7 +147,6 @@ def test_many_rows_are_ranked_in_parts_without_a_seam() -> None:
         (task_of(["a", "b"], "single", "matthews_corrcoef"), "matthews_corrcoef", 0.0),
         (task_of(None, "regression", "spearman"), "spearman", 0.0),
     ],
-    ids=str,
 )
 def test_what_one_class_or_one_value_leaves_undefined_is_said(
     task: Task, name: str, stands: float

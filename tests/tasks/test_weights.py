@@ -71,7 +71,6 @@ def test_weights_by_name_stand_in_class_order_and_are_one_where_not_named() -> N
         (task_of(), {"aa": 1.0}, "no class named 'aa'"),
         (task_of(), dict.fromkeys(LABELS, 0.0), "all classes count 0"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_weighed_is_refused(task: Task, wanted: object, said: str) -> None:
     with pytest.raises(ValueError, match=f"task tried: class_weights: .*{said}"):
@@ -92,7 +91,6 @@ def test_a_regression_has_no_classes_to_weigh() -> None:
         ({False: 1.0}, "False is no class name; write names like no, yes, on in quotes"),
         ("balance", "'balanced'"),
     ],
-    ids=str,
 )
 def test_wrong_weights_are_refused_as_settings(value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
