@@ -43,6 +43,14 @@ def test_tokens_that_select_nobody_get_nothing() -> None:
     assert not grouped(X, A, B, Gate(none, none, none.bool()), RANKS).any()
 
 
+def test_both_ways_serve_a_half_precision_input_in_the_factors_own() -> None:
+    x, down, up = X.bfloat16(), A.float(), B.float()
+    found = gate(X.float() @ down[:3].T, GateSpec(select="top_k", k=2))
+    wanted = dense(x.float(), down, up, found.gates, RANKS)
+    for got in (dense(x, down, up, found.gates, RANKS), grouped(x, down, up, found, RANKS)):
+        torch.testing.assert_close(got.float(), wanted, rtol=2**-7, atol=2**-7)
+
+
 def test_few_of_many_are_grouped() -> None:
     assert cheaper([8] * 4, 2) == "dense"
     assert cheaper([8] * 128, 2) == "grouped"

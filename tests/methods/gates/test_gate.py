@@ -25,6 +25,10 @@ def test_the_loop_over_experts_and_the_dense_path_agree() -> None:
     near(found.gates, [0.589648, 0.145406, 0.264946], [0.419229, 0.254275, 0.326496])
     near(output(found.gates), [3.308678, 5.478106], [1.868598, -3.078212])
     assert found.selected.all()
+    for spec in (GateSpec(), GateSpec(normalise="softmax"), GateSpec(normalise="renormalise")):
+        same = gate(LOGITS, spec)
+        assert same.selected.dtype == torch.bool
+        torch.testing.assert_close(same.gates, found.gates)
 
 
 def test_top_k_with_every_normalisation() -> None:
@@ -58,6 +62,10 @@ def test_top_p_takes_the_fewest_that_hold_the_share() -> None:
         found = gate(logits, GateSpec(select="top_p", p=p))
         assert found.selected.sum() == count, p
         torch.testing.assert_close(found.gates, found.scores * found.selected)
+    # Scores need no sum of 1, and tokens are counted one by one.
+    rows = tensor([3, 5, 2], [1, 1, 8])
+    found = gate(rows, GateSpec(score="raw", select="top_p", p=0.6))
+    assert found.selected.tolist() == [[True, True, False], [False, False, True]]
 
 
 def test_a_threshold_counts_the_excess_and_always_selects_one() -> None:

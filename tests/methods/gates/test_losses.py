@@ -16,8 +16,10 @@ from weft.methods.gates.losses import (
     label_ce,
     over,
     preserve_l2,
+    task_ce,
     z_loss,
 )
+from weft.methods.gates.trace import GateTrace
 
 
 def test_losses_are_the_figures_worked_out_by_hand() -> None:
@@ -87,3 +89,28 @@ def test_distance_from_the_start_and_means_over_modules() -> None:
     assert preserve_l2([start[0] + 2, start[1]], start).item() == pytest.approx(24, rel=1e-5)
     each = [torch.tensor(1.0), torch.tensor(3.0)]
     assert (over(each).item(), over(each, "sum").item()) == (2, 4)
+
+
+def test_localised_balance_of_two_entries_and_of_none_in_use() -> None:
+    # Unbiased variance of 1 and 3 is 2, their mean's square 4.
+    assert balance_cv2(tensor([1, 3])).item() == pytest.approx(0.5)
+    idle = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    value = balance_cv2(idle)
+    value.backward()
+    assert value.item() == 0
+    assert idle.grad is not None
+    assert not idle.grad.any()
+
+
+def test_a_gate_of_every_token_is_told_its_sequence_s_task_at_each_real_one() -> None:
+    logits = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]])
+    own = [2, 0, -1]
+    log = logits.log_softmax(-1)
+    wanted = -torch.stack(
+        [log[row, token, own[row]] for row in (0, 1) for token in range(4) if mask[row, token]]
+    ).mean()
+    found = task_ce(GateTrace(mask, labels=torch.tensor(own)), logits)
+    torch.testing.assert_close(found, wanted)
+    nobody = GateTrace(mask, labels=torch.tensor([-1, -1, -1]))
+    assert task_ce(nobody, logits).item() == 0

@@ -64,3 +64,17 @@ def test_gates_of_experts_or_of_ranks_and_nothing_else() -> None:
     assert by_rank(tensor([1, 2, 3, 4]), (1, 3)).tolist() == [[1, 2, 3, 4]]
     with pytest.raises(ValueError, match="3 gates for 2 experts with 4 ranks"):
         by_rank(tensor([1, 2, 3]), (1, 3))
+
+
+@pytest.mark.parametrize("ranks", [(2, 2), (1, 3), (4,)])
+def test_diag_gates_each_rank_by_its_expert_s_gate_or_by_its_own(ranks: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    z, of_ranks = (torch.randn(3, 5, 4, generator=draw, dtype=torch.float64) for _ in range(2))
+    of_experts = of_ranks[..., : len(ranks)]
+    place = [expert for expert, rank in enumerate(ranks) for _ in range(rank)]
+    for at, expert in enumerate(place):
+        spread = by_rank(of_experts, ranks)[..., at]
+        assert torch.equal(spread, of_experts[..., expert])
+        own = diag(z, of_experts, ranks)[..., at]
+        torch.testing.assert_close(own, z[..., at] * of_experts[..., expert])
+    torch.testing.assert_close(diag(z, of_ranks, ranks), z * of_ranks)

@@ -93,5 +93,8 @@ def test_features_keep_their_scale_until_seen_and_a_constant_one_stays_finite() 
     standard.settle()
     assert standard.scale[1].item() == pytest.approx(LEAST**-0.5)
     torch.testing.assert_close(standard(x), torch.tensor([[-1.0, 0], [1, 0]]))
+    # What was taken in once counts once: of 1, 3, 1, 3 and 7 the mean is 3.
+    standard.look(torch.tensor([[7.0, 5]]))
     standard.settle()
-    torch.testing.assert_close(standard(x), torch.tensor([[-1.0, 0], [1, 0]]))
+    assert standard.mean.tolist() == [3, 5]
+    assert standard.scale[0].item() == pytest.approx((24 / 5) ** -0.5)

@@ -141,11 +141,15 @@ def test_maps_outside_of_the_layers_are_served_by_what_is_known_when_they_run(
         hidden = torch.randn(1, 2, 3, dtype=torch.float64)
         uniform = cat(parts, [1 / 3] * 3, x)
         for module in maps:
+            # With and without somebody who looks at the gates.
+            for watched in (True, False):
+                found = woven(mixture, x, module, hidden=hidden, watched=watched)
+                if module in constant:
+                    assert_close(found, uniform)
+                else:
+                    assert (found - uniform).abs().max() > 1e-3
             if module in constant:
                 assert_close(woven(mixture, x, module), uniform)
-            else:
-                found = woven(mixture, x, module, hidden=hidden)
-                assert (found - uniform).abs().max() > 1e-3
 
 
 def test_the_grouped_path_is_the_dense_one_in_values_and_gradients(

@@ -90,7 +90,7 @@ def gate(
     scores = _scores(wide, spec)
     key = scores if bias is None else scores + bias
     selected = _selected(key, spec, threshold, labels)
-    value = key if bias is not None and spec.bias_counts else scores
+    value = key if spec.bias_counts else scores
     if spec.select == "hard":
         value = torch.ones_like(scores)
     elif spec.select == "threshold" and threshold is not None:
