@@ -159,6 +159,20 @@ def test_the_loss_of_rows_is_the_sum_of_their_own(bert: Model, kind: str) -> Non
     assert bert.training
 
 
+def test_windows_answered_apart_keep_their_row_s_weight(bert: Model) -> None:
+    kind = "token_classification"
+    task, pad = task_of(kind), padding_id(bert.base)
+    records = [task.encode(example, bert.base.tokenizer) for example in examples_of(task)]
+    assert len(records[1]["input_ids"]) > 1
+
+    def loss(rows: list[dict[str, Any]]) -> tuple[float, float]:
+        items = [Item(kind, kind, (kind,), record) for record in rows]
+        return total_loss(bert, items, pad_id=pad, device="cpu")
+
+    found = loss([records[0], {**records[1], "weight": 3.0}])
+    assert found == pytest.approx(loss([records[0], *[records[1]] * 3]), rel=1e-5)
+
+
 def test_bf16_rounds_and_fp64_does_not(tiny_folder: Callable[[str], Path]) -> None:
     task = task_of("sequence_classification")
     found = {}

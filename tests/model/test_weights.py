@@ -10,7 +10,7 @@ from weft.model.batching import Item, collate, labelled
 from weft.model.heads import kind_of
 
 CLASSES = 3
-WEIGHTS = [0.0, 1.0, 3.0, 2.0]
+WEIGHTS = [3.0, 1.0, 0.0, 2.0]
 """Of four rows."""
 BY_CLASS = (0.25, 1.0, 4.0)
 RECORDS: dict[str, list[dict[str, Any]]] = {
@@ -115,8 +115,13 @@ def test_weights_of_rows_and_classes_multiply() -> None:
     records = [{**r, "weight": w} for r, w in zip(RECORDS[name], WEIGHTS, strict=True)]
     _, weights, count = labelled([Item("h", name, (), record, BY_CLASS) for record in records])
     assert weights is not None
-    assert weights.tolist() == [0.0, 4.0, 3.0, 8.0]
-    assert count == 15.0
+    assert weights.tolist() == [0.75, 4.0, 0.0, 8.0]
+    assert count == 12.75
+    several = [{**r, "weight": w} for r, w in zip(RECORDS["several"], WEIGHTS, strict=True)]
+    _, weights, count = labelled([Item("h", name, (), record, BY_CLASS) for record in several])
+    assert weights is not None
+    assert weights[0].tolist() == [3.0, 3.0, 12.0]
+    assert count == sum(WEIGHTS) * CLASSES
 
 
 def test_without_weights_labelled_items_are_counted() -> None:

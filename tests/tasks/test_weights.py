@@ -50,6 +50,8 @@ def test_balanced_weights_of_several_classes_are_rows_without_by_rows_with() -> 
     rows = [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     task = task_of(options={"mode": "multi_label"})
     assert class_weights(task, "balanced", [{"labels": row} for row in rows]) == (1 / 3, 3.0, 1.0)
+    weighted = [{"labels": row, "weight": 2.0 * at} for at, row in enumerate(rows)]
+    assert class_weights(task, "balanced", weighted) == (4 / 8, 10 / 2, 1.0)
 
 
 def test_a_class_that_does_not_occur_counts_one_and_is_no_class_to_balance() -> None:

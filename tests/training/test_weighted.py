@@ -209,6 +209,13 @@ def test_the_threshold_of_no_answer_is_found_on_held_rows_and_kept(
     before = found.metrics
     evaluate(found.path, device="cpu")
     assert found.metrics == before
+    card = found.expert / "weft.json"
+    kept = card.read_text("utf-8")
+    for other, silent in (("-1e9", True), ("1e9", False)):
+        card.write_text(kept.replace(json.dumps(threshold), other), encoding="utf-8")
+        changed = evaluate(found.path, device="cpu", save=False)
+        assert {row["text"] == "" for row in changed.predictions} == {silent}  # type: ignore[union-attr]
+    card.write_text(kept, encoding="utf-8")
     again = predict(found.path, [{"question": "which one is red", "context": "red big dog"}])
     assert (again[0]["text"] == "") == (again[0]["null_log_odds"] > threshold)
     assert 0 < again[0]["no_answer"] < 1
