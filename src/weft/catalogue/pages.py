@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from weft.base.loading import config_of, max_positions, skeleton
+from weft.base.loading import skeleton
 from weft.base.locate import ALIASES, Alias
+from weft.base.positions import max_positions
 from weft.catalogue.counting import mixture_parameters, parameters
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind, find_spec
@@ -235,7 +236,7 @@ def _task_page(name: str, base: str | None) -> Page:
 
 def _base_page(name: str, base: str | None) -> Page:
     trunk = skeleton(name)
-    config = config_of(name)
+    config = trunk.config
     page: Page = {"base": name}
     if name in ALIASES.names():
         page |= _alias(name).model_dump(exclude_none=True)
@@ -246,7 +247,7 @@ def _base_page(name: str, base: str | None) -> Page:
         "hidden": config.hidden_size,
         "heads": config.num_attention_heads,
         "vocabulary": config.vocab_size,
-        "positions": max_positions(config),
+        "positions": max_positions(trunk),
         "roles": {role: list(maps) for role, maps in roles_of(config.model_type).items()},
         "kinds of task": fitting(config),
     }

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModel
 
 from weft.answering.inference import autocast
-from weft.base.loading import attention_for, config_of, max_positions
+from weft.base.loading import attention_for, config_of
+from weft.base.positions import max_positions
 from weft.reproduction.work import Planned
 from weft.training.assembly import DTYPES
 
@@ -72,7 +73,7 @@ def calibrate(
     with torch.random.fork_rng(devices=[]):
         trunk = AutoModel.from_config(config, dtype=dtype, attn_implementation=how)
     trunk.to(device).requires_grad_(False).eval()
-    limit = max_positions(config)
+    limit = max_positions(trunk)
     length = TOKENS if limit is None else min(TOKENS, limit)
     start = torch.zeros(ROWS, length, config.hidden_size, device=device, dtype=dtype)
     start.requires_grad_(True)
