@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.auto_factory import _get_model_class
 
-from weft.base.attention import NAME as OWN_ATTENTION
+from weft.base.padding import reads_padding
 
 _REASON = 300
 """Characters of another library's message that are passed on: some of them list every class there is."""
@@ -70,6 +69,11 @@ def refusal(config: PreTrainedConfig) -> str | None:
     needed = _needed(takes.values())
     if needed:
         return f"{kind} needs {', '.join(needed)} beside tokens, which texts alone do not have"
+    if "attention_mask" not in takes or reads_padding(trunk_class(config), config):
+        return (
+            f"{kind} cannot tell padding from text, so what it says of a row would depend on the rows "
+            "beside it"
+        )
     return None
 
 
@@ -86,22 +90,24 @@ def check_form(config: PreTrainedConfig, name: str) -> None:
 
 def trunk_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class that `AutoModel` makes of `config`."""
-    return _get_model_class(config, AutoModel._model_mapping)
-
-
-def attention_in(kind: type[PreTrainedModel], wanted: str) -> str:
-    """`wanted`, or what a trunk of this class has in its place: SDPA where ours, eager where SDPA cannot be had."""
-    if wanted not in ("sdpa", OWN_ATTENTION):
-        return wanted
-    if not kind._supports_sdpa:
-        return "eager"
-    return wanted if wanted == "sdpa" or kind._can_set_attn_implementation() else "sdpa"
+    found = AutoModel._model_mapping[type(config)]
+    if not isinstance(found, tuple):
+        return found
+    named = {kind.__name__: kind for kind in found}
+    return next((named[name] for name in config.architectures or () if name in named), found[0])
 
 
 def blank_trunk(config: PreTrainedConfig) -> PreTrainedModel:
-    """The trunk of `config` on the meta device, whose own code is never run."""
-    with torch.device("meta"):
-        return AutoModel.from_config(config, trust_remote_code=False)
+    """The trunk of `config` on the meta device.
+
+    Raises:
+        ValueError: If it needs a package that is not installed.
+    """
+    try:
+        with torch.device("meta"):
+            return AutoModel.from_config(config, trust_remote_code=False)
+    except ImportError as error:
+        raise ValueError(f"a trunk of {config.model_type} cannot be made: {brief(error)}") from error
 
 
 def _needed(takes: Iterable[inspect.Parameter]) -> list[str]:

@@ -7,6 +7,7 @@ eval mode. No other file asks where a base came from.
 """
 
 import functools
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from weft.base.attention import NAME as OWN_ATTENTION
+from weft.base.attention import available
 from weft.base.digest import checkpoint_digest, read_tensors, stored_tensors, tensors_digest
 from weft.base.forms import (
-    attention_in,
     blank_trunk,
     brief,
     check_form,
@@ -132,7 +133,7 @@ def load_base(
             folder,
             config=config,
             dtype=dtype,
-            attn_implementation=attention_in(trunk_class(config), wanted),
+            attn_implementation=available(wanted, trunk_class(config)),
             use_safetensors=files[0].suffix == ".safetensors",
             weights_only=True,
             trust_remote_code=False,
@@ -278,7 +279,9 @@ def _modern(name: str) -> str:
 def _take_pooler(trunk: PreTrainedModel) -> nn.Module | None:
     pooler = getattr(trunk, "pooler", None)
     if pooler is not None:
-        trunk.register_module("pooler", None)
+        # Trunks that can be made without a pooler do without; the others call whatever stands there.
+        spared = "add_pooling_layer" in inspect.signature(type(trunk).__init__).parameters
+        trunk.register_module("pooler", None if spared else nn.Identity())
     return pooler
 
 

@@ -52,7 +52,7 @@ def mixture_parameters(
     """
     trunk = skeleton(base)
     kind, spec = method_of(MixtureSettings(name=name, **settings))
-    frame, generator = frame_of(trunk.config), torch.Generator()
+    frame, generator = frame_of(trunk), torch.Generator()
     if starts_from_experts(spec):
         targets: Any = TARGETS
         names = [f"expert{at}" for at in range(experts)]

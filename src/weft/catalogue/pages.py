@@ -25,7 +25,8 @@ from weft.methods.optimizers import optimizers
 from weft.methods.penalties import penalties
 from weft.methods.plans import plans
 from weft.methods.recipes import PARTS, recipe_file, recipes, resolve, settings_types
-from weft.model.heads import fitting, heads
+from weft.model.heads import heads
+from weft.model.passage import served
 from weft.registry import Registry, unknown
 from weft.tasks.kinds import kinds
 from weft.tasks.sets import sets
@@ -248,8 +249,8 @@ def _base_page(name: str, base: str | None) -> Page:
         "heads": config.num_attention_heads,
         "vocabulary": config.vocab_size,
         "positions": max_positions(trunk),
-        "roles": {role: list(maps) for role, maps in roles_of(config.model_type).items()},
-        "kinds of task": fitting(config),
+        "roles": {role: list(maps) for role, maps in roles_of(trunk).items()},
+        "kinds of task": served(config),
     }
 
 

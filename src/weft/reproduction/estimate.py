@@ -71,7 +71,9 @@ def calibrate(
     dtype = DTYPES.get(precision, torch.float32)
     how = attention_for(device, half=precision in ("bf16", "fp16"))
     with torch.random.fork_rng(devices=[]):
-        trunk = AutoModel.from_config(config, dtype=dtype, attn_implementation=how)
+        trunk = AutoModel.from_config(
+            config, dtype=dtype, attn_implementation=how, trust_remote_code=False
+        )
     trunk.to(device).requires_grad_(False).eval()
     limit = max_positions(trunk)
     length = TOKENS if limit is None else min(TOKENS, limit)
