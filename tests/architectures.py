@@ -35,7 +35,8 @@ _SIZES = {
         state_size chunk_size mamba_chunk_size mamba_n_heads mamba_num_heads time_step_rank mamba_dt_rank rotary_dim
         query_pre_attn_scalar num_landmarks segment_means_seq_len mamba_headdim d_rel hc_lowrank laurel_rank
         adapter_rank""",
-    64 + 2: "max_position_embeddings n_positions max_seq_len n_ctx context_length original_max_position_embeddings",
+    64
+    + 2: "max_position_embeddings n_positions max_seq_len n_ctx context_length original_max_position_embeddings",
     128: """rel_extent entity_vocab_size pronunciation_vocab_size shape_vocab_size num_hash_buckets
         ngram_vocab_size_base num_latents vocab_size_per_layer_input index_topk""",
     1: """n_group topk_group num_expert_group first_k_dense_replace num_kv_shared_layers num_dense_layers
@@ -55,7 +56,11 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
     },
     "albert": {"embedding_size": 16},
     "electra": {"embedding_size": 16},
-    "deberta": {"relative_attention": True, "max_relative_positions": 16, "pos_att_type": ["c2p", "p2c"]},
+    "deberta": {
+        "relative_attention": True,
+        "max_relative_positions": 16,
+        "pos_att_type": ["c2p", "p2c"],
+    },
     "deberta-v2": {
         "relative_attention": True,
         "position_buckets": 8,
@@ -116,7 +121,9 @@ def tiny_config(model_type: str, **values: Any) -> PreTrainedConfig:
     return CONFIG_MAPPING[model_type](**made | _PARTICULAR.get(model_type, {}) | values)
 
 
-def randomised(kind: type[PreTrainedModel], config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+def randomised(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, seed: int = 0
+) -> PreTrainedModel:
     """A model whose every parameter is random, biases and norms too, so that a lost one shows."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

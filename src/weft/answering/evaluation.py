@@ -16,6 +16,7 @@ from weft.answering.gate_maps import gate_maps
 from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.answering.recognition import RECOGNITION, recognition
 from weft.atomic import write_text
+from weft.base.tokens import check_tokens
 from weft.config import Split
 from weft.data.encoding import cache_folder, encode_examples
 from weft.data.reading import LoadedTask, load_task
@@ -163,8 +164,10 @@ def _rows(
         seed=loaded.run.seed,
         labels=loaded.card.labels,
     )
-    tokenizer = loaded.model.base.tokenizer
-    return rows, encode_examples(rows.task, rows.splits[split], tokenizer, cache=cache_folder())
+    base = loaded.model.base
+    records = encode_examples(rows.task, rows.splits[split], base.tokenizer, cache=cache_folder())
+    check_tokens(base, records)
+    return rows, records
 
 
 def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:

@@ -19,6 +19,7 @@ from transformers import (
 
 from weft.answering.inference import autocast, evaluating, padding_id
 from weft.base.loading import Base
+from weft.base.tokens import check_tokens
 from weft.config import Settings
 from weft.lowrank.route import Members, Route, routed
 from weft.model.heads.causal_lm import CausalLM
@@ -145,6 +146,7 @@ def prompt_ids(base: Base, text: str, settings: Generation, where: str) -> list[
     """
     encoding = encoding_of(base.tokenizer, text)
     _, stop = extent(encoding, 0, where)
+    check_tokens(base, [{"id": where, "input_ids": [encoding.ids[:stop]]}])
     limit = base.max_positions
     if limit is not None and stop + settings.max_new_tokens > limit:
         raise ValueError(

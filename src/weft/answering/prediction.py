@@ -9,6 +9,7 @@ import torch
 
 from weft.answering.generation import Generation, generate
 from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
+from weft.base.tokens import check_tokens
 from weft.data.reading import example_from_user
 from weft.lowrank.route import Members
 from weft.model.batching import Item
@@ -117,6 +118,7 @@ def predict_mixed(
         else:
             reading.append(at)
     records = {at: tasks[rows[at][0]].encode(examples[at], model.base.tokenizer) for at in reading}
+    check_tokens(model.base, records.values())
     items = [
         Item(name, tasks[name].spec.kind, speaking[name], records[at])
         for at, name in ((at, rows[at][0]) for at in reading)

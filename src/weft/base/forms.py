@@ -43,7 +43,9 @@ def read_config(file: Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file} is no config that transformers can read: {brief(error)}") from error
+        raise ValueError(
+            f"{file} is no config that transformers can read: {brief(error)}"
+        ) from error
 
 
 def brief(error: BaseException) -> str:
@@ -63,16 +65,20 @@ def refusal(config: PreTrainedConfig) -> str | None:
         return f"{kind} is more than a text model; take a checkpoint of its text part ({text})"
     if type(config) not in AutoModel._model_mapping:
         return f"transformers has no bare trunk of {kind}"
-    takes = inspect.signature(trunk_class(config).forward).parameters
+    return _unreadable(trunk_class(config), config)
+
+
+def _unreadable(trunk: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
+    """Why a trunk of this class cannot read padded rows of tokens."""
+    takes = inspect.signature(trunk.forward).parameters
     if "input_ids" not in takes:
-        return f"{kind} does not read tokens"
-    needed = _needed(takes.values())
-    if needed:
-        return f"{kind} needs {', '.join(needed)} beside tokens, which texts alone do not have"
-    if "attention_mask" not in takes or reads_padding(trunk_class(config), config):
+        return f"{config.model_type} does not read tokens"
+    if needed := _needed(takes.values()):
+        return f"{config.model_type} needs {', '.join(needed)} beside tokens, which texts alone do not have"
+    if "attention_mask" not in takes or reads_padding(trunk, config):
         return (
-            f"{kind} cannot tell padding from text, so what it says of a row would depend on the rows "
-            "beside it"
+            f"{config.model_type} cannot tell padding from text, so what it says of a row would depend on "
+            "the rows beside it"
         )
     return None
 
@@ -107,7 +113,9 @@ def blank_trunk(config: PreTrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):
             return AutoModel.from_config(config, trust_remote_code=False)
     except ImportError as error:
-        raise ValueError(f"a trunk of {config.model_type} cannot be made: {brief(error)}") from error
+        raise ValueError(
+            f"a trunk of {config.model_type} cannot be made: {brief(error)}"
+        ) from error
 
 
 def _needed(takes: Iterable[inspect.Parameter]) -> list[str]:

@@ -45,6 +45,7 @@ from weft.base.positions import max_positions
 HALF_ATTENTION = {"cpu": OWN_ATTENTION}
 """Attention implementation by device type for arithmetic in half precision; SDPA everywhere else."""
 
+
 @dataclass
 class Base:
     """One frozen pretrained Transformer, ready to be woven into."""
@@ -141,6 +142,9 @@ def load_base(
             # Reported below with both shapes; transformers' own error only points to a log.
             ignore_mismatched_sizes=True,
         )
+    takes = inspect.signature(trunk.forward).parameters
+    # What the tokenizer makes beside ids and mask is for the trunks that read it.
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in takes]
     missing = frozenset(info["missing_keys"])
     _check_fit(folder, missing, info["mismatched_keys"])
     pooler = _take_pooler(trunk)
@@ -210,9 +214,7 @@ def checkpoint_tensors(base: Base, names: Iterable[str]) -> dict[str, Tensor]:
     Old checkpoints say `gamma` and `beta` for a norm's `weight` and `bias`; they are found under
     the new names.
     """
-    stored = {
-        _modern(name): (name, tensor) for name, tensor in stored_tensors(base.files).items()
-    }
+    stored = {_modern(name): (name, tensor) for name, tensor in stored_tensors(base.files).items()}
     wanted = {name: stored[name] for name in names if name in stored}
     values = read_tensors(dict(wanted.values()))
     return {name: values[old] for name, (old, _) in wanted.items()}

@@ -30,7 +30,9 @@ def max_positions(trunk: PreTrainedModel) -> int | None:
 
 def _rows(name: str, module: nn.Module) -> int | None:
     """Positions that a module's tables number: its own, where it is one, or its fewest; None without any."""
-    counts = [len(value) for key, value in module.named_buffers(recurse=False) if _is_table(key, value)]
+    counts = [
+        len(value) for key, value in module.named_buffers(recurse=False) if _is_table(key, value)
+    ]
     weight = getattr(module, "weight", None)
     if isinstance(weight, Tensor) and _is_table(name, weight):
         padding, offset = (getattr(module, key, None) for key in ("padding_idx", "offset"))

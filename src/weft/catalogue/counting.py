@@ -73,9 +73,7 @@ def mixture_parameters(
         mixture = kind(names, stacks, frame, spec, generator)
     # As others count a base: with the pooler, where the architecture has one.
     with torch.device("meta"):
-        total = AutoModel.from_config(
-            config_of(base), trust_remote_code=False
-        ).num_parameters()
+        total = AutoModel.from_config(config_of(base), trust_remote_code=False).num_parameters()
     held = sum(value.numel() for value in mixture.parameters())
     return {
         "base": base,

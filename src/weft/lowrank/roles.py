@@ -26,7 +26,8 @@ _NAMES = {
     "key": rf"k_?(proj|lin)|key_proj|project_k|wk|kv_proj|kv_[ab]_proj(_with_mqa)?|{_FUSED}",
     "value": rf"v_?(proj|lin)|value_proj|project_v|wv|kv_proj|kv_[ab]_proj(_with_mqa)?|{_FUSED}",
     "output": r"o_proj|out_lin|attention_out|o_[ab]_proj",
-    "ffn_in": r"(intermediate|dense)\.dense|lin1|wi(_\d)?|c_fc|fc_?1|fc_in|(gate_|up_|gate_up_)proj|w[13]|dense_h_to_4h|ffn(\.0)?",
+    "ffn_in": r"(intermediate|dense)\.dense|lin1|wi(_\d)?|c_fc|fc_?1|fc_in|(gate_|up_|gate_up_)proj|w[13]"
+    r"|dense_h_to_4h|ffn(\.0)?",
     "ffn_out": r"output\.dense|lin2|wo|c_proj|fc_?2|fc_out|down_proj|w2|dense_4h_to_h|ffn_output|ffn\.2",
 }
 """What the maps that play a role are called at the end of their names, in every family that transformers has."""
@@ -38,7 +39,9 @@ _IN_ATTENTION = {
 }
 """And those that say too little alone: inside attention they do."""
 _ATTENTION = re.compile(r"attn|attention|(?:^|[._])att(?:[._]|$)")
-_ASIDE = re.compile(r"norm|rout|(?:^|\.)gate\.|adapter|bottleneck|index|compressor|hyper|layout_|_global|[ew]2[ew]_")
+_ASIDE = re.compile(
+    r"norm|rout|(?:^|\.)gate\.|adapter|bottleneck|index|compressor|hyper|layout_|_global|[ew]2[ew]_"
+)
 """Parts of a layer beside attention and feed-forward: small networks whose maps play none of the roles."""
 
 _UNREACHED = re.compile(
@@ -189,7 +192,11 @@ def _ends(name: str, pattern: str) -> bool:
 def _by_shape(maps: Mapping[str, nn.Linear]) -> dict[str, tuple[str, ...]]:
     """Roles of maps whose names say nothing."""
     attending = {name: one for name, one in maps.items() if _ATTENTION.search(name.lower())}
-    others = {name: one for name, one in maps.items() if name not in attending and not _ASIDE.search(name.lower())}
+    others = {
+        name: one
+        for name, one in maps.items()
+        if name not in attending and not _ASIDE.search(name.lower())
+    }
     found: dict[str, tuple[str, ...]] = {}
     blocks: dict[str, list[str]] = {}
     for name in others:
@@ -216,11 +223,12 @@ def _by_shape(maps: Mapping[str, nn.Linear]) -> dict[str, tuple[str, ...]]:
 
 
 def _no_role(model_type: str, role: str, roles: Roles, linears: Mapping[str, nn.Linear]) -> str:
-    maps = dict.fromkeys(own for name in linears if (own := _inside_layer(name)) is not None)
+    maps = list(dict.fromkeys(own for name in linears if (own := _inside_layer(name)) is not None))
+    shown = ", ".join([*maps[:_LISTED], *(["..."] if len(maps) > _LISTED else [])])
     played = f"those it has: {', '.join(roles)}" if roles else "none of its maps is known by a role"
     return (
         f"no linear map of a {model_type} layer plays the role {role!r} ({played}); give names of its maps "
-        f"({', '.join(list(maps)[:_LISTED]) or 'there are none'}{', ...' if len(maps) > _LISTED else ''}), or {ALL_LINEAR}"
+        f"({shown}), or {ALL_LINEAR}"
     )
 
 

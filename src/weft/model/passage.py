@@ -52,7 +52,9 @@ class Passage(nn.Module):
                 nn.Identity(),
             )
         self._settings = {
-            name: value for name, value in vars(trunk).items() if isinstance(value, int | float | str)
+            name: value
+            for name, value in vars(trunk).items()
+            if isinstance(value, int | float | str)
         }
         # Some task classes call what is inside the trunk and does all its work.
         self._inner = frozenset(
@@ -76,7 +78,9 @@ class Passage(nn.Module):
     def forward(self, *_: Any, inputs_embeds: Tensor, **others: Any) -> Passed:
         known = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
         self.handed = frozenset(
-            name for name, value in others.items() if isinstance(value, Tensor) and name not in known
+            name
+            for name, value in others.items()
+            if isinstance(value, Tensor) and name not in known
         )
         pooled = None if self.pooler is None else self._pooled(inputs_embeds)
         return Passed(last_hidden_state=inputs_embeds, pooler_output=pooled)  # type: ignore[arg-type]
