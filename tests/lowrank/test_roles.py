@@ -316,7 +316,7 @@ def test_a_trunk_without_linear_maps_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "left_out"),
     [
-        ("phimoe", "mlp.router"),  # a linear map that answers with more than its product
+        ("phimoe", "mlp.router"),
         ("qwen2_moe", "mlp.shared_expert_gate"),
         ("deepseek_v32", "self_attn.indexer.wk"),
         ("mamba", "mixer.dt_proj"),

@@ -1,4 +1,4 @@
-"""Every kind that is listed for a base answers as transformers does and trains; what cannot is refused with a sentence."""
+"""Every kind that is listed for a base answers as transformers does and trains; what cannot is refused."""
 
 import copy
 from pathlib import Path
@@ -43,7 +43,8 @@ REFUSED = {
     "bart": "is an encoder with a decoder",
     "t5": "is an encoder with a decoder",
     "gemma3": "is more than a text model; take a checkpoint of its text part \\(gemma3_text\\)",
-    "bros": "needs bbox beside tokens",
+    "bros": "does not read tokens alone: You have to specify bbox",
+    "mra": "computes no attention here",
 }
 CANNOT_RUN = (
     ValueError,
@@ -175,7 +176,7 @@ def test_what_is_not_listed_is_refused_before_any_work(model_type: str, tmp_path
 def test_a_trunk_that_cannot_be_a_base_is_refused_by_its_config(
     model_type: str, tmp_path: Path
 ) -> None:
-    made = tiny_config(model_type) if model_type in ("fnet", "convbert") else None
+    made = tiny_config(model_type) if model_type in ("fnet", "convbert", "mra") else None
     config = made or transformers.CONFIG_MAPPING[model_type]()
     config.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").touch()

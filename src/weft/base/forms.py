@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from weft.base.padding import reads_padding
+from weft.base.trial import fault
 
 _REASON = 300
 """Characters of another library's message that are passed on: some of them list every class there is."""
@@ -42,7 +43,7 @@ def read_config(file: Path) -> PreTrainedConfig:
         )
     try:
         return AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{file} is no config that transformers can read: {brief(error)}"
         ) from error
@@ -65,7 +66,10 @@ def refusal(config: PreTrainedConfig) -> str | None:
         return f"{kind} is more than a text model; take a checkpoint of its text part ({text})"
     if type(config) not in AutoModel._model_mapping:
         return f"transformers has no bare trunk of {kind}"
-    return _unreadable(trunk_class(config), config)
+    try:
+        return _unreadable(trunk_class(config), config)
+    except ImportError as error:
+        return f"a trunk of {kind} cannot be made: {brief(error)}"
 
 
 def _unreadable(trunk: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
@@ -75,12 +79,10 @@ def _unreadable(trunk: type[PreTrainedModel], config: PreTrainedConfig) -> str |
         return f"{config.model_type} does not read tokens"
     if needed := _needed(takes.values()):
         return f"{config.model_type} needs {', '.join(needed)} beside tokens, which texts alone do not have"
-    if "attention_mask" not in takes or reads_padding(trunk, config):
-        return (
-            f"{config.model_type} cannot tell padding from text, so what it says of a row would depend on "
-            "the rows beside it"
-        )
-    return None
+    if "attention_mask" not in takes:
+        return f"{config.model_type} cannot tell padding from text: it has no attention mask"
+    found = fault(trunk, config)
+    return None if found is None else f"{config.model_type} {found}"
 
 
 def check_form(config: PreTrainedConfig, name: str) -> None:

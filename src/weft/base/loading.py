@@ -147,6 +147,9 @@ def load_base(
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in takes]
     missing = frozenset(info["missing_keys"])
     _check_fit(folder, missing, info["mismatched_keys"])
+    if hasattr(trunk, "set_attention_type"):
+        # Left sparse, it would turn itself to this at the first short text, and stay so for all that follow.
+        trunk.set_attention_type("original_full")
     pooler = _take_pooler(trunk)
     transposed = normalise_conv1d(trunk)
     for module in (trunk, pooler):

@@ -23,9 +23,11 @@ def max_positions(trunk: PreTrainedModel) -> int | None:
     ]
     if tables:
         return min(tables)
-    limit = getattr(trunk.config, "max_position_embeddings", None)
     is_rotary = any("inv_freq" in name for name, _ in trunk.named_buffers())
-    return limit if is_rotary and isinstance(limit, int) and limit > 0 else None
+    # Linear biases are made anew for a length that the config says; without one they are as long as the text.
+    said = "max_position_embeddings" if is_rotary else "max_seq_len"
+    limit = getattr(trunk.config, said, None)
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def _rows(name: str, module: nn.Module) -> int | None:
