@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from tests.architectures import tiny_config
 from weft.base.loading import load_base, skeleton
 from weft.lowrank.attach import attach, frozen_linear
 from weft.lowrank.pool import Factors
@@ -108,13 +109,13 @@ def test_roles_together_are_all_linear_maps_of_the_layers(trunk: PreTrainedModel
 
 
 def test_role_of_is_the_inverse_of_resolve(trunk: PreTrainedModel) -> None:
-    model_type = trunk.config.model_type
+    roles = roles_of(trunk)
     for role in ROLES:
         for name in resolve(trunk, role):
-            first = next(r for r in ROLES if roles_of(model_type)[r] == roles_of(model_type)[role])
-            assert role_of(model_type, name) == first
-    assert role_of(model_type, "pooler.dense") is None
-    assert role_of("unheard_of", "layers.0.attn.Wqkv") is None
+            first = next(other for other in ROLES if roles[other] == roles[role])
+            assert role_of(roles, name) == first
+    assert role_of(roles, "pooler.dense") is None
+    assert role_of({}, "layers.0.attn.Wqkv") is None
 
 
 def test_all_linear_leaves_pooler_and_outer_maps_out() -> None:
@@ -181,11 +182,155 @@ def test_a_target_without_a_match_is_refused_with_the_nearest(bert: PreTrainedMo
         resolve(bert, [])
 
 
-def test_roles_of_an_unknown_architecture_are_refused() -> None:
-    vit = on_meta("albert")
-    with pytest.raises(ValueError, match="give names of modules, or all-linear"):
-        resolve(vit, "query")
-    assert resolve(vit, "attention.query")
+_LATENT = ("self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj")
+FAMILIES: dict[str, tuple[str | tuple[str, ...] | None, ...]] = {
+    "deberta": (
+        *("attention.self.in_proj",) * 3,
+        *("attention.output.dense", "intermediate.dense", "output.dense"),
+    ),
+    "deberta-v2": (
+        *(f"attention.self.{role}_proj" for role in ("query", "key", "value")),
+        *("attention.output.dense", "intermediate.dense", "output.dense"),
+    ),
+    "mpnet": (
+        *(f"attention.attn.{letter}" for letter in "qkvo"),
+        *("intermediate.dense", "output.dense"),
+    ),
+    "albert": (
+        *(f"albert_layers.0.attention.{role}" for role in ("query", "key", "value", "dense")),
+        *("albert_layers.0.ffn", "albert_layers.0.ffn_output"),
+    ),
+    "xlm": ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
+    "opt": (*(f"self_attn.{one}_proj" for one in ("q", "k", "v", "out")), "fc1", "fc2"),
+    "phi": (
+        *(f"self_attn.{map_}" for map_ in ("q_proj", "k_proj", "v_proj", "dense")),
+        *("mlp.fc1", "mlp.fc2"),
+    ),
+    "phi3": (*("self_attn.qkv_proj",) * 3, "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"),
+    "gpt_neox": (
+        *("attention.query_key_value",) * 3,
+        *("attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+    ),
+    # Its feed-forward experts are one tensor for all, no linear maps.
+    "mixtral": (*(f"self_attn.{one}_proj" for one in "qkvo"), None, None),
+    "deepseek_v3": (
+        *(("self_attn.q_a_proj", "self_attn.q_b_proj"), _LATENT, _LATENT, "self_attn.o_proj"),
+        *(
+            (
+                "mlp.gate_proj",
+                "mlp.up_proj",
+                "mlp.shared_experts.gate_proj",
+                "mlp.shared_experts.up_proj",
+            ),
+            ("mlp.down_proj", "mlp.shared_experts.down_proj"),
+        ),
+    ),
+    # Its attention is tensors without maps, and its feed-forward maps have names that say nothing: found by shape.
+    "xlnet": (None, None, None, None, "ff.layer_1", "ff.layer_2"),
+    # A gated feed-forward block with both halves in one map, found by shape.
+    "granitemoeshared": (
+        *(f"self_attn.{one}_proj" for one in "qkvo"),
+        *("shared_mlp.input_linear", "shared_mlp.output_linear"),
+    ),
+    "mamba": (None,) * 6,
+}
+_AS_LLAMA = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "eurobert",
+    "nomic_bert",
+    "gte",
+    "stablelm",
+    "cohere",
+)
+_AS_BERT = (
+    "roberta-prelayernorm",
+    "megatron-bert",
+    "big_bird",
+    "roformer",
+    "longformer",
+    "rembert",
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_roles_are_found_in_every_family(name: str) -> None:
+    expected = {
+        role: (maps,) if isinstance(maps, str) else maps
+        for role, maps in zip(ROLES, FAMILIES[name], strict=True)
+        if maps is not None
+    }
+    with torch.device("meta"):
+        assert roles_of(AutoModel.from_config(tiny_config(name))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"), [(a, "llama") for a in _AS_LLAMA] + [(a, "bert") for a in _AS_BERT]
+)
+def test_families_with_the_same_names_have_the_same_roles(name: str, twin: str) -> None:
+    with torch.device("meta"):
+        found, other = (roles_of(AutoModel.from_config(tiny_config(one))) for one in (name, twin))
+    assert found == other
+
+
+class Unheard(PreTrainedModel):
+    """A trunk whose names nobody has seen."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self) -> None:
+        super().__init__(PreTrainedConfig())
+        block = {"widen": nn.Linear(8, 24), "narrow": nn.Linear(24, 8)}
+        attention = {"everything": nn.Linear(8, 24), "back": nn.Linear(8, 8)}
+        parts = {"attention": nn.ModuleDict(attention), "block": nn.ModuleDict(block)}
+        self.stages = nn.ModuleList([nn.ModuleDict(parts)])
+
+
+def test_maps_with_unheard_names_are_known_by_shape_and_place() -> None:
+    trunk = Unheard()
+    assert resolve(trunk, ["query", "ffn_out"]) == [
+        "stages.0.attention.everything",
+        "stages.0.block.narrow",
+    ]
+    assert resolve(trunk, ROLES) == resolve(trunk, "all-linear")
+
+
+def test_a_role_that_no_map_plays_is_refused_with_the_maps_there_are() -> None:
+    with torch.device("meta"):
+        trunk = AutoModel.from_config(tiny_config("mixtral"))
+    with pytest.raises(
+        ValueError, match="no linear map of a mixtral layer plays the role 'ffn_in'"
+    ) as told:
+        resolve(trunk, ["query", "ffn_in"])
+    assert "those it has: query, key, value, output" in str(told.value)
+    assert "self_attn.q_proj, self_attn.k_proj" in str(told.value)
+
+
+def test_a_trunk_without_linear_maps_is_refused() -> None:
+    with torch.device("meta"):
+        trunk = AutoModel.from_config(tiny_config("squeezebert"))
+    with pytest.raises(ValueError, match="has no linear maps"):
+        resolve(trunk, "all-linear")
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("phimoe", "mlp.router"),
+        ("qwen2_moe", "mlp.shared_expert_gate"),
+        ("deepseek_v32", "self_attn.indexer.wk"),
+        ("mamba", "mixer.dt_proj"),
+        ("luke", "attention.self.w2e_query"),
+    ],
+)
+def test_all_linear_leaves_out_maps_that_an_adapter_would_be_lost_on(
+    name: str, left_out: str
+) -> None:
+    with torch.device("meta"):
+        trunk = AutoModel.from_config(tiny_config(name))
+    assert any(place.endswith(left_out) for place, _ in trunk.named_modules())
+    assert not any(place.endswith(left_out) for place in resolve(trunk, "all-linear"))
 
 
 def test_wrapped_maps_keep_their_names(model_type: str, tiny_folder: Callable[[str], Path]) -> None:
@@ -197,7 +342,7 @@ def test_wrapped_maps_keep_their_names(model_type: str, tiny_folder: Callable[[s
         factors = Factors(torch.zeros(2, linear.in_features), torch.zeros(linear.out_features, 2))
         attach(wrapped, Woven({name: factors}))
     assert {target: resolve(wrapped, target) for target in plain} == plain
-    assert role_of(model_type, f"{plain['query'][1]}.base") == "query"
+    assert role_of(roles_of(wrapped), f"{plain['query'][1]}.base") == "query"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from weft.answering.generation import Generation
 from weft.answering.inference import TOKENS_PER_BATCH, Progress
 from weft.answering.prediction import Input, checked_input, fields, predict_mixed
 from weft.answering.recognition import features, sequences_of
+from weft.base.tokens import check_tokens
 from weft.model.recogniser import Recognised
 from weft.storage.loading import LoadedMixture, LoadedRun
 from weft.tasks.contract import Prediction
@@ -39,14 +40,14 @@ def predict_auto(
     held = any_run.model.snapshot
     fitting = [tasks_fitting(mixture, value, at) for at, value in enumerate(inputs)]
     # As the first task that it fits has it; which form that is is all that a task would add.
-    sequences, owners = sequences_of(
-        [
-            runs[names[0]].task.encode(
-                checked_input(runs[names[0]].task, value, at), held.base.tokenizer
-            )
-            for at, (names, value) in enumerate(zip(fitting, inputs, strict=True))
-        ]
-    )
+    records = [
+        runs[names[0]].task.encode(
+            checked_input(runs[names[0]].task, value, at), held.base.tokenizer
+        )
+        for at, (names, value) in enumerate(zip(fitting, inputs, strict=True))
+    ]
+    check_tokens(held.base, records)
+    sequences, owners = sequences_of(records)
     said = mixture.recogniser(
         features(
             held,

@@ -16,6 +16,7 @@ from weft.answering.gate_maps import gate_maps
 from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.answering.recognition import RECOGNITION, recognition
 from weft.atomic import write_text
+from weft.base.tokens import check_tokens
 from weft.config import Split
 from weft.data.encoding import cache_folder, encode_examples
 from weft.data.memory import Given, given_by_task
@@ -177,8 +178,9 @@ def _rows(
         labels=loaded.card.labels,
         given=given,
     )
-    tokenizer = loaded.model.base.tokenizer
-    records = encode_examples(rows.task, rows.splits[split], tokenizer, cache=cache_folder())
+    base = loaded.model.base
+    records = encode_examples(rows.task, rows.splits[split], base.tokenizer, cache=cache_folder())
+    check_tokens(base, records)
     found = rows.task.with_found(loaded.card.task.get("options", {}))
     return replace(rows, task=found), records
 

@@ -19,6 +19,7 @@ from transformers import (
 from weft.answering.inference import autocast, padding_id
 from weft.base.loading import Base
 from weft.base.randomness import seeded
+from weft.base.tokens import check_tokens
 from weft.config import Settings
 from weft.lowrank.route import Members, Route
 from weft.model.heads.causal_lm import CausalLM
@@ -140,6 +141,7 @@ def prompt_ids(base: Base, text: str, settings: Generation, where: str) -> list[
     """
     encoding = encoding_of(base.tokenizer, text)
     _, stop = extent(encoding, 0, where)
+    check_tokens(base, [{"id": where, "input_ids": [encoding.ids[:stop]]}])
     limit = base.max_positions
     if limit is not None and stop + settings.max_new_tokens > limit:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from weft.base.loading import Base
+from weft.base.tokens import embedding_rows
 from weft.model.batching import Batch, Item, collate
 from weft.model.heads import kind_of
 from weft.model.model import Model
@@ -147,9 +148,9 @@ def _batches(units: Sequence[Item], tokens: int, vocabulary: int) -> list[list[i
 
 
 def padding_id(base: Base) -> int:
-    """The token that fills a batch; where the tokenizer has none, any: attention never sees it."""
+    """The token that fills a batch; where tokenizer or embedding has none, any: attention never sees it."""
     own = base.tokenizer.pad_token_id
-    return own if isinstance(own, int) else 0
+    return own if isinstance(own, int) and own < embedding_rows(base) else 0
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -8,6 +8,7 @@ import torch
 
 from weft.answering.generation import Generation, generate
 from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
+from weft.base.tokens import check_tokens
 from weft.data.reading import example_from_user
 from weft.guard import parse_json
 from weft.lowrank.route import Members
@@ -119,6 +120,7 @@ def predict_mixed(
         else:
             reading.append(at)
     records = {at: tasks[rows[at][0]].encode(examples[at], held.base.tokenizer) for at in reading}
+    check_tokens(held.base, records.values())
     items = [
         Item(name, tasks[name].spec.kind, speaking[name], records[at])
         for at, name in ((at, rows[at][0]) for at in reading)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -31,6 +31,7 @@ def attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """One of transformers' attention functions, for `module` in training or not.
@@ -45,6 +46,7 @@ def attention(
         scaling: What scores are multiplied by; None is 1 / sqrt(head size).
         dropout: Fraction of the shares to drop; 0 outside training.
         is_causal: Overrides the layer's own.
+        position_bias: Added to the scores, (batch or 1, heads, seq, key seq).
         kwargs: What else transformers says; nothing of it matters here.
 
     Returns:
@@ -59,6 +61,7 @@ def attention(
             attention_mask,
             scaling=scaling,
             is_causal=is_causal,
+            position_bias=position_bias,
             **kwargs,
         )
     groups = getattr(module, "num_key_value_groups", 1)
@@ -68,12 +71,26 @@ def attention(
         attention_mask = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query * scale) @ key.transpose(2, 3)
+    if position_bias is not None:
+        scores = scores.add_(position_bias)
     if attention_mask is not None:
         scores = scores.add_(_added(attention_mask, scores))
     shares = scores.softmax(-1).to(query.dtype)
     if dropout:
         shares = drop(shares, dropout)
     return (shares @ value).transpose(1, 2).contiguous(), None
+
+
+def available(wanted: str, kind: type[PreTrainedModel]) -> str:
+    """`wanted`, or what trunks of this class have in its place: SDPA where ours, eager where SDPA, cannot be had.
+
+    Ours computes what SDPA does, so it never stands where SDPA would lack something (a cap on scores, sinks).
+    """
+    if wanted not in ("sdpa", NAME):
+        return wanted
+    if not kind._supports_sdpa:
+        return "eager"
+    return wanted if wanted == "sdpa" or kind._can_set_attn_implementation() else "sdpa"
 
 
 def _added(mask: Tensor, scores: Tensor) -> Tensor:

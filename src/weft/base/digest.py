@@ -22,7 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
+from safetensors import safe_open
 from torch import Tensor
+
+from weft.base.pickled import pickled_tensors
 
 CHUNK_BYTES = 16 * 2**20
 """Part of the digest's definition: another size gives other digests."""
@@ -51,13 +54,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a safetensors file: its type, shape, and place in the file in bytes."""
+    """One tensor of a checkpoint's file: its type, shape, and place in a safetensors file in bytes."""
 
     path: Path
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    stop: int
+    start: int = 0
+    stop: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def checkpoint_digest(files: Sequence[Path]) -> str:
-    """Digest of every tensor in the safetensors files of one checkpoint (all shards), cached.
+    """Digest of every tensor in the files of one checkpoint (all shards), cached.
+
+    It is the same whether safetensors or `.bin` files hold them.
 
     Raises:
-        ValueError: If a file is cut short or no safetensors, or two files hold one tensor.
+        ValueError: If a file is cut short or damaged, or two files hold one tensor.
     """
     return _cached("tensors", files, lambda: _digest(_leaves_of(files)))
 
@@ -97,20 +102,45 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
     """The tensors of a checkpoint by name, from the headers of its files alone.
 
     Raises:
-        ValueError: If a file is cut short or no safetensors, or two files hold one tensor.
+        ValueError: If a file is cut short or damaged, or two files hold one tensor.
     """
     found: dict[str, StoredTensor] = {}
     for path in files:
-        for name, tensor in _header(path).items():
+        for name, tensor in (_listed(path) if _is_pickled(path) else _header(path)).items():
             if name in found:
                 raise ValueError(f"{found[name].path} and {path} both hold the tensor {name!r}")
             found[name] = tensor
     return found
 
 
+def read_tensors(tensors: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
+    """Those tensors of a checkpoint, named as it names them, in host memory; each file is opened once."""
+    found: dict[str, Tensor] = {}
+    for path in dict.fromkeys(tensor.path for tensor in tensors.values()):
+        names = [name for name, tensor in tensors.items() if tensor.path == path]
+        if _is_pickled(path):
+            stored = pickled_tensors(path)
+            found |= {name: stored[name].clone() for name in names}
+        else:
+            with safe_open(path, "pt") as file:
+                found |= {name: file.get_tensor(name) for name in names}
+    return found
+
+
 def cache_file() -> Path:
     """Where digests are kept: `digests.json` in folder `WEFT_CACHE`, else in `~/.cache/weft`."""
     return Path(os.environ.get("WEFT_CACHE") or Path.home() / ".cache" / "weft") / "digests.json"
+
+
+def _is_pickled(path: Path) -> bool:
+    return path.suffix == ".bin"
+
+
+def _listed(path: Path) -> dict[str, StoredTensor]:
+    return {
+        name: StoredTensor(path, _type_name(name, tensor), tuple(tensor.shape))
+        for name, tensor in pickled_tensors(path).items()
+    }
 
 
 def _header(path: Path) -> dict[str, StoredTensor]:
@@ -145,14 +175,19 @@ def _header(path: Path) -> dict[str, StoredTensor]:
     }
 
 
-def _leaf_of(name: str, tensor: Tensor) -> _Leaf:
+def _type_name(name: str, tensor: Tensor) -> str:
     if tensor.dtype not in _TYPE_NAMES:
         known = ", ".join(_TYPE_NAMES.values())
         raise ValueError(f"tensor {name!r} has type {tensor.dtype}; a digest knows {known}")
+    return _TYPE_NAMES[tensor.dtype]
+
+
+def _leaf_of(name: str, tensor: Tensor) -> _Leaf:
+    kind = _type_name(name, tensor)
     flat = tensor.detach().reshape(-1).view(torch.uint8)
     return _Leaf(
         name,
-        _TYPE_NAMES[tensor.dtype],
+        kind,
         tuple(tensor.shape),
         flat.numel(),
         # Moved to host memory chunk by chunk, so a base on an accelerator is never copied whole.
@@ -161,13 +196,19 @@ def _leaf_of(name: str, tensor: Tensor) -> _Leaf:
 
 
 def _leaves_of(files: Sequence[Path]) -> list[_Leaf]:
-    maps = {path: np.memmap(path, dtype=np.uint8, mode="r") for path in files}
+    stored = stored_tensors(files)
+    maps = {
+        path: np.memmap(path, dtype=np.uint8, mode="r") for path in files if not _is_pickled(path)
+    }
+    pickled = {path: pickled_tensors(path) for path in files if _is_pickled(path)}
 
     def leaf(name: str, tensor: StoredTensor) -> _Leaf:
+        if tensor.path in pickled:
+            return _leaf_of(name, pickled[tensor.path][name])
         data = maps[tensor.path][tensor.start : tensor.stop]
         return _Leaf(name, tensor.dtype, tensor.shape, len(data), lambda a, b: data[a:b].data)
 
-    return [leaf(name, tensor) for name, tensor in stored_tensors(files).items()]
+    return [leaf(name, tensor) for name, tensor in stored.items()]
 
 
 def _digest(leaves: Sequence[_Leaf]) -> str:

@@ -7,6 +7,7 @@ eval mode. No other file asks where a base came from.
 """
 
 import functools
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
-    AutoConfig,
     AutoModel,
     AutoTokenizer,
     PreTrainedConfig,
@@ -29,16 +28,22 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from weft.base.attention import NAME as OWN_ATTENTION
-from weft.base.digest import checkpoint_digest, stored_tensors, tensors_digest
+from weft.base.attention import available
+from weft.base.digest import checkpoint_digest, read_tensors, stored_tensors, tensors_digest
+from weft.base.forms import (
+    blank_trunk,
+    brief,
+    check_form,
+    read_config,
+    trunk_class,
+)
 from weft.base.locate import ALIASES, alias_config, checkpoint_files, config_file, locate
+from weft.base.positions import max_positions
 
 # Measured by benchmarks/throughput.py: on a CPU SDPA wins in single precision without dropout, but in half precision it
 # is slow where there are masks. On CUDA the fused kernels win.
 HALF_ATTENTION = {"cpu": OWN_ATTENTION}
 """Attention implementation by device type for arithmetic in half precision; SDPA everywhere else."""
-
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
-"""Model types that number positions from `pad_token_id + 1`; the ones below it are never used."""
 
 
 @dataclass
@@ -61,7 +66,7 @@ class Base:
     transposed: frozenset[str] = frozenset()
     """Modules whose weight the checkpoint stores as (in, out): PEFT's `fan_in_fan_out`."""
     files: tuple[Path, ...] = ()
-    """The checkpoint's safetensors files; empty for a trunk built in memory."""
+    """The checkpoint's weight files; empty for a trunk built in memory."""
 
     @functools.cached_property
     def digest(self) -> str:
@@ -81,10 +86,10 @@ class Base:
     def model_type(self) -> str:
         return self.config.model_type
 
-    @property
+    @functools.cached_property
     def max_positions(self) -> int | None:
-        """Longest sequence in tokens, special ones included; None where the config has no limit."""
-        return max_positions(self.config)
+        """Longest sequence in tokens, special ones included; None where nothing limits it."""
+        return max_positions(self.trunk)
 
     @property
     def num_parameters(self) -> int:
@@ -109,31 +114,42 @@ def load_base(
         dtype: Type of the trunk's parameters.
         device: Where the trunk goes.
         attention: Transformers' attention implementation; None takes the faster one for the device and `dtype`
-            (`attention_for`).
+            (`attention_for`). Architectures without SDPA compute it eagerly.
 
     Raises:
         KeyError: If `name` is no alias and looks like neither a folder nor a hub id.
-        ValueError: If the checkpoint is incomplete, damaged, has only pickled weights, or does not
-            fit its config.
+        ValueError: If the checkpoint is incomplete, damaged, holds more than tensors, does not fit its
+            config, or is of an architecture that cannot be a base.
     """
     device = torch.device(device)
     folder, source, revision = locate(name, revision)
     files = checkpoint_files(folder)
+    config = read_config(config_file(folder))
+    check_form(config, name)
     stored_tensors(files)
     tokenizer = _load_tokenizer(folder)
+    wanted = attention or attention_for(device, half=dtype in (torch.bfloat16, torch.float16))
     with _quiet_transformers():
         trunk, info = AutoModel.from_pretrained(
             folder,
+            config=config,
             dtype=dtype,
-            attn_implementation=attention
-            or attention_for(device, half=dtype in (torch.bfloat16, torch.float16)),
-            use_safetensors=True,
+            attn_implementation=available(wanted, trunk_class(config)),
+            use_safetensors=files[0].suffix == ".safetensors",
+            weights_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
             # Reported below with both shapes; transformers' own error only points to a log.
             ignore_mismatched_sizes=True,
         )
+    takes = inspect.signature(trunk.forward).parameters
+    # What the tokenizer makes beside ids and mask is for the trunks that read it.
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in takes]
     missing = frozenset(info["missing_keys"])
     _check_fit(folder, missing, info["mismatched_keys"])
+    if hasattr(trunk, "set_attention_type"):
+        # Left sparse, it would turn itself to this at the first short text, and stay so for all that follow.
+        trunk.set_attention_type("original_full")
     pooler = _take_pooler(trunk)
     transposed = normalise_conv1d(trunk)
     for module in (trunk, pooler):
@@ -163,25 +179,22 @@ def config_of(name: str, *, revision: str | None = None) -> PreTrainedConfig:
         values = alias_config(name)
         return CONFIG_MAPPING[values["model_type"]].from_dict(values)
     folder, _, _ = locate(name, revision, patterns=["config.json"])
-    return AutoConfig.from_pretrained(config_file(folder).parent)
+    return read_config(config_file(folder))
 
 
 def skeleton(name: str, *, revision: str | None = None) -> PreTrainedModel:
-    """The trunk as `load_base` shapes it, on the meta device: names and sizes, no weights."""
+    """The trunk as `load_base` shapes it, on the meta device: names and sizes, no weights.
+
+    Raises:
+        KeyError: If `name` is no alias and looks like neither a folder nor a hub id.
+        ValueError: If there is no config, or its architecture cannot be a base.
+    """
     config = config_of(name, revision=revision)
-    with torch.device("meta"):
-        trunk = AutoModel.from_config(config)
+    check_form(config, name)
+    trunk = blank_trunk(config)
     _take_pooler(trunk)
     normalise_conv1d(trunk)
     return trunk.requires_grad_(False).eval()
-
-
-def max_positions(config: PreTrainedConfig) -> int | None:
-    """Longest sequence in tokens that `config` allows; None where it names no limit."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and config.model_type in _OFFSET_POSITIONS:
-        return limit - config.pad_token_id - 1
-    return limit
 
 
 def check_max_length(base: Base, max_length: int) -> None:
@@ -204,16 +217,10 @@ def checkpoint_tensors(base: Base, names: Iterable[str]) -> dict[str, Tensor]:
     Old checkpoints say `gamma` and `beta` for a norm's `weight` and `bias`; they are found under
     the new names.
     """
-    stored = {
-        _modern(name): (name, tensor.path) for name, tensor in stored_tensors(base.files).items()
-    }
-    found: dict[str, Tensor] = {}
-    for name in names:
-        if name in stored:
-            old, path = stored[name]
-            with safe_open(path, "pt") as file:
-                found[name] = file.get_tensor(old)
-    return found
+    stored = {_modern(name): (name, tensor) for name, tensor in stored_tensors(base.files).items()}
+    wanted = {name: stored[name] for name in names if name in stored}
+    values = read_tensors(dict(wanted.values()))
+    return {name: values[old] for name, (old, _) in wanted.items()}
 
 
 def normalise_conv1d(trunk: nn.Module) -> list[str]:
@@ -233,9 +240,9 @@ def normalise_conv1d(trunk: nn.Module) -> list[str]:
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} has no tokenizer that can be loaded: {error}") from error
+        raise ValueError(f"{folder} has no tokenizer that can be loaded: {brief(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
             f"{folder} has a {type(tokenizer).__name__} only; "
@@ -277,7 +284,9 @@ def _modern(name: str) -> str:
 def _take_pooler(trunk: PreTrainedModel) -> nn.Module | None:
     pooler = getattr(trunk, "pooler", None)
     if pooler is not None:
-        trunk.register_module("pooler", None)
+        # Trunks that can be made without a pooler do without; the others call whatever stands there.
+        spared = "add_pooling_layer" in inspect.signature(type(trunk).__init__).parameters
+        trunk.register_module("pooler", None if spared else nn.Identity())
     return pooler
 
 

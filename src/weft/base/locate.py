@@ -1,6 +1,6 @@
-"""Where a base is: an alias, a folder or a hub id, as a folder with safetensors weights.
+"""Where a base is: an alias, a folder or a hub id, as a folder with weights.
 
-Pickled weights are never opened: unpickling can run any code.
+Safetensors are taken where there are any; weights that exist only as `.bin` are read as tensors alone.
 """
 
 import importlib.util
@@ -21,6 +21,10 @@ ALIASES: Registry[object] = Registry("weft.base.bases", suffix=".yaml")
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+_HUB_PICKLED = ["pytorch_model*.bin"]
+"""Asked for only where a repository has no safetensors: many have the same weights in both forms."""
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What a checkpoint's weights are called, the preferred first; shards have `<name>.index.json`."""
 
 
 class Alias(Settings):
@@ -96,30 +100,36 @@ def config_file(folder: Path) -> Path:
 
 
 def checkpoint_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of the checkpoint in `folder`: one, or all its shards.
+    """The weight files of the checkpoint in `folder`: one, or all its shards; safetensors before `.bin`.
 
     Raises:
-        ValueError: If config, weights or a shard is missing, or all weights are pickled.
+        ValueError: If config, weights or a shard is missing, or an index is damaged.
     """
     config_file(folder)
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return (single,)
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        absent = [shard for shard in shards if not (folder / shard).is_file()]
-        if absent:
-            raise ValueError(f"{folder} lacks {', '.join(absent)}, which its index names")
-        return tuple(folder / shard for shard in shards)
-    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
-    if pickled:
-        raise ValueError(
-            f"{folder} has only pickled weights ({', '.join(pickled)}), and opening a pickle can "
-            "run any code; save the model again with safetensors (`save_pretrained`)"
-        )
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return (folder / name,)
+        if (folder / f"{name}.index.json").is_file():
+            return _shards(folder, folder / f"{name}.index.json")
     raise ValueError(
-        f"{folder} has no weights: expected model.safetensors, or its index and shards"
+        f"{folder} has no weights: expected model.safetensors or pytorch_model.bin, or the index and "
+        "shards of one"
     )
+
+
+def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{index} is damaged: expected JSON with a `weight_map` from tensors to files"
+        ) from None
+    if any(not isinstance(shard, str) or Path(shard).name != shard for shard in shards):
+        raise ValueError(f"{index} names files outside its folder")
+    absent = [shard for shard in shards if not (folder / shard).is_file()]
+    if absent:
+        raise ValueError(f"{folder} lacks {', '.join(absent)}, which its index names")
+    return tuple(folder / shard for shard in shards)
 
 
 def _packaged(name: str, alias: Alias) -> Path:
@@ -139,13 +149,17 @@ def _packaged(name: str, alias: Alias) -> Path:
 
 
 def _download(hub_id: str, revision: str | None, patterns: list[str] | None) -> Path:
+    folder = _snapshot(hub_id, revision, patterns or _HUB_FILES)
+    if patterns is None and not any(folder.glob("model*.safetensors")):
+        folder = _snapshot(hub_id, revision, [*_HUB_FILES, *_HUB_PICKLED])
+    return folder
+
+
+def _snapshot(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
     try:
         return Path(
             snapshot_download(
-                hub_id,
-                revision=revision,
-                allow_patterns=patterns or _HUB_FILES,
-                ignore_patterns=["*/*"],
+                hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
             )
         )
     except OSError as error:

@@ -52,7 +52,7 @@ def mixture_parameters(
     """
     trunk = skeleton(base)
     kind, spec = method_of(MixtureSettings(name=name, **settings))
-    frame, generator = frame_of(trunk.config), torch.Generator()
+    frame, generator = frame_of(trunk), torch.Generator()
     if starts_from_experts(spec):
         targets: Any = TARGETS
         names = [f"expert{at}" for at in range(experts)]
@@ -73,7 +73,7 @@ def mixture_parameters(
         mixture = kind(names, stacks, frame, spec, generator)
     # As others count a base: with the pooler, where the architecture has one.
     with torch.device("meta"):
-        total = AutoModel.from_config(config_of(base)).num_parameters()
+        total = AutoModel.from_config(config_of(base), trust_remote_code=False).num_parameters()
     held = sum(value.numel() for value in mixture.parameters())
     return {
         "base": base,

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from weft.base.loading import config_of, max_positions, skeleton
+from weft.base.loading import skeleton
 from weft.base.locate import ALIASES, Alias
+from weft.base.positions import max_positions
 from weft.catalogue.counting import mixture_parameters, parameters
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind, find_spec
@@ -24,7 +25,8 @@ from weft.methods.optimizers import optimizers
 from weft.methods.penalties import penalties
 from weft.methods.plans import plans
 from weft.methods.recipes import PARTS, recipe_file, recipes, resolve, settings_types
-from weft.model.heads import fitting, heads
+from weft.model.heads import heads
+from weft.model.passage import served
 from weft.registry import Registry, unknown
 from weft.tasks.kinds import kinds
 from weft.tasks.sets import sets
@@ -235,7 +237,7 @@ def _task_page(name: str, base: str | None) -> Page:
 
 def _base_page(name: str, base: str | None) -> Page:
     trunk = skeleton(name)
-    config = config_of(name)
+    config = trunk.config
     page: Page = {"base": name}
     if name in ALIASES.names():
         page |= _alias(name).model_dump(exclude_none=True)
@@ -246,9 +248,9 @@ def _base_page(name: str, base: str | None) -> Page:
         "hidden": config.hidden_size,
         "heads": config.num_attention_heads,
         "vocabulary": config.vocab_size,
-        "positions": max_positions(config),
-        "roles": {role: list(maps) for role, maps in roles_of(config.model_type).items()},
-        "kinds of task": fitting(config),
+        "positions": max_positions(trunk),
+        "roles": {role: list(maps) for role, maps in roles_of(trunk).items()},
+        "kinds of task": served(config),
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weft.base.loading import Base
+from weft.base.tokens import check_tokens
 from weft.config import Run, Split, TaskSettings
 from weft.data.encoding import cache_folder, encode_examples
 from weft.data.memory import Given
@@ -47,7 +48,9 @@ def encode(run: Run, loaded: LoadedTask, base: Base) -> Rows:
     """A task's rows for training, for stopping if the run stops early, and for the final score."""
 
     def encoded(examples: Sequence[Example]) -> list[Record]:
-        return encode_examples(loaded.task, examples, base.tokenizer, cache=cache_folder())
+        records = encode_examples(loaded.task, examples, base.tokenizer, cache=cache_folder())
+        check_tokens(base, records)
+        return records
 
     train = list(loaded.splits["train"])
     held: list[Example] | None = None

@@ -9,35 +9,14 @@ the pooler.
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from weft.base.loading import Base, checkpoint_tensors
-from weft.base.randomness import seeded
 from weft.model.heads import kind_for
-
-
-class Passage(nn.Module):
-    """Stands where the task class has its trunk: the states it is given are the states it returns."""
-
-    def __init__(self, pooler: nn.Module | None) -> None:
-        super().__init__()
-        self.pooler = pooler
-
-    def forward(
-        self, *_: Any, inputs_embeds: Tensor, **__: Any
-    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        pooled = None if self.pooler is None else self.pooler(inputs_embeds)
-        # The one output that has every field a task class may read: a pooled state and, for decoders, a cache.
-        return BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=inputs_embeds,  # type: ignore[arg-type]
-            pooler_output=pooled,
-        )
+from weft.model.passage import Passage, ask, blank, initialise
 
 
 class Head(nn.Module):
@@ -61,23 +40,13 @@ class Head(nn.Module):
         config = copy.deepcopy(base.config)
         # Span classes read it too, for start and end.
         config.num_labels = num_labels if self.kind.has_classes else 2
-        # Some classes find a row's last token by comparing ids with the pad id; they are given the mask as ids.
-        config.pad_token_id = 0
-        with torch.device("meta"):
-            # Start values are drawn in single precision whatever the base is in, so that they are the same.
-            module = getattr(transformers, self.kind.auto).from_config(config, dtype=torch.float32)
-        self.prefix: str = module.base_model_prefix
-        pooler = getattr(getattr(module, self.prefix), "pooler", None)
+        module, self.prefix = blank(self.kind, config)
         self._frozen: set[str] = set()
-        setattr(module, self.prefix, Passage(pooler))
         self._initialise(module, base, seed)
         self.module: PreTrainedModel = module
 
     def _initialise(self, module: PreTrainedModel, base: Base, seed: int) -> None:
-        module.to_empty(device="cpu")
-        with seeded(seed):
-            for part in module.modules():
-                module._init_weights(part)
+        initialise(module, self.kind, seed)
         # Before anything of the base is shared: its tensors keep their own type.
         nn.Module.to(module, dtype=trained_dtype(base))
         passage: Passage = getattr(module, self.prefix)
@@ -95,7 +64,7 @@ class Head(nn.Module):
             value.requires_grad_(name not in self._frozen)
 
     def _take_language_model_head(self, module: PreTrainedModel, base: Base) -> None:
-        ties = dict(getattr(module, "_tied_weights_keys", None) or {})
+        ties = ties_of(module)
         own = [name for name, _ in module.named_parameters(remove_duplicate=False)]
         found = checkpoint_tensors(base, own)
         for name, value in found.items():
@@ -124,9 +93,7 @@ class Head(nn.Module):
         passage.pooler = copy.deepcopy(passage.pooler)
         tied = {
             target: source.removeprefix(f"{self.prefix}.")
-            for target, source in dict(
-                getattr(self.module, "_tied_weights_keys", None) or {}
-            ).items()
+            for target, source in ties_of(self.module).items()
             if target in self._frozen and source.startswith(f"{self.prefix}.")
         }
         for target, source in tied.items():
@@ -187,7 +154,11 @@ class Head(nn.Module):
                 values[name].copy_(value)
 
     def forward(
-        self, hidden: Tensor, attention_mask: Tensor, sequences_per_row: Sequence[int]
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor,
+        sequences_per_row: Sequence[int],
+        input_ids: Tensor | None = None,
     ) -> Tensor:
         """Logits in the kind's shape.
 
@@ -195,6 +166,7 @@ class Head(nn.Module):
             hidden: Last trunk states, (sequences, seq, hidden).
             attention_mask: 1 for tokens, 0 for padding, (sequences, seq).
             sequences_per_row: How many sequences each row owns.
+            input_ids: The tokens, for the few task classes that read them beside the states, (sequences, seq).
         """
         mask = attention_mask.long()
         if self.kind.compares:
@@ -205,8 +177,8 @@ class Head(nn.Module):
                 )
             hidden = hidden.view(-1, choices, *hidden.shape[1:])
             mask = mask.view(-1, choices, mask.shape[-1])
-        extra = {} if self.kind.language_model else {"input_ids": mask}
-        return self.kind.logits(self.module(inputs_embeds=hidden, attention_mask=mask, **extra))
+            input_ids = None if input_ids is None else input_ids.view(mask.shape)
+        return ask(self.module, self.kind, hidden, mask, input_ids)
 
     def assembled(self, trunk: nn.Module, pooler: nn.Module | None = None) -> PreTrainedModel:
         """Transformers' task class with `trunk` in its place; all weights shared, nothing copied.
@@ -225,6 +197,13 @@ class Head(nn.Module):
             trunk.pooler = own
         setattr(module, self.prefix, trunk)
         return module
+
+
+def ties_of(module: PreTrainedModel) -> dict[str, str]:
+    """By name, the parameter of a task class that a tied one is the same as."""
+    ties = dict(getattr(module, "_tied_weights_keys", None) or {})
+    # Some classes write them as the expressions they once were.
+    return {target.rstrip("$"): source.rstrip("$") for target, source in ties.items()}
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

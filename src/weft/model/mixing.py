@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel
 
 from weft.base.loading import Base
 from weft.config import MixtureSettings, validate
 from weft.lowrank.attach import frozen_linear
-from weft.lowrank.roles import resolve
+from weft.lowrank.roles import resolve, roles_of
 from weft.methods.adapters.contract import Adapter, NotLowRank
 from weft.methods.gates.frame import Frame
 from weft.methods.gates.settings import Spec, TrainedSpec
@@ -53,10 +53,13 @@ def starts_from_experts(spec: Spec) -> bool:
     return not isinstance(spec, TrainedSpec) or spec.start == "experts"
 
 
-def frame_of(config: PreTrainedConfig) -> Frame:
-    """What a mixture has to know of a trunk."""
+def frame_of(trunk: PreTrainedModel) -> Frame:
+    """What a mixture has to know of a trunk, or of its skeleton."""
+    config = trunk.config
     causal = kind_of("causal_lm").fits(config)
-    return Frame(config.model_type, config.hidden_size, config.num_hidden_layers, causal)
+    return Frame(
+        config.model_type, config.hidden_size, config.num_hidden_layers, causal, roles_of(trunk)
+    )
 
 
 def make_mix(
@@ -80,7 +83,7 @@ def make_mix(
     """
     kind, spec = method_of(settings)
     generator = torch.Generator().manual_seed(seed)
-    frame = frame_of(base.config)
+    frame = frame_of(base.trunk)
     where = f"mixture {settings.name}"
     try:
         if starts_from_experts(spec):

@@ -117,8 +117,9 @@ class Snapshot:
         for part in batch.parts:
             whole = part.stop - part.start == hidden.shape[0] and part.width == hidden.shape[1]
             own = hidden if whole else hidden[part.start : part.stop, : part.width]
+            rows = slice(part.start, part.stop), slice(part.width)
             answers[part.head] = self.head(part.head)(
-                own, mask[part.start : part.stop, : part.width], part.sequences_per_row
+                own, mask[rows], part.sequences_per_row, batch.inputs["input_ids"][rows]
             )
         return answers
 

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
-from weft.base.digest import stored_tensors
+from weft.base.digest import read_tensors, stored_tensors
 from weft.base.loading import config_of, normalise_conv1d
 from weft.base.locate import checkpoint_files
 
@@ -24,7 +23,9 @@ class Stored:
         self.files = checkpoint_files(folder)
         self._stored = stored_tensors(self.files)
         with torch.device("meta"):
-            self.trunk: PreTrainedModel = AutoModel.from_config(config_of(str(folder)))
+            self.trunk: PreTrainedModel = AutoModel.from_config(
+                config_of(str(folder)), trust_remote_code=False
+            )
         self._transposed = frozenset(normalise_conv1d(self.trunk))
         # Checkpoints of a task class have the trunk's own name before it.
         below = f"{self.trunk.base_model_prefix}."
@@ -66,5 +67,4 @@ class Stored:
     def _read(self, name: str) -> Tensor:
         if name in self._changed:
             return self._changed[name]
-        with safe_open(self._stored[name].path, "pt") as file:
-            return file.get_tensor(name)
+        return read_tensors({name: self._stored[name]})[name]

@@ -64,15 +64,19 @@ def groups_of(trunk: PreTrainedModel) -> list[Group]:
         ValueError: If the roles of this architecture's maps are not known.
     """
     config = trunk.config
-    if not roles_of(config.model_type):
+    widths: dict[int | None, int] = {}
+    if {"ffn_in", "ffn_out"} <= set(roles_of(trunk)):
+        widths = {
+            layer_index(name): frozen_linear(trunk, name).in_features
+            for name in resolve(trunk, "ffn_out")
+        }
+    said = getattr(config, _width_setting(config), 0)
+    if not widths or (said is not None and set(widths.values()) != {said}):
+        # A trunk whose config says its width otherwise could be pruned, but not loaded again.
         raise ValueError(
             f"structured pruning does not know the maps of model type {config.model_type!r}; prune "
             "unstructured or semi"
         )
-    widths = {
-        layer_index(name): frozen_linear(trunk, name).in_features
-        for name in resolve(trunk, "ffn_out")
-    }
     groups = [_group(trunk, NEURONS, layer or 0, units) for layer, units in widths.items()]
     if config.model_type in _FREE_HEADS:
         heads = config.num_key_value_heads
@@ -93,7 +97,7 @@ def counts_kept(config: Any, units: Mapping[str, int], ratio: float) -> dict[str
 def config_values(trunk: PreTrainedModel, kept: Mapping[str, int]) -> dict[str, int]:
     """What the config of a trunk with so many units a layer says otherwise."""
     config = trunk.config
-    said = {_WIDTHS.get(config.model_type, "intermediate_size"): kept[NEURONS]}
+    said = {_width_setting(config): kept[NEURONS]}
     if HEADS in kept:
         key = frozen_linear(trunk, resolve(trunk, "key")[0])
         said |= {
@@ -132,6 +136,10 @@ def _group(trunk: PreTrainedModel, what: str, layer: int, units: int) -> Group:
             width, blocks = (1, times) if what == NEURONS else (times, 1)
             cuts.append(Cut(name, "out" if out else "in", width, blocks))
     return Group(what, layer, units, tuple(cuts))
+
+
+def _width_setting(config: Any) -> str:
+    return _WIDTHS.get(config.model_type, "intermediate_size")
 
 
 def _heads(config: Any, groups: int) -> int:

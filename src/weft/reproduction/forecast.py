@@ -17,7 +17,8 @@ from rich.table import Table
 from transformers import AutoModel
 
 from weft.answering.inference import autocast
-from weft.base.loading import attention_for, config_of, max_positions
+from weft.base.loading import attention_for, config_of
+from weft.base.positions import max_positions
 from weft.comparison.grid import label_of
 from weft.comparison.jobs import Job
 from weft.comparison.workers import Standing, Watch
@@ -86,9 +87,11 @@ def calibrate(
     dtype = DTYPES.get(precision, torch.float32)
     how = attention_for(device, half=precision in ("bf16", "fp16"))
     with torch.random.fork_rng(devices=[]):
-        trunk = AutoModel.from_config(config, dtype=dtype, attn_implementation=how)
+        trunk = AutoModel.from_config(
+            config, dtype=dtype, attn_implementation=how, trust_remote_code=False
+        )
     trunk.to(device).requires_grad_(False).eval()
-    limit = max_positions(config)
+    limit = max_positions(trunk)
     length = TOKENS if limit is None else min(TOKENS, limit)
     start = torch.zeros(ROWS, length, config.hidden_size, device=device, dtype=dtype)
     start.requires_grad_(True)

@@ -17,7 +17,7 @@ from weft.atomic import write_tensors, write_text
 from weft.base.digest import stored_tensors
 from weft.base.loading import Base
 from weft.lowrank.attach import canonical
-from weft.model.head import Head
+from weft.model.head import Head, ties_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -108,7 +108,7 @@ def _tensors(head: Head, trunk: nn.Module, base: Base) -> dict[str, Tensor]:
 
 def _settle_ties(tensors: dict[str, Tensor], head: Head, config: PreTrainedConfig) -> None:
     """Leave out what transformers ties at load; say so where training parted tied tensors."""
-    ties = dict(getattr(head.module, "_tied_weights_keys", None) or {})
+    ties = ties_of(head.module)
     ties = {target: source for target, source in ties.items() if target in tensors}
     together = all(torch.equal(tensors[target], tensors[source]) for target, source in ties.items())
     if config.tie_word_embeddings and together:

@@ -169,7 +169,7 @@ def _skeleton(said: Description, folder: Path, base: Base, own: Mapping[str, Ten
             names = ", ".join(f"stacks.{at}.{key}" for key in sorted(missing))
             raise ValueError(f"{folder / GATE} lacks {names}; the mixture is incomplete")
         stacks[module] = Stack(ranks=ranks, trained=True, **kept)
-    frame = frame_of(base.config)
+    frame = frame_of(base.trunk)
     mixture = kind(said.experts, stacks, frame, spec, torch.Generator()).to(device, dtype)
     return Mix(MIX, mixture, () if starts_from_experts(spec) else said.tasks)
 

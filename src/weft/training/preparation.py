@@ -141,7 +141,9 @@ def prepare_model(model: Model, run: Run) -> None:
     rates = [module.p for module in model.trunk.modules() if isinstance(module, Dropout)]
     rates += [getattr(module, "attention_dropout", 0.0) for module in model.trunk.modules()]
     if model.base.trunk.device.type == "cpu" and any(rates):
-        cast(PreTrainedModel, model.trunk).set_attn_implementation(attention.NAME)
+        trunk = cast(PreTrainedModel, model.trunk)
+        if attention.available(attention.NAME, type(trunk)) == attention.NAME:
+            trunk.set_attn_implementation(attention.NAME)
     if run.training.gradient_checkpointing:
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

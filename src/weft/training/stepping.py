@@ -7,7 +7,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from weft.answering.inference import autocast, padding_id
-from weft.base.loading import max_positions
 from weft.methods.gates.trace import GateTrace, traced
 from weft.model.batching import MOST_TOKENS, Batch, Item, collate, labelled, pieces
 from weft.model.heads import kind_of
@@ -58,7 +57,7 @@ class Stepper:
                 piece,
                 padding_id(self.session.base),
                 multiple=HALF_MULTIPLE if self.training.precision in ("bf16", "fp16") else 1,
-                positions=max_positions(self.session.base.config),
+                positions=self.session.base.max_positions,
             ).to(self.session.device)
             self.tokens += batch.tokens
             first = number == 0 and self.accelerator.is_main_process

@@ -25,6 +25,14 @@ EXPERTS = (
 )
 
 
+ROLES = {
+    "query": ("attention.self.query",),
+    "ffn_in": ("intermediate.dense",),
+    "ffn_out": ("output.dense",),
+}
+"""Of BERT's maps, as far as these tests weave them."""
+
+
 @pytest.fixture
 def x() -> Tensor:
     """Two tokens, (1, 2, 3)."""
@@ -68,7 +76,7 @@ def make() -> Callable[..., Mixture]:
     ) -> Mixture:
         kind = mixtures.load(name)
         spec = kind.settings_type(**settings)
-        frame = Frame("bert", hidden, layers)
+        frame = Frame("bert", hidden, layers, roles=ROLES)
         stacks = {module: kind.from_experts(module, parts, frame, spec) for module in maps}
         names = [f"expert{at}" for at in range(len(parts))]
         generator = torch.Generator().manual_seed(seed)
@@ -92,7 +100,7 @@ def make_new() -> Callable[..., Mixture]:
     ) -> Mixture:
         kind = mixtures.load(name)
         spec = kind.settings_type(**settings)
-        frame = Frame("bert", hidden, layers)
+        frame = Frame("bert", hidden, layers, roles=ROLES)
         generator = torch.Generator().manual_seed(seed)
         stacks = {
             module: kind.from_nothing(module, torch.empty(shape), frame, spec, generator)

@@ -24,6 +24,7 @@ from weft.methods.gates.trace import GateTrace, traced
 from weft.methods.mixtures import mixtures
 from weft.methods.mixtures.contract import Mixture
 from weft.model.mixed import Mix
+from weft.model.mixing import frame_of
 from weft.model.model import Model
 
 MODEL_TYPES = ["bert", "distilbert", "gpt2", "llama", "modernbert"]
@@ -49,7 +50,7 @@ def mixed(folder: Path, *, is_new: bool = False, **settings: Any) -> tuple[Model
     bare = copy.deepcopy(base.trunk)
     kind: Any = mixtures.load("mixlora")
     spec = kind.settings_type(**{"rank": 2, "num_experts": 4, **settings})
-    frame = Frame(base.model_type, base.config.hidden_size, base.config.num_hidden_layers)
+    frame = frame_of(base.trunk)
     draw = torch.Generator().manual_seed(1)
     weights = {at: frozen_linear(base.trunk, at).weight for at in resolve(base.trunk, spec.targets)}
     stacks = {at: kind.from_nothing(at, W0, frame, spec, draw) for at, W0 in weights.items()}

@@ -1,6 +1,7 @@
 """What a mixture has to know of the trunk that it is made for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -12,3 +13,5 @@ class Frame:
     layers: int
     causal: bool = False
     """Whether a token sees those before it alone."""
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By role, the maps that play it, named inside a layer."""

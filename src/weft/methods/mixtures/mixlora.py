@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from weft.base.dropout import dropout
-from weft.lowrank.roles import layer_index, role_of, roles_of
+from weft.lowrank.roles import layer_index, role_of
 from weft.lowrank.route import current_rows
 from weft.methods.gates import losses
 from weft.methods.gates.call import Call
@@ -66,12 +66,10 @@ class MixLoRA(contract.Mixture):
     def build(self, generator: Generator) -> None:
         check_k(self.spec.top_k, len(self.experts))
         inside = [
-            name
-            for name in self.modules_woven
-            if role_of(self.frame.model_type, name) in self.BLOCK
+            name for name in self.modules_woven if role_of(self.frame.roles, name) in self.BLOCK
         ]
         self._blocks = [list(names) for _, names in groupby(inside, layer_index)]
-        whole = len(roles_of(self.frame.model_type).get("ffn_in", ())) + 1
+        whole = sum(len(self.frame.roles.get(role, ())) for role in self.BLOCK)
         if not inside or any(len(names) != whole for names in self._blocks):
             raise ValueError(
                 f"MixLoRA's experts are whole feed-forward blocks, got {inside}; use targets: [ffn_in, ffn_out]"
@@ -93,7 +91,7 @@ class MixLoRA(contract.Mixture):
     def from_nothing(
         cls, module: str, weight: Tensor, frame: contract.Frame, spec: Spec, generator: Generator
     ) -> Stack:
-        inside = role_of(frame.model_type, module) in cls.BLOCK
+        inside = role_of(frame.roles, module) in cls.BLOCK
         count = spec.num_experts if inside else 1
         return Stack.new(weight, count, spec.rank, spec.alpha, generator)
 

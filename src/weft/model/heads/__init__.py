@@ -21,7 +21,7 @@ def kind_of(name: str) -> Kind:
 
 
 def fitting(config: transformers.PreTrainedConfig) -> list[str]:
-    """The kinds that a base can serve."""
+    """The kinds that transformers has a task class for, as far as a config tells (`model/passage.py` tries them)."""
     return [name for name in heads.names() if kind_of(name).fits(config)]
 
 

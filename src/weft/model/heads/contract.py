@@ -72,6 +72,10 @@ class Kind(ABC):
         """The sum of the loss over labelled items, each, smoothed or not, times its weight."""
 
     @abstractmethod
+    def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
+        """The shape of the logits of so many sequences without padding, but for its last axis."""
+
+    @abstractmethod
     def outputs(
         self, logits: Tensor, labels: Tensor | None, lengths: Sequence[Sequence[int]]
     ) -> list[Any]:
@@ -81,6 +85,9 @@ class Kind(ABC):
 class ByRow(Kind):
     """One answer for a row."""
 
+    def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
+        return (1,) if self.compares else (sequences,)
+
     def outputs(
         self, logits: Tensor, labels: Tensor | None, lengths: Sequence[Sequence[int]]
     ) -> list[Any]:
@@ -89,6 +96,9 @@ class ByRow(Kind):
 
 class ByToken(Kind):
     """One answer for every token."""
+
+    def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
+        return (sequences, seq)
 
     def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:
         rows = [torch.tensor(labels) for record in records for labels in record["labels"]]
