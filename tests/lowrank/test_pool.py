@@ -145,6 +145,21 @@ def test_every_path_is_the_plain_loop_in_values_and_gradients(
     )
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("rows", [["a", "c", "a", "c"], ["c", "a", "b"], ["a", "b", "c", None]])
+def test_one_expert_for_each_sequence_is_the_plain_loop(
+    path: str, rows: list[str | Members | None]
+) -> None:
+    terms = products()
+    y, x, weight = example(len(rows))
+    got = pool_of(terms, path).apply(y, x, weight, Route.by_sequence(rows), training=False)
+    expected = naive(y, x, weight, terms, rows)
+    torch.testing.assert_close(got, expected, **NEAR)
+    torch.testing.assert_close(
+        gradients(got, x, terms), gradients(expected, x, terms), rtol=1e-12, atol=1e-11
+    )
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.lists(

@@ -234,3 +234,37 @@ def test_two_experts_keep_their_states_apart_by_name(make: Make) -> None:
     for expert in experts:
         for name, value in expert.trained().items():
             assert learner.parameters[f"{expert.name}/{name}"] is value
+
+
+class Counting(Expert):
+    """Remembers what it was told after each step."""
+
+    def after_step(self, done: int, total: int) -> None:
+        self.told = [*getattr(self, "told", []), (done, total)]
+
+
+def test_an_expert_is_told_how_many_steps_are_done(make: Make) -> None:
+    learner, [expert] = make("a")
+    counting = Counting("c", dict(expert.adapters), expert.head)
+    learner.experts = [(counting, recipe) for _, recipe in learner.experts]
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    for step in range(2):
+        give_gradients(learner, 1.0)
+        learner.step(step, scaler)
+    assert counting.told == [(1, 10), (2, 10)]
+
+
+@pytest.mark.parametrize("rate", [None, 0.25])
+def test_a_private_trunk_learns_at_the_run_s_rate_or_else_the_recipe_s(
+    make: Make, rate: float | None
+) -> None:
+    learner, _ = make("a", learning_rate=rate)
+    trunk = nn.Linear(3, 2)
+    own = Learner(learner.streams, learner.experts, learner.training, trunk)
+    assert own.parameters.keys() - learner.parameters.keys() == {"trunk/weight", "trunk/bias"}
+    rates = {
+        id(value): group["lr"] for group in own.optimizer.param_groups for value in group["params"]
+    }
+    wanted = rate or learner.experts[0][1].learning_rate
+    assert {rates[id(value)] for value in trunk.parameters()} == {wanted}
+    assert len(rates) == len(own.parameters)

@@ -98,3 +98,4 @@ def test_features_keep_their_scale_until_seen_and_a_constant_one_stays_finite() 
     standard.settle()
     assert standard.mean.tolist() == [3, 5]
     assert standard.scale[0].item() == pytest.approx((24 / 5) ** -0.5)
+    assert standard(x.bfloat16()).dtype == torch.bfloat16

@@ -22,5 +22,8 @@ def test_a_trace_belongs_to_its_call_and_padding_never_counts() -> None:
     assert trace.counted(scores).tolist() == [[0, 1, 2], [3, 4, 5], [9, 10, 11]]
     assert trace.tokens_of_labels().tolist() == [2, 2, 0]
     assert GateTrace().counted(scores).shape == (6, 3)
+    assert torch.equal(trace.tokens(scores), trace.counted(scores))
+    # At a map without positions every row counts.
+    assert torch.equal(trace.tokens(scores[:, 0]), scores[:, 0])
     with pytest.raises(ValueError, match="have no labels"):
         GateTrace(mask=mask).tokens_of_labels()

@@ -115,6 +115,19 @@ def test_every_row_counts_once_in_the_label_loss(make: Make, parts: list[Part]) 
         mixture.losses(GateTrace(mask, gates=call.trace.gates, logits=call.trace.logits))
 
 
+def test_gates_of_every_map_are_all_told_the_row_s_task(make: Make, parts: list[Part]) -> None:
+    labels = torch.tensor([2, 0])
+    for layerwise in (False, True):
+        mixture = make("early_pass", parts, layerwise=layerwise, maps=[MAP, NEXT])
+        call = called(mixture, drawn(2, 3, 3), torch.ones(2, 3, dtype=torch.long), labels=labels)
+        for module in (MAP, NEXT):
+            mixture.weave(module, drawn(2, 3, 3), call)
+        each = [call.trace.logits[module][:, 0].log_softmax(-1) for module in (MAP, NEXT)]
+        wanted = -sum(log[0, 2] + log[1, 0] for log in each) / 4
+        assert_close(mixture.losses(call.trace)["label_ce"][1], wanted)
+        assert torch.equal(each[0], each[1]) != layerwise
+
+
 def test_on_a_decoder_a_token_s_gates_read_that_token_alone(parts: list[Part]) -> None:
     kind = mixtures.load("early_pass")
     spec, frame = (

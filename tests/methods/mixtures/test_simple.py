@@ -141,15 +141,24 @@ def test_maps_outside_of_the_layers_are_served_by_what_is_known_when_they_run(
         hidden = torch.randn(1, 2, 3, dtype=torch.float64)
         uniform = cat(parts, [1 / 3] * 3, x)
         for module in maps:
-            # With and without somebody who looks at the gates.
-            for watched in (True, False):
-                found = woven(mixture, x, module, hidden=hidden, watched=watched)
-                if module in constant:
-                    assert_close(found, uniform)
-                else:
-                    assert (found - uniform).abs().max() > 1e-3
+            found = woven(mixture, x, module, hidden=hidden)
+            # The same with nobody who looks at the gates.
+            assert_close(woven(mixture, x, module, hidden=hidden, watched=False), found)
+            if module in constant:
+                assert_close(found, uniform)
+            else:
+                assert (found - uniform).abs().max() > 1e-3
             if module in constant:
                 assert_close(woven(mixture, x, module), uniform)
+
+
+def test_a_layer_that_is_not_there_is_refused_where_one_is_read(
+    make: Make, parts: list[Part]
+) -> None:
+    with pytest.raises(ValueError, match="layer 2: the base has layers 0 to 1"):
+        make("single_pass", parts, reader="layer", layer=2)
+    for reader in ("embedding", "local"):
+        assert make("single_pass", parts, reader=reader, layer=2).experts
 
 
 def test_the_grouped_path_is_the_dense_one_in_values_and_gradients(
