@@ -152,7 +152,7 @@ def test_one_expert_for_each_sequence_is_the_plain_loop(
 ) -> None:
     terms = products()
     y, x, weight = example(len(rows))
-    got = pool_of(terms, path).apply(y, x, weight, Route.by_sequence(rows), training=False)
+    got = Pool(terms, path).apply(y, x, weight, Route.by_sequence(rows), training=False)
     expected = naive(y, x, weight, terms, rows)
     torch.testing.assert_close(got, expected, **NEAR)
     torch.testing.assert_close(

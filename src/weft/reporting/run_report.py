@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weft.reporting.classes import class_tables
 from weft.reporting.document import Document, Section, Table
 from weft.reporting.groups import Entry, Group, groups_of
 from weft.reporting.mixtures import MixtureRun, mixture_section, mixtures_of
@@ -100,7 +101,12 @@ def group_section(group: Group) -> Section:
         heading=group.heading,
         words=tuple(_summary(group)),
         notes=group.remarks,
-        parts=(_score_table(group), *figures_of(group), _runs_table(group)),
+        parts=(
+            _score_table(group),
+            *figures_of(group),
+            *class_tables(group),
+            _runs_table(group),
+        ),
     )
 
 
