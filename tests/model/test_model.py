@@ -133,7 +133,7 @@ def test_a_batch_of_all_kinds_equals_each_row_alone(base: Base, path: str | None
 
 def test_the_identical_call_has_identical_bits_beside_other_threads(bert: Base) -> None:
     model = Model(bert).eval()
-    kinds = fitting(bert)
+    kinds = fitting(bert.config)
     for number, kind in enumerate(kinds):
         model.add(expert(bert, kind, number))
     mixes = [kinds[:2], kinds[2:4], kinds[3:], kinds]
@@ -253,7 +253,7 @@ def test_training_leaves_the_base_bit_identical(bert: Base) -> None:
     before = copy.deepcopy(bert.trunk.state_dict())
     pooler = copy.deepcopy(bert.pooler.state_dict())
     model = Model(bert).train()
-    kinds = fitting(bert)
+    kinds = fitting(bert.config)
     for number, kind in enumerate(kinds):
         model.add(
             expert(bert, kind, number, train_also=["norms"], dropout=0.1 * number), trainable=True
