@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -98,7 +99,7 @@ def check_form(config: PreTrainedConfig, name: str) -> None:
 
 def trunk_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class that `AutoModel` makes of `config`."""
-    found = AutoModel._model_mapping[type(config)]
+    found: Any = AutoModel._model_mapping[type(config)]
     if not isinstance(found, tuple):
         return found
     named = {kind.__name__: kind for kind in found}
