@@ -154,6 +154,8 @@ def main(command: str, points: int, given: Path, work: Path) -> None:
         return
     wanted = content(work)
     tried = sorted({1 + at * max(1, operations - 1) // max(1, points - 1) for at in range(points)})
+    # `predict` writes to what it is handed, and no file of its own.
+    tried = tried if operations else []
     for point in tried:
         code, _, said = run(arguments(again=False), fresh(), point)
         faults = (

@@ -86,6 +86,8 @@ def train(
             )
         folder = RunFolder.open(resume)
         if folder.is_complete:
+            # Those of a training that was killed between its last file and their removal.
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)
             return folder
         if os.environ.get("RANK", "0") == "0":
             refuse_held(folder)
