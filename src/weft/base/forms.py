@@ -102,8 +102,10 @@ def trunk_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     found: Any = AutoModel._model_mapping[type(config)]
     if not isinstance(found, tuple):
         return found
-    named = {kind.__name__: kind for kind in found}
-    return next((named[name] for name in config.architectures or () if name in named), found[0])
+    # transformers' table has None where a class is missing; its first is the one that AutoModel takes.
+    classes: list[type[PreTrainedModel]] = [kind for kind in found if kind is not None]
+    named = {kind.__name__: kind for kind in classes}
+    return next((named[name] for name in config.architectures or () if name in named), classes[0])
 
 
 def blank_trunk(config: PreTrainedConfig) -> PreTrainedModel:
