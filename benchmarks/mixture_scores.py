@@ -39,7 +39,7 @@ from mixture_runs import (
 )
 from weft.answering.recognition import RECOGNITION
 from weft.comparison.comparing import examples_of, predictions_of
-from weft.lowrank.peft_tensors import read_tensors
+from weft.lowrank.peft.tensors import read_tensors
 from weft.model.recogniser import Recogniser
 from weft.reproduction.cells import mixture_count
 from weft.reproduction.published import Address, published

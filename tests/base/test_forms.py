@@ -20,6 +20,7 @@ from weft.base.loading import load_base
 from weft.base.positions import max_positions
 from weft.config import load_run
 from weft.training.assembly import assemble
+from weft.training.settings import completed
 
 Folder = Callable[[str], Path]
 ROWS = 66
@@ -111,7 +112,7 @@ def test_training_leaves_attention_that_ours_cannot_stand_for(tmp_path: Path) ->
         "task": {"name": str(tmp_path / "t.yaml"), "data": str(tmp_path)},
         "training": {"base_dropout": 0.1, "max_steps": 1},
     }
-    session = assemble(load_run(run), torch.device("cpu"))
+    session = assemble(completed(load_run(run)), torch.device("cpu"))
     assert session.model.base.config._attn_implementation == "eager"
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from weft.config import Run, to_yaml
-from weft.lowrank.checkpoint import CONFIG, WEIGHTS
+from weft.lowrank.peft.writing import CONFIG, WEIGHTS
 from weft.model.model import Model
 from weft.runs import RunFolder
 from weft.storage.card import CARD

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tests.storage.mutants import Source
 from tests.storage.xlora_runs import mixed_run
-from weft.lowrank.checkpoint import WEIGHTS
+from weft.lowrank.peft.writing import WEIGHTS
 from weft.storage.experts import save_expert
 
 pytestmark = [

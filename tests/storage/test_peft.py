@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from weft.lowrank.checkpoint import CONFIG
+from weft.lowrank.peft.writing import CONFIG
 from weft.model.heads import heads, kind_of
 from weft.storage.experts import load_expert, save_expert
 

@@ -22,7 +22,7 @@ from peft import (
 )
 from safetensors.torch import load_file, save_file
 
-from weft.lowrank.checkpoint import CONFIG, WEIGHTS
+from weft.lowrank.peft.writing import CONFIG, WEIGHTS
 from weft.storage.experts import load_expert
 from weft.storage.importing import import_expert
 from weft.storage.loading import load_run_model

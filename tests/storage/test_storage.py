@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weft.base.loading import load_base
 from weft.lowrank.attach import frozen_linear
-from weft.lowrank.checkpoint import CONFIG, WEIGHTS
+from weft.lowrank.peft.writing import CONFIG, WEIGHTS
 from weft.methods.adapters.contract import Adapter, NotLowRank, Spec
 from weft.model.expert import Card, Expert, build
 from weft.model.head import Head
@@ -294,9 +294,9 @@ def test_a_variants_own_state_is_stored_beside_its_exact_factors(lab: Any, tmp_p
     one = "encoder.layer.0.attention.self.query"
     assert {name for name in names if "layer.1" not in name} == {
         "shared.weight",
-        *(f"{one}.{name}" for name in ("A", "start", "up")),
+        *(f"{one}.{name}" for name in ("A", "A0", "up")),
     }
-    # Drawn anew, start and up would differ.
+    # Drawn anew, A0 and up would differ.
     torch.manual_seed(9)
     found = restore(tmp_path / "e", made.card, made.base, made.recipe)
     before, after = made.expert.trained(), found.trained()

@@ -24,7 +24,7 @@ from tests.storage.xlora_runs import (
     theirs,
 )
 from weft.base.loading import Base, load_base
-from weft.lowrank.checkpoint import CONFIG, WEIGHTS
+from weft.lowrank.peft.writing import CONFIG, WEIGHTS
 from weft.methods.mixtures.xlora import Spec
 from weft.storage.exporting import export
 from weft.storage.importing import import_expert

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from weft.base.loading import Base
 from weft.config import MixtureSettings, RecipeSettings, Run, to_yaml
-from weft.lowrank.checkpoint import WEIGHTS
+from weft.lowrank.peft.writing import WEIGHTS
 from weft.lowrank.route import Route
 from weft.methods.gates.trace import GateTrace, traced
 from weft.methods.recipes import resolve

@@ -21,7 +21,7 @@ from weft.base.loading import Base, load_base
 from weft.base.locate import checkpoint_files, locate
 from weft.config import RecipeSettings, to_yaml
 from weft.lowrank.attach import frozen_linear
-from weft.lowrank.checkpoint import PeftFolder
+from weft.lowrank.peft.writing import PeftFolder
 from weft.methods.recipes import recipe_file, resolve
 from weft.model.expert import Expert, factors_of
 from weft.pruning.record import FILE, Pruning, read_pruning

@@ -22,9 +22,9 @@ from weft.atomic import atomic_folder, write_tensors
 from weft.base.loading import Base, checkpoint_tensors, config_of, load_base
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind
-from weft.lowrank.checkpoint import PeftFolder, write_peft
-from weft.lowrank.peft_reading import read_peft
-from weft.lowrank.peft_tensors import read_tensors
+from weft.lowrank.peft.reading import read_peft
+from weft.lowrank.peft.tensors import read_tensors
+from weft.lowrank.peft.writing import PeftFolder, write_peft
 from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import Recipe, resolve
 from weft.model.expert import Card, Expert

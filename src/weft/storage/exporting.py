@@ -7,7 +7,7 @@ from typing import Literal
 
 from weft.atomic import atomic_folder
 from weft.config import RecipeSettings
-from weft.lowrank.checkpoint import CONFIG as PEFT_CONFIG
+from weft.lowrank.peft.writing import CONFIG as PEFT_CONFIG
 from weft.methods.recipes import recipe_file, resolve
 from weft.model.factoring import approximated
 from weft.runs import RunFolder

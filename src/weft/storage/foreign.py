@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from weft.base.loading import Base
 from weft.config import RecipeSettings
 from weft.lowrank.attach import frozen_linear
-from weft.lowrank.checkpoint import CONFIG, PeftFolder
-from weft.lowrank.peft_config import REPEATED_STARTS
-from weft.lowrank.peft_forms import Projections
+from weft.lowrank.peft.config import REPEATED_STARTS
+from weft.lowrank.peft.forms import Projections
+from weft.lowrank.peft.writing import CONFIG, PeftFolder
 from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import HEAD_ONLY, resolve
 from weft.model.expert import Card, Expert, make_adapters

@@ -14,7 +14,7 @@ from weft.atomic import atomic_folder, write_text
 from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, Run, TaskSettings, to_yaml, validate
 from weft.data.reading import find_kind, find_spec
-from weft.lowrank.peft_reading import read_config, read_peft
+from weft.lowrank.peft.reading import read_config, read_peft
 from weft.methods.recipes import HEAD_ONLY, resolve
 from weft.model.expert import Card, Expert
 from weft.model.head import Head

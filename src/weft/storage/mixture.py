@@ -20,7 +20,7 @@ from torch import Tensor
 from weft.atomic import atomic_folder, write_tensors, write_text
 from weft.base.loading import Base
 from weft.config import MixtureSettings, Settings, read_yaml, validate
-from weft.lowrank.peft_tensors import read_tensors
+from weft.lowrank.peft.tensors import read_tensors
 from weft.methods.gates.settings import trains_experts
 from weft.methods.gates.stack import Stack
 from weft.model.expert import Card, Expert

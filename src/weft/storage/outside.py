@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from weft.base.loading import Base, checkpoint_tensors
 from weft.lowrank.attach import canonical, original
-from weft.lowrank.checkpoint import PeftFolder
-from weft.lowrank.peft_outside import Places
+from weft.lowrank.peft.outside import Places
+from weft.lowrank.peft.writing import PeftFolder
 from weft.model.head import Head, trained_dtype
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from weft import guard
 from weft.base.loading import Base
 from weft.lowrank.attach import canonical, frozen_linear, original
-from weft.lowrank.checkpoint import PeftFolder
-from weft.lowrank.peft_tensors import read_tensors
+from weft.lowrank.peft.tensors import read_tensors
+from weft.lowrank.peft.writing import PeftFolder
 from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import Recipe
 from weft.model.expert import Expert, make_adapters

@@ -33,8 +33,8 @@ import torch
 from weft.atomic import atomic_folder, write_tensors, write_text
 from weft.base.loading import Base, load_base
 from weft.config import MixtureSettings
-from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder
-from weft.lowrank.peft_reading import read_peft
+from weft.lowrank.peft.reading import read_peft
+from weft.lowrank.peft.writing import CONFIG, WEIGHTS, PeftFolder
 from weft.methods.gates.settings import trains_experts
 from weft.methods.mixtures.xlora import XLoRA
 from weft.model.expert import Card, Expert

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from weft import guard
 from weft.config import validate
-from weft.lowrank.checkpoint import CONFIG
-from weft.lowrank.peft_tensors import read_tensors
+from weft.lowrank.peft.tensors import read_tensors
+from weft.lowrank.peft.writing import CONFIG
 from weft.methods.mixtures.xlora import Spec, XLoRA
 
 _SETTINGS = {

@@ -11,8 +11,8 @@ from torch import Tensor
 from tests.methods.adapters.starts import draw, variant_on
 from tests.methods.adapters.stored import assert_same_adapters, card_of, expert_of
 from weft.base.loading import load_base
-from weft.lowrank.checkpoint import CONFIG
-from weft.lowrank.peft_reading import read_peft
+from weft.lowrank.peft.reading import read_peft
+from weft.lowrank.peft.writing import CONFIG
 from weft.methods.adapters.contract import Adapter
 from weft.storage.experts import NATIVE, restore, save_expert
 from weft.storage.tensors import linear_shapes

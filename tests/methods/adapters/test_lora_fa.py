@@ -13,7 +13,7 @@ from tests.methods.adapters.starts import draw, variant_on
 from tests.methods.adapters.stored import card_of
 from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
-from weft.lowrank.peft_reading import read_peft
+from weft.lowrank.peft.reading import read_peft
 from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import resolve
 from weft.model.expert import Expert, build

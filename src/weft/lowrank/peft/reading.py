@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from weft import guard
-from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder
 from weft.lowrank.folding import Change
-from weft.lowrank.peft_config import check_config, is_targeted, refuse_changed_base, value_for
-from weft.lowrank.peft_forms import Projections, Sides, adalora, loha, vera
-from weft.lowrank.peft_outside import (
+from weft.lowrank.peft.config import check_config, is_targeted, refuse_changed_base, value_for
+from weft.lowrank.peft.forms import Projections, Sides, adalora, loha, vera
+from weft.lowrank.peft.outside import (
     Places,
     bias_of,
     changes_of,
@@ -24,7 +23,7 @@ from weft.lowrank.peft_outside import (
     check_saved,
     scaling_of,
 )
-from weft.lowrank.peft_tensors import (
+from weft.lowrank.peft.tensors import (
     BIAS,
     MAGNITUDE,
     SIDES,
@@ -36,6 +35,7 @@ from weft.lowrank.peft_tensors import (
     sorted_out,
     trunk_prefix,
 )
+from weft.lowrank.peft.writing import CONFIG, WEIGHTS, PeftFolder
 
 
 def read_peft(

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from weft.atomic import write_tensors, write_text
 from weft.lowrank.folding import Change
-from weft.lowrank.peft_forms import Projections
-from weft.lowrank.peft_tensors import MAGNITUDE, ROOT
+from weft.lowrank.peft.forms import Projections
+from weft.lowrank.peft.tensors import MAGNITUDE, ROOT
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

@@ -16,9 +16,9 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from weft.lowrank.checkpoint import CONFIG, WEIGHTS, PeftFolder, write_peft
-from weft.lowrank.peft_config import is_targeted, value_for
-from weft.lowrank.peft_reading import read_peft
+from weft.lowrank.peft.config import is_targeted, value_for
+from weft.lowrank.peft.reading import read_peft
+from weft.lowrank.peft.writing import CONFIG, WEIGHTS, PeftFolder, write_peft
 
 QUERY = "encoder.layer.{}.attention.self.query"
 OUTPUT = "encoder.layer.{}.output.dense"

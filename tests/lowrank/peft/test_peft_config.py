@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from torch import nn
 
-from weft.lowrank.peft_reading import read_peft
+from weft.lowrank.peft.reading import read_peft
 
 
 def net() -> nn.Module:

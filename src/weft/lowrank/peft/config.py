@@ -10,7 +10,7 @@ from typing import Any
 
 import regex
 
-from weft.lowrank.peft_settings import TYPES, check_types
+from weft.lowrank.peft.settings import TYPES, check_types
 
 _FOLLOWED = {
     "peft_type",

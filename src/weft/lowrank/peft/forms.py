@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.lowrank.peft_config import value_for
+from weft.lowrank.peft.config import value_for
 
 Sides = dict[str, Tensor]
 _SAME_AS_LOADED = 1e-5

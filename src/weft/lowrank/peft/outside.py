@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from weft.lowrank.folding import Change, Product, Rows, Sum
-from weft.lowrank.peft_config import is_targeted, saved_modules, value_for
-from weft.lowrank.peft_tensors import BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, SIDES, TOKENS
+from weft.lowrank.peft.config import is_targeted, saved_modules, value_for
+from weft.lowrank.peft.tensors import BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, SIDES, TOKENS
 
 
 @dataclass(frozen=True)
