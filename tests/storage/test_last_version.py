@@ -15,7 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 import weft
+from weft.base.loading import load_base
+from weft.model.model import Model
 from weft.runs import RunFolder
+from weft.storage.experts import load_expert, load_full
 from weft.training.settings import completed, mix_config
 
 STORED = Path(__file__).parents[1] / "last_version"
@@ -83,3 +86,17 @@ def test_they_are_mixed_exported_and_imported(there: Path) -> None:
     assert weft.train(run, out=there / "again").mixture.is_dir()
     weft.export(there / "tags", there / "out", to="merged")
     assert (there / "out" / "model.safetensors").is_file()
+
+
+def test_what_its_cards_say_to_import_is_there() -> None:
+    found: dict[str, Any] = {}
+    exec(
+        "from weft.base import load_base\nfrom weft.model import Model\n"
+        "from weft.storage import load_expert, load_full\n",
+        found,
+    )
+    assert found["load_base"] is load_base
+    assert found["Model"] is Model
+    assert (found["load_expert"], found["load_full"]) == (load_expert, load_full)
+    with pytest.raises(ImportError):
+        exec("from weft.storage import nothing")

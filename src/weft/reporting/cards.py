@@ -250,15 +250,15 @@ def _loading_lines(card: Card, library: str) -> list[str]:
             ),
         ]
         own = [
-            "from weft.storage.experts import load_full",
+            "from weft.storage import load_full",
             "",
             f'model, expert, card = load_full("{HERE}")',
         ]
     else:
         own = [
-            "from weft.base.loading import load_base",
-            "from weft.model.model import Model",
-            "from weft.storage.experts import load_expert",
+            "from weft.base import load_base",
+            "from weft.model import Model",
+            "from weft.storage import load_expert",
             "",
             f'base = load_base("{card.base}"{revision})',
             f'expert, card = load_expert("{HERE}", base)',
