@@ -55,6 +55,7 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
         "is_decoder": False,
     },
     "albert": {"embedding_size": 16},
+    "mobilebert": {"embedding_size": 16},
     "electra": {"embedding_size": 16},
     "deberta": {
         "relative_attention": True,

@@ -7,6 +7,7 @@ checkpoint (`auto_map`) is never run, and the user is never asked to.
 import difflib
 import inspect
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 
 from weft.base.trial import fault
 
+_OTHER_INPUTS = re.compile("vision|image|audio")
 _REASON = 300
 """Characters of another library's message that are passed on: some of them list every class there is."""
 
@@ -59,31 +61,35 @@ def brief(error: BaseException) -> str:
 def refusal(config: PreTrainedConfig) -> str | None:
     """Why no trunk of this config can be a base; None where one can."""
     kind = config.model_type
+    text = config.get_text_config()
+    found = None
     # The class is asked too: a checkpoint of the decoder alone says that it is none.
     if config.is_encoder_decoder or getattr(type(config), "is_encoder_decoder", False):
-        return f"{kind} is an encoder with a decoder; weft's bases are one or the other"
-    if config.get_text_config() is not config:
-        text = config.get_text_config().model_type
-        return f"{kind} is more than a text model; take a checkpoint of its text part ({text})"
-    if type(config) not in AutoModel._model_mapping:
-        return f"transformers has no bare trunk of {kind}"
-    try:
-        return _unreadable(trunk_class(config), config)
-    except ImportError as error:
-        return f"a trunk of {kind} cannot be made: {brief(error)}"
+        found = "is an encoder with a decoder; weft's bases are one or the other"
+    elif text is not config:
+        found = f"is more than a text model; take a checkpoint of its text part ({text.model_type})"
+    elif parts := [name for name in config.sub_configs if _OTHER_INPUTS.search(name)]:
+        found = f"is more than a text model: its config has {', '.join(parts)}"
+    elif type(config) not in AutoModel._model_mapping:
+        found = "has no bare trunk in transformers"
+    else:
+        try:
+            found = _unreadable(trunk_class(config), config)
+        except ImportError as error:
+            found = f"cannot be made: {brief(error)}"
+    return None if found is None else f"{kind} {found}"
 
 
 def _unreadable(trunk: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
     """Why a trunk of this class cannot read padded rows of tokens."""
     takes = inspect.signature(trunk.forward).parameters
     if "input_ids" not in takes:
-        return f"{config.model_type} does not read tokens"
+        return "does not read tokens"
     if needed := _needed(takes.values()):
-        return f"{config.model_type} needs {', '.join(needed)} beside tokens, which texts alone do not have"
+        return f"needs {', '.join(needed)} beside tokens, which texts alone do not have"
     if "attention_mask" not in takes:
-        return f"{config.model_type} cannot tell padding from text: it has no attention mask"
-    found = fault(trunk, config)
-    return None if found is None else f"{config.model_type} {found}"
+        return "cannot tell padding from text: it has no attention mask"
+    return fault(trunk, config)
 
 
 def check_form(config: PreTrainedConfig, name: str) -> None:
