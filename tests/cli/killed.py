@@ -30,7 +30,14 @@ WRITES = {
     "shutil.copyfile",
 }
 """Operations on files, as Python audits them, beside opening one to write."""
-CHANGING = {"seconds", "seconds_per_epoch", "tokens_per_second", "peak_memory_mib"}
+CHANGING = {
+    "seconds",
+    "seconds_per_epoch",
+    "tokens_per_second",
+    "peak_memory_mib",
+    "forward_over_base",
+    "remarks",
+}
 """Of what a command writes, what is another each time."""
 
 

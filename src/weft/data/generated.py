@@ -25,6 +25,8 @@ from typing import Any
 
 import yaml
 
+from weft.atomic import make_folder, write_text, writing
+
 SPLITS = ("train", "validation")
 
 SIZES: Mapping[str, tuple[int, int]] = {
@@ -78,10 +80,11 @@ def write_demo_data(
     """
     writers = {"choices": _write_choices, "spans": _write_spans, "entities": _write_entities}
     for name, write in writers.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / name)
         for split, size in zip(SPLITS, sizes[name], strict=True):
             # A stream for each file: the size of one changes no other.
-            write(folder / name, split, size, random.Random(f"{seed} {name} {split}"))
+            with writing(folder / name):
+                write(folder / name, split, size, random.Random(f"{seed} {name} {split}"))
         spec = {
             "name": f"demo_{name}",
             "version": "1",
@@ -91,7 +94,7 @@ def write_demo_data(
             **TASKS[name],
         }
         text = yaml.safe_dump(spec, sort_keys=False)
-        (folder / f"demo_{name}.yaml").write_text(text, encoding="utf-8")
+        write_text(folder / f"demo_{name}.yaml", text)
 
 
 @functools.cache
