@@ -63,9 +63,9 @@ def test_top_p_takes_the_fewest_that_hold_the_share() -> None:
         assert found.selected.sum() == count, p
         torch.testing.assert_close(found.gates, found.scores * found.selected)
     # Scores need no sum of 1, and tokens are counted one by one.
-    rows = tensor([3, 5, 2], [1, 1, 8])
+    rows = tensor([3, 5, 2], [1, 1, 8]).unsqueeze(1)
     found = gate(rows, GateSpec(score="raw", select="top_p", p=0.6))
-    assert found.selected.tolist() == [[True, True, False], [False, False, True]]
+    assert found.selected.tolist() == [[[True, True, False]], [[False, False, True]]]
 
 
 def test_a_threshold_counts_the_excess_and_always_selects_one() -> None:
