@@ -70,10 +70,13 @@ def _conll(path: Path, layout: Layout = PLAIN) -> Iterator[Placed]:
 def _json(path: Path, layout: Layout = PLAIN, tool: str | None = None) -> Iterator[Placed]:
     """One JSON list of objects, alone or as the one list of an object; JSON lines and SQuAD's form by this ending."""
     text = _text(path)
-    if _is_lines(text):
+    try:
+        document = parse_json(text, str(path))
+    except ValueError:
+        if not _is_lines(text):
+            raise
         yield from _jsonl(path, layout, tool)
         return
-    document = parse_json(text, str(path))
     if isinstance(document, dict):
         lists = {key: value for key, value in document.items() if isinstance(value, list)}
         articles = lists.get("data") or [None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weft.base.locate import ALIASES
 from weft.config import MixtureSettings, RecipeSettings, Run, TaskSettings, load_run
 from weft.methods.gates.settings import Spec
 from weft.methods.recipes import HEAD_ONLY, Recipe, resolve
@@ -150,7 +151,8 @@ def _tasks(run: Run) -> list[TaskSettings]:
 def _absolute(name: str) -> str:
     """A folder's absolute path; aliases and hub ids as they are."""
     path = Path(name).expanduser()
-    return str(path.absolute()) if path.is_dir() else name
+    # An alias is meant before a folder of its name, as where bases are looked up.
+    return str(path.absolute()) if name not in ALIASES.names() and path.is_dir() else name
 
 
 def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
