@@ -92,3 +92,9 @@ def test_evaluation_refuses_what_it_does_not_know(
     folder = train(run_of("topic", training={"max_steps": 1}), out=tmp_path / "run")
     with pytest.raises(ValueError, match=f"{name}.*{value}"):
         evaluate(folder.path, **{name: value})
+
+
+def test_a_recipe_that_finds_nothing_to_train_is_refused(run_of: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"recipe head has nothing to train on fill: .*adapters"):
+        train(run_of("fill", recipe="head"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -195,6 +195,11 @@ def _experts(
         recipe = complete.head_only() if shared else complete.recipe.again()
         head = Head(task.spec.kind, base, task.num_labels, seed=run.seed)
         check_head_settings(head, run.training)
+        if complete.recipe.trains == "head" and run.mixture is None and not head.trained_names():
+            raise ValueError(
+                f"recipe {run.recipe.name} has nothing to train on {name}: the head of {task.spec.kind} comes whole "
+                "with the base; choose a recipe with adapters, or full"
+            )
         found[name] = (_built(name, base, recipe, head, run.seed), recipe)
     if run.mixture is not None and complete.gates is not None:
         mixed = ingredients if complete.mixes_experts else {}
