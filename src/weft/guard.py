@@ -250,6 +250,7 @@ def _once(events: Iterator[Any], where: str) -> Iterator[Any]:
     halves: list[int] = []  # keys and values of it so far
     event: Any
     for event in events:
+        mark: Any = event.start_mark
         if isinstance(event, yaml.CollectionEndEvent):
             keys.pop()
             halves.pop()
@@ -257,9 +258,8 @@ def _once(events: Iterator[Any], where: str) -> Iterator[Any]:
             names = keys[-1] if keys else None
             if names is not None and halves[-1] % 2 == 0 and isinstance(event, yaml.ScalarEvent):
                 if event.value in names:
-                    line = event.start_mark.line + 1
                     raise ValueError(
-                        f"{where}, line {line}: {event.value!r:.100} is said twice; remove one of them"
+                        f"{where}, line {mark.line + 1}: {event.value!r:.100} is said twice; remove one of them"
                     )
                 names.add(event.value)
             if halves:
