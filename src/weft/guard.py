@@ -178,8 +178,8 @@ def parse_yaml(text: str, where: str) -> Any:
         where: What errors call the source, e.g. its path.
 
     Raises:
-        ValueError: If it is not YAML, nested deeper than `DEEPEST`, unfolds to more than its aliases should, or says a key
-            of one mapping twice, of which the loader would silently keep the last.
+        ValueError: If it is not YAML, nested deeper than `DEEPEST`, unfolds to more than its aliases should, or says
+            a key of one mapping twice, of which the loader would silently keep the last.
     """
     # The C parser, where the package has it, is ten times as fast; both are the safe one.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
