@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weft.answering.evaluation import evaluate
-    from weft.answering.prediction import predict
+    from weft.answering.opening import load, predict
+    from weft.answering.predictor import Predictor
     from weft.comparison.comparing import compare
     from weft.pruning.prune import prune
     from weft.pruning.recovery import recover
     from weft.reproduction.reproducing import reproduce
     from weft.storage.exporting import export
     from weft.storage.importing import import_expert
-    from weft.storage.loading import load_run_model as load
     from weft.training.loop import train
 
     __version__: str
 
 __all__ = [
+    "Predictor",
     "__version__",
     "compare",
     "evaluate",
@@ -35,12 +36,13 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Predictor": "weft.answering.predictor:Predictor",
     "compare": "weft.comparison.comparing:compare",
     "evaluate": "weft.answering.evaluation:evaluate",
     "export": "weft.storage.exporting:export",
     "import_expert": "weft.storage.importing:import_expert",
-    "load": "weft.storage.loading:load_run_model",
-    "predict": "weft.answering.prediction:predict",
+    "load": "weft.answering.opening:load",
+    "predict": "weft.answering.opening:predict",
     "prune": "weft.pruning.prune:prune",
     "recover": "weft.pruning.recovery:recover",
     "reproduce": "weft.reproduction.reproducing:reproduce",
