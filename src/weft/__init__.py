@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from weft.reproduction.reproducing import reproduce
     from weft.storage.exporting import export
     from weft.storage.importing import import_expert
+    from weft.training.callbacks import STOP
     from weft.training.loop import train
 
     __version__: str
 
 __all__ = [
+    "STOP",
     "Predictor",
     "__version__",
     "compare",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "STOP": "weft.training.callbacks:STOP",
     "Predictor": "weft.answering.predictor:Predictor",
     "compare": "weft.comparison.comparing:compare",
     "evaluate": "weft.answering.evaluation:evaluate",

@@ -19,12 +19,13 @@ Given = Mapping[Split, Any]
 """Rows of one task by split."""
 
 
-def given_by_task(data: Mapping[str, Any] | None, tasks: Sequence[str]) -> dict[str, Given]:
+def given_by_task(data: Any, tasks: Sequence[str], split: Split | None = None) -> dict[str, Given]:
     """The rows of each task by its label; {} where none are given.
 
     Args:
         data: `{split: rows}` of the one task, or `{task: {split: rows}}`.
         tasks: The labels of a run's tasks.
+        split: What rows alone are, without a mapping; None refuses them.
 
     Raises:
         ValueError: If a key is neither, or a task is missing.
@@ -33,9 +34,11 @@ def given_by_task(data: Mapping[str, Any] | None, tasks: Sequence[str]) -> dict[
     if data is None:
         return {}
     splits = get_args(Split)
+    if split is not None and (is_table(data) or isinstance(data, list | tuple)):
+        data = {split: data}
     if not isinstance(data, Mapping):
         raise TypeError(
-            f"data: expected {{'train': rows, 'validation': rows}}, got {type(data).__name__}"
+            f"data: expected {{'train': rows, 'validation': rows}} or a folder, got {type(data).__name__}"
         )
     if data and all(key in splits for key in data):
         if len(tasks) != 1:
