@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from weft.model.attached import adapter_state, attach, detach, load_adapter_state
     from weft.pruning.prune import prune
     from weft.pruning.recovery import recover
+    from weft.publishing.hub import push
     from weft.reproduction.reproducing import reproduce
     from weft.storage.exporting import export
     from weft.storage.gathering import import_experts
@@ -39,6 +40,7 @@ __all__ = [
     "load_adapter_state",
     "predict",
     "prune",
+    "push",
     "recover",
     "reproduce",
     "train",
@@ -59,6 +61,7 @@ _PLACES = {
     "load_adapter_state": "weft.model.attached:load_adapter_state",
     "predict": "weft.answering.opening:predict",
     "prune": "weft.pruning.prune:prune",
+    "push": "weft.publishing.hub:push",
     "recover": "weft.pruning.recovery:recover",
     "reproduce": "weft.reproduction.reproducing:reproduce",
     "train": "weft.training.loop:train",
