@@ -123,6 +123,20 @@ def test_one_that_is_refused_keeps_all_of_them_out(
     assert not list(tmp_path.glob("**/.*"))
 
 
+def test_one_that_is_refused_while_it_is_written_takes_the_others_drafts_away(
+    theirs: Callable[..., Any], task: str, tmp_path: Path
+) -> None:
+    folder, _ = theirs("default")
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    # An X-LoRA is read while it is written, and this one holds nothing.
+    (odd / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "XLORA"}))
+    with pytest.raises(ValueError, match=r"odd.*; none of the 2 was imported"):
+        import_experts([folder, odd], tmp_path / "runs", task=task)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_was_there_before_stays(theirs: Callable[..., Any], task: str, tmp_path: Path) -> None:
     folder, _ = theirs("default", "ranks")
     runs = tmp_path / "runs"
