@@ -51,10 +51,15 @@ def save(
         tensors |= {f"{number}/{key}": value for key, value in _tensors(learner).items()}
         values["learners"].append(_values(learner))
     make_folder(folder)
-    with atomic_folder(folder / f"step-{step:08d}") as path:
+    with atomic_folder(folder / name_of(step)) as path:
         _write(path, tensors, values)
     for old in _all(folder)[:-keep]:
         shutil.rmtree(old)
+
+
+def name_of(step: int) -> str:
+    """What the checkpoint after so many steps is called."""
+    return f"step-{step:08d}"
 
 
 def load(
