@@ -15,10 +15,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write `tensors` to `path` as safetensors, whole or not at all.
 
@@ -130,6 +130,10 @@ def write_tensors(
     Raises:
         OSError: If the disk refuses; `path` is then as it was.
     """
+    # Heavy, and whoever only lists what there is writes no tensors.
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with _draft_file(Path(path)) as draft:
         # The library makes files that only their owner may read.

