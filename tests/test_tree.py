@@ -17,6 +17,7 @@ METHODS = tuple(f"weft.methods.{folder}" for folder in FOLDERS)
 """Folders of which every file but the contract is a method."""
 
 ROOMS = (
+    ("system",),
     ("registry", "atomic", "scoped", "guard"),
     ("config", "runs"),
     ("base", "tasks"),

@@ -3,22 +3,24 @@
 A write that fails (a full disk, an interrupt) leaves what was there before, and no draft, and says what could not be
 written and what to do. A folder that stands in the place changes places with its draft in one step; where the system
 cannot do that, it is moved aside for the instant between two renames, because none renames over a folder with files.
+
+Why our own: libraries for this write single files; a run folder or an expert is many, and has to be there whole.
 """
 
-import ctypes
 import errno
 import os
 import re
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+from weft.system import exchange, sync
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -97,8 +99,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield draft
         with writing(path):
             for part in draft.rglob("*"):
-                _sync(part)
-            _sync(draft)
+                sync(part)
+            sync(draft)
             _take_place(draft, path)
     finally:
         # Gone already where all went well; must not hide the error where it did not.
@@ -116,7 +118,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write `tensors` to `path` as safetensors, whole or not at all.
 
@@ -130,6 +132,10 @@ def write_tensors(
     Raises:
         OSError: If the disk refuses; `path` is then as it was.
     """
+    # Heavy, and whoever only lists what there is writes no tensors.
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with _draft_file(Path(path)) as draft:
         # The library makes files that only their owner may read.
@@ -155,9 +161,9 @@ def _draft_file(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield draft
-            _sync(draft)
+            sync(draft)
             draft.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         # A folder that could not be entered has no draft in it.
         with suppress(OSError):
@@ -193,7 +199,7 @@ def _inside(draft: Path, path: Path) -> Iterator[None]:
 def _take_place(draft: Path, path: Path) -> None:
     if not path.exists():
         draft.rename(path)
-    elif not _exchanged(draft, path):
+    elif not exchange(draft, path):
         old = _beside(path)
         path.rename(old)
         try:
@@ -202,29 +208,9 @@ def _take_place(draft: Path, path: Path) -> None:
             old.rename(path)
             raise
         shutil.rmtree(old, ignore_errors=True)
-    _sync(path.parent)
-
-
-def _exchanged(draft: Path, path: Path) -> bool:
-    """Whether two folders changed places in one step: Linux can, on most of its file systems."""
-    if sys.platform != "linux":
-        return False
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(rename) and not rename(
-        here, os.fsencode(draft), here, os.fsencode(path), ctypes.c_uint(exchange)
-    )
+    sync(path.parent)
 
 
 def _beside(path: Path) -> Path:
     """A free name in the folder of `path`: the same file system, so a rename does not copy."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has what was written to a file, or the names in a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

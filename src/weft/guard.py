@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from weft.system import READING
+
 SETTINGS = 4 << 20
 """Most bytes of a file of settings: YAML, a card, a config."""
 RECORDS = 1 << 30
@@ -42,10 +44,7 @@ def opened(path: str | Path, most: int | None = None) -> Iterator[BinaryIO]:
         ValueError: If it is absent, no regular file (a folder, device, pipe or socket), not readable or too large.
     """
     try:
-        # Without O_NONBLOCK the opening of a pipe that nobody writes to would wait for ever.
-        handle = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        )
+        handle = os.open(path, READING)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

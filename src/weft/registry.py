@@ -1,8 +1,8 @@
 """The folder is the registry: a method, task or recipe exists because its file does.
 
-`Registry("weft.methods.adapters", Adapter)` lists the Python files of a folder without importing them and imports
-one when it is asked for; `Registry("weft.methods.recipes", suffix=".yaml")` does the same with YAML files. A
-name that is not there is an error that suggests the nearest one; a file that fails to import raises, nothing
+`Registry("weft.methods.adapters", "weft.methods.adapters.contract:Adapter")` lists the Python files of a folder without
+importing them and imports one, and the contract, when it is asked for; with `suffix=".yaml"` it does the same with YAML
+files. A name that is not there is an error that suggests the nearest one; a file that fails to import raises, nothing
 is skipped.
 
 An installed package adds a method by an entry point of the group `weft.<folder>`: the class, the module that defines
@@ -28,7 +28,7 @@ from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import yaml
 
@@ -64,21 +64,37 @@ class Registry(Generic[Contract]):
 
     Args:
         package: Dotted name of the folder, e.g. `weft.methods.adapters`.
-        contract: The class whose one concrete subclass each Python file defines; None for data files.
+        contract: The class whose one concrete subclass each Python file defines, or where it is (`module:Class`), so
+            that names can be listed without importing it; None for data files.
         suffix: Ending of the files that count.
     """
 
     def __init__(
-        self, package: str, contract: type[Contract] | None = None, suffix: str = ".py"
+        self, package: str, contract: type[Contract] | str | None = None, suffix: str = ".py"
     ) -> None:
         self.package = package
-        self.contract = contract
+        self._contract = contract
         self.suffix = suffix
         folder = package.rsplit(".", 1)[-1]
         self.kind = folder.rstrip("s")
         self.group = f"weft.{folder}"
         """The entry points by which packages add to it."""
         self._added: dict[str, type[Contract]] = {}
+
+    @property
+    def contract_place(self) -> str:
+        """Where the contract is defined: `module:Class`; nothing is imported. Empty for data files."""
+        if self._contract is None or isinstance(self._contract, str):
+            return self._contract or ""
+        return f"{self._contract.__module__}:{self._contract.__qualname__}"
+
+    @property
+    def contract(self) -> type[Contract] | None:
+        """The class that each Python file keeps."""
+        if isinstance(self._contract, str):
+            module, _, name = self._contract.partition(":")
+            self._contract = cast(type[Contract], getattr(importlib.import_module(module), name))
+        return self._contract
 
     def names(self) -> list[str]:
         """All registered names, sorted; nothing is imported.
@@ -200,17 +216,18 @@ class Registry(Generic[Contract]):
 
     def _only(self, module: ModuleType) -> type[Contract]:
         """The one concrete class of the contract that a module defines."""
+        contract = self.contract
         found = [
             value
             for value in vars(module).values()
             if inspect.isclass(value)
-            and self.contract is not None
-            and issubclass(value, self.contract)
+            and contract is not None
+            and issubclass(value, contract)
             and value.__module__ == module.__name__
             and not inspect.isabstract(value)
         ]
         if len(found) != 1:
-            raise TypeError(f"{module.__name__} must define one {self.contract}, found {found}")
+            raise TypeError(f"{module.__name__} must define one {contract}, found {found}")
         return found[0]
 
     def _broken(self, point: EntryPoint, error: BaseException) -> ValueError:

@@ -1,6 +1,7 @@
 """Continuations: the cache changes time, never text."""
 
 import copy
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,31 @@ def test_a_stop_text_ends_a_continuation_and_is_cut_off(model: Model) -> None:
     )
     assert [one.text for one in stopped] == [one.text.partition(stop)[0] for one in free]
     assert len(stopped[0].tokens) < len(free[0].tokens)
+
+
+def test_stop_texts_of_any_place_and_length_give_the_free_text_up_to_them(model: Model) -> None:
+    settings = Generation(max_new_tokens=16, sample=True, temperature=3.0, seed=5)
+    free = generate(model, "writer", PROMPTS, settings, device="cpu")
+    draw = random.Random(0)
+    for _ in range(24):
+        text = draw.choice(free).text
+        start = draw.randrange(len(text))
+        stops = [text[start : start + draw.randint(1, 6)], "never written"]
+        if "\N{REPLACEMENT CHARACTER}" in stops[0]:
+            continue  # half a character, which the next token may complete
+        stopped = generate(
+            model, "writer", PROMPTS, settings.model_copy(update={"stop": stops}), device="cpu"
+        )
+        assert [one.text for one in stopped] == [one.text.partition(stops[0])[0] for one in free]
+
+
+def test_a_stop_text_that_begins_in_the_prompt_stops_nothing(model: Model) -> None:
+    settings = Generation(max_new_tokens=8)
+    [free] = generate(model, "writer", PROMPTS[:1], settings, device="cpu")
+    stop = PROMPTS[0][-2:] + free.text[:1]
+    assert stop not in free.text
+    settings = settings.model_copy(update={"stop": [stop]})
+    assert generate(model, "writer", PROMPTS[:1], settings, device="cpu") == [free]
 
 
 def test_sampling_repeats_for_a_seed_and_leaves_torch_s_random_state_alone(model: Model) -> None:

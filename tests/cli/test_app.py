@@ -1,4 +1,5 @@
 import importlib.metadata
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +32,8 @@ def test_a_command_exists_because_its_file_does() -> None:
         sorted(
             [
                 *("train", "evaluate", "predict", "export", "import", "list", "show", "schema"),
-                *("compare", "demo", "mix", "prune", "push", "recover", "report", "reproduce"),
+                *("compare", "demo", "doctor", "init", "mix", "prune", "push", "recover", "report"),
+                "reproduce",
             ]
         )
         == FILES
@@ -50,6 +52,23 @@ def test_help_lists_every_command(say: Say) -> None:
     said = say("--help", COLUMNS="200")
     assert said.code == 0
     assert [name for name in FILES if f" {name} " not in said.out] == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("weft li", ["list"]), ("weft list rec", ["recipes"]), ("weft t", ["train"])],
+)
+def test_shells_complete_commands_and_choices(typed: str, offered: list[str]) -> None:
+    code = "from weft.cli import app; app(prog_name='weft')"
+    asked = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **asked, "_WEFT_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == offered
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -111,3 +111,11 @@ def test_a_page_that_counts_nothing_refuses_a_base(say: Say) -> None:
 def test_the_equation_is_the_first_indented_block() -> None:
     assert equation("LoRA: x.\n\n    a = b\n      + c\n\nText.\n\n    later\n") == "a = b\n  + c"
     assert equation("No block.") == ""
+
+
+@pytest.mark.parametrize("name", ["lor", "contract", "__init__"])
+def test_a_name_that_is_no_methods_is_refused(name: str, say: Say) -> None:
+    for what in ("adapter", "mixture"):
+        said = say("show", what, name)
+        assert said.code == 2
+        assert f"no {what} named {name!r}" in said.err

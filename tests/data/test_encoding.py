@@ -1,10 +1,12 @@
 """Encoded splits read back exactly as made; changed or damaged ones are made anew."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -88,7 +90,14 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "words": st.lists(st.text(), max_size=3),
     "span": st.fixed_dictionaries({"start": NUMBERS, "text": st.text()}),
 }
-RECORDS = st.lists(st.fixed_dictionaries({}, optional=FIELDS), min_size=1, max_size=6)
+RECORDS = st.sets(st.sampled_from(sorted(FIELDS))).flatmap(
+    lambda names: st.lists(
+        st.fixed_dictionaries({name: FIELDS[name] for name in sorted(names)}),
+        min_size=1,
+        max_size=6,
+    )
+)
+"""Rows of one kind: the same keys in all of them."""
 
 
 @settings(deadline=None)  # the disk decides
@@ -142,7 +151,7 @@ def test_a_damaged_file_is_made_anew(
 ) -> None:
     examples = _examples({"labels": 3}, {"labels": 4})
     fresh = encode_examples(_given(), examples, tokenizer, cache=tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.arrow")
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
@@ -150,7 +159,9 @@ def test_a_damaged_file_is_made_anew(
     task = _given()
     assert encode_examples(task, examples, tokenizer, cache=tmp_path) == fresh
     assert task.encoded == len(examples)
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [whole]
+    assert [file.read_bytes() for file in tmp_path.glob("*.arrow")] == [whole]
+    assert encode_examples(task, examples, tokenizer, cache=tmp_path) == fresh
+    assert task.encoded == len(examples)
 
 
 def test_the_key_changes_with_all_that_decides_the_records(
@@ -181,8 +192,7 @@ def test_the_key_does_not_change_with_how_the_tokenizer_was_last_called() -> Non
 
 UNKEEPABLE: list[list[Record]] = [
     [{"offsets": [(0, 1)]}],
-    [{"span": {"a": 1}}, {"span": {"b": 1}}],
-    [{"labels": 1}, {"labels": "one"}],
+    [{"labels": 1}, {"score": 1}],
 ]
 
 
@@ -193,6 +203,58 @@ def test_records_that_would_not_read_back_are_refused(
     with pytest.raises(TypeError, match="records of given"):
         encode_examples(_given(), _examples(*records), tokenizer, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_version_of_datasets_decides_reads_back_or_is_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    mixed: list[list[Record]] = [
+        [{"span": {"a": 1}}, {"span": {"b": 1}}],
+        [{"labels": 1}, {"labels": "one"}],
+    ]
+    for number, records in enumerate(mixed):
+        cache, examples = tmp_path / str(number), _examples(*records)
+        fresh = encode_examples(_given(), examples, tokenizer, cache=None)
+        with contextlib.suppress(TypeError):
+            assert encode_examples(_given(), examples, tokenizer, cache=cache) == fresh
+            assert encode_examples(_given(), examples, tokenizer, cache=cache) == fresh
+        assert len(list(cache.iterdir())) in (0, 2)
+
+
+def test_a_row_that_cannot_be_encoded_says_why_and_leaves_nothing(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    spec = find_spec("wnut17").model_copy(update={"max_length": 2})
+    task = find_kind(spec)(spec, ["O"])
+    examples = [{"id": "0", "tokens": ["a"] * 9, "tags": ["O"] * 9}]
+    with pytest.raises(ValueError, match="max_length leaves") as alone:
+        encode_examples(task, examples, tokenizer, cache=None)
+    with pytest.raises(ValueError, match="max_length leaves") as kept:
+        encode_examples(task, examples, tokenizer, cache=tmp_path)
+    assert str(kept.value) == str(alone.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_the_examples_and_no_part_of_what_is_kept(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    task = _given()
+    first, second = _examples({"labels": 3}, {"labels": 4})
+    for weights in ((0.5, 2.0), (1.0, 3.0)):
+        examples = [{**first, "weight": weights[0]}, {**second, "weight": weights[1]}]
+        found = encode_examples(task, examples, tokenizer, cache=tmp_path)
+        assert [record["weight"] for record in found] == list(weights)
+    assert "weight" not in encode_examples(task, [first, second], tokenizer, cache=tmp_path)[0]
+    assert task.encoded == 2
+
+
+def test_the_bars_of_datasets_are_as_they_were(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = datasets.are_progress_bars_disabled()
+    encode_examples(_given(), _examples({"labels": 3}), tokenizer, cache=tmp_path)
+    assert datasets.are_progress_bars_disabled() == before
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_cache_that_cannot_be_written_warns_and_the_records_are_there(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     StoppingCriteria,
     StoppingCriteriaList,
+    StopStringCriteria,
 )
 
 from weft.answering.inference import autocast, padding_id
@@ -153,20 +154,16 @@ def prompt_ids(base: Base, text: str, settings: Generation, where: str) -> list[
 
 
 class _StopTexts(StoppingCriteria):
-    """Ends a row as soon as what was written, not the prompt, holds one of the texts."""
+    """Transformers' `stop_strings`, looked for in what was written alone: left to them, one may begin in the prompt."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], width: int
     ) -> None:
-        self.tokenizer = tokenizer
-        self.texts = texts
+        self.found = StopStringCriteria(tokenizer, list(texts))
         self.width = width
 
-    def __call__(self, input_ids: Tensor, scores: Tensor | None, **_: object) -> Tensor:
-        width = self.width
-        written = [_text(self.tokenizer, row[:width], row[width:]) for row in input_ids.tolist()]
-        done = [any(text in row for text in self.texts) for row in written]
-        return torch.tensor(done, device=input_ids.device)
+    def __call__(self, input_ids: Any, scores: Any, **others: Any) -> Any:
+        return self.found(input_ids[:, self.width :], scores, **others)
 
 
 def _config(settings: Generation, base: Base) -> GenerationConfig:

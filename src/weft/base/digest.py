@@ -5,6 +5,8 @@ bytes; the order in the file, its metadata and how it is cut into shards do not 
 SHA-256 tree: chunks of 16 MiB are hashed in threads, and the sorted list of (name, type, shape,
 chunk hashes) is hashed at the end, so neither the number of threads nor their order can show.
 Digests of files are kept beside the identity of the files, so a base is read once.
+
+Why our own: a hash of the files, as the hub and safetensors' own have it, changes with shards, metadata and order.
 """
 
 import hashlib

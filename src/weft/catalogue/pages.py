@@ -1,4 +1,8 @@
-"""What there is: lists from folders' files, pages from one file; nothing is kept by hand."""
+"""What there is: lists from folders' files, pages from one file; nothing is kept by hand.
+
+What files say of themselves is read without importing them (`source`): a list or a page comes in a fraction of a
+second. Only what is counted in a base (`base=`, and the page of a base) imports torch.
+"""
 
 import inspect
 import re
@@ -9,24 +13,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from weft.base.loading import skeleton
 from weft.base.locate import ALIASES, Alias
-from weft.base.positions import max_positions
-from weft.catalogue.counting import mixture_parameters, parameters
+from weft.catalogue.source import Kept, file_of, source_of
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind, find_spec
-from weft.lowrank.roles import roles_of
 from weft.methods.adapters import adapters
-from weft.methods.adapters.contract import Adapter
 from weft.methods.controllers import controllers
 from weft.methods.mixtures import mixtures
-from weft.methods.mixtures.contract import Mixture
 from weft.methods.optimizers import optimizers
 from weft.methods.penalties import penalties
 from weft.methods.plans import plans
-from weft.methods.recipes import PARTS, recipe_file, recipes, resolve, settings_types
+from weft.methods.recipes import PARTS, RecipeFile, parts_of, recipe_file, recipes, resolve
 from weft.model.heads import heads
-from weft.model.passage import served
 from weft.registry import Registry, unknown
 from weft.tasks.kinds import kinds
 from weft.tasks.sets import sets
@@ -78,6 +76,8 @@ def described(
         raise ValueError(f"--experts and --set count a mixture's parameters, not a {what}'s")
     page = PAGES[what](name, base)
     if what == "mixture" and base is not None:
+        from weft.catalogue.counting import mixture_parameters
+
         page["parameters"] = mixture_parameters(name, base, experts or 3, values or {})
     return page
 
@@ -112,7 +112,7 @@ def _methods(registry: Registry[Any]) -> Callable[[], list[Entry]]:
     def entries() -> list[Entry]:
         found = []
         for name in registry.names():
-            page = _page_of(registry.load(name))
+            page = _page_of(registry, name)
             cited = _CITATION.search(page)
             summary = _first_line(page)
             found.append({"name": name, "summary": summary, "citation": cited[0] if cited else ""})
@@ -121,9 +121,38 @@ def _methods(registry: Registry[Any]) -> Callable[[], list[Entry]]:
     return entries
 
 
-def _page_of(kind: type) -> str:
+def _page_of(registry: Registry[Any], name: str) -> str:
+    """The docstring of the file that a method is."""
+    if _is_own(registry, name):
+        return source_of(f"{registry.package}.{name}").page
+    kind = registry.load(name)
     # A package of somebody else's may say it of the class alone.
     return inspect.cleandoc(sys.modules[kind.__module__].__doc__ or kind.__doc__ or "")
+
+
+def _is_own(registry: Registry[Any], name: str) -> bool:
+    """Whether a method is a file of this package; one from outside is loaded to be shown."""
+    registry.file(name)  # refuses a name that is no method's
+    return file_of(f"{registry.package}.{name}") is not None
+
+
+def _attribute(registry: Registry[Any], name: str, attribute: str) -> Any:
+    """What the class of a method sets an attribute to."""
+    if _is_own(registry, name):
+        return _kept(registry, name).attribute(attribute)
+    return getattr(registry.load(name), attribute)
+
+
+def _kept(registry: Registry[Any], name: str) -> Kept:
+    return source_of(f"{registry.package}.{name}").kept(registry.contract_place)
+
+
+def settings_of(file: RecipeFile) -> list[type[BaseModel]]:
+    """The settings of a recipe's adapter and of its other parts, in that order."""
+    found = [_attribute(adapters, file.adapter, "spec_type")] if file.adapter else []
+    for kind, registry in PARTS.items():
+        found += [_attribute(registry, name, "settings_type") for name in parts_of(file, kind)]
+    return found
 
 
 def _recipes() -> list[Entry]:
@@ -150,7 +179,7 @@ def _tasks() -> list[Entry]:
 
 def _kinds() -> list[Entry]:
     return [
-        {"name": name, "summary": _first_line(kinds.load(name).__doc__)} for name in kinds.names()
+        {"name": name, "summary": _first_line(_kept(kinds, name).page)} for name in kinds.names()
     ]
 
 
@@ -164,9 +193,9 @@ def _bases() -> list[Entry]:
 
 def _heads() -> list[Entry]:
     return [
-        {"name": name, "summary": _first_line(kind.__doc__), "mirrors": kind.auto}
+        {"name": name, "summary": _first_line(kind.page), "mirrors": kind.attribute("auto")}
         for name in heads.names()
-        if (kind := heads.load(name))
+        if (kind := _kept(heads, name))
     ]
 
 
@@ -175,35 +204,37 @@ def _alias(name: str) -> Alias:
 
 
 def _recipe_page(name: str, base: str | None) -> Page:
-    recipe = resolve(RecipeSettings(name=name))
-    file = recipe.file
+    file = recipe_file(name)
     page: Page = {"recipe": name, "summary": file.summary}
-    if recipe.adapter is not None:
-        page |= {"equation": equation(_page_of(recipe.adapter)), "adapter": file.adapter}
+    if file.adapter is not None:
+        page |= {"equation": equation(_page_of(adapters, file.adapter)), "adapter": file.adapter}
     else:
         # Where there is no adapter whose page has it, the summary ends in it.
         page["equation"] = file.summary.rpartition(": ")[2]
     page |= {"paper": file.paper, "citation": file.citation, "trains": file.trains}
     page |= {kind: named for kind in PARTS if (named := getattr(file, kind))}
-    if recipe.adapter is not None:
-        page["targets"] = recipe.settings.targets
+    if file.adapter is not None:
+        page["targets"] = [file.targets] if isinstance(file.targets, str) else file.targets
         page["settings"] = [
-            entry for kind in settings_types(file) for entry in settings(kind, file.settings)
+            entry for kind in settings_of(file) for entry in settings(kind, file.settings)
         ]
     page["training"] = file.training
     if base is not None:
-        page["parameters"] = parameters(recipe, base)
+        from weft.catalogue.counting import parameters
+
+        page["parameters"] = parameters(resolve(RecipeSettings(name=name)), base)
     return page | {"file": str(recipes.file(name))}
 
 
 def _adapter_page(name: str, base: str | None) -> Page:
-    variant: type[Adapter] = adapters.load(name)
-    text = _page_of(variant)
+    text = _page_of(adapters, name)
     page: Page = {"adapter": name, "summary": _first_line(text), "equation": equation(text)}
-    page |= {"page": text, "settings": settings(variant.spec_type, {})}
+    page |= {"page": text, "settings": settings(_attribute(adapters, name, "spec_type"), {})}
     used = [recipe for recipe in recipes.names() if recipe_file(recipe).adapter == name]
     page["recipes"] = used
     if base is not None:
+        from weft.catalogue.counting import parameters
+
         page["parameters"] = [
             {"recipe": used_by, **parameters(resolve(RecipeSettings(name=used_by)), base)}
             for used_by in used
@@ -212,15 +243,14 @@ def _adapter_page(name: str, base: str | None) -> Page:
 
 
 def _mixture_page(name: str, base: str | None) -> Page:
-    kind: type[Mixture] = mixtures.load(name)
-    text = _page_of(kind)
+    text = _page_of(mixtures, name)
     return {
         "mixture": name,
         "summary": _first_line(text),
         "equation": equation(text),
         "page": text,
-        "settings": settings(kind.settings_type, {}),
-        "learning_rate": kind.learning_rate,
+        "settings": settings(_attribute(mixtures, name, "settings_type"), {}),
+        "learning_rate": _attribute(mixtures, name, "learning_rate"),
         "file": str(mixtures.file(name)),
     }
 
@@ -237,6 +267,11 @@ def _task_page(name: str, base: str | None) -> Page:
 
 
 def _base_page(name: str, base: str | None) -> Page:
+    from weft.base.loading import skeleton
+    from weft.base.positions import max_positions
+    from weft.lowrank.roles import roles_of
+    from weft.model.passage import served
+
     trunk = skeleton(name)
     config = trunk.config
     page: Page = {"base": name}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, cast
 
+from weft import system
 from weft.comparison.jobs import Job, run_job
 from weft.config import Run
 from weft.training.interruption import Interrupted, interrupts
@@ -162,6 +163,7 @@ class Processes:
             env=os.environ | {"OMP_NUM_THREADS": str(self.threads)},
             # A terminal's Ctrl-C comes to this process alone, which passes it on once.
             start_new_session=True,
+            creationflags=system.APART,
         )
         task = {"folder": str(job.folder), "run": job.run.model_dump(mode="json")}
         # One that is dead already is found so when it is asked how it ended.
@@ -178,8 +180,9 @@ class Processes:
             said = file.read().decode("utf-8", "replace")[-LAST_WORDS:]
         if code == 0:
             return Ending("done")
-        if code == STOPPED or code < 0:
-            name = "SIGINT or SIGTERM" if code == STOPPED else signal.Signals(-code).name
+        by = system.signal_that_ended(code)
+        if code == STOPPED or by:
+            name = by or "SIGINT or SIGTERM"
             return Ending("lost", f"its process was ended by {name}")
         if started.job.failure is None:
             started.job.fail(f"its process ended with code {code}", said)
@@ -187,7 +190,7 @@ class Processes:
 
     def stop(self, started: _Process, *, at_once: bool) -> None:
         if started.process.poll() is None:
-            started.process.send_signal(signal.SIGKILL if at_once else signal.SIGINT)
+            (system.end_at_once if at_once else system.ask_to_stop)(started.process)
         if at_once:
             started.process.wait()
             started.said.close()
@@ -214,7 +217,7 @@ def main() -> int:
 
     def stop_with_parent(event: Event) -> None:
         # A killed comparison may be started again at once, and nobody waits for this run then.
-        if os.getppid() != asked["parent"]:
+        if system.is_orphan_of(asked["parent"]):
             signal.raise_signal(signal.SIGINT)
 
     try:

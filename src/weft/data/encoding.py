@@ -1,36 +1,29 @@
-"""Encoding a split once: records kept on disk under the content they were made from.
+"""Encoding a split once: `datasets.map` under a fingerprint of all that decides the records, and its Arrow file.
 
-A file's name is the SHA-256 of all that decides its records, so it is never stale; its last 32
-bytes are the SHA-256 of the rest, one Arrow stream, so it is never trusted when damaged.
+A file's name is that fingerprint, so it is never stale; beside it lies its SHA-256, so damage is seen.
 """
 
 import gc
 import hashlib
 import inspect
-import itertools
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerFast
-
+from weft.atomic import write_text
 from weft.tasks.contract import Example, Record, Task
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from transformers import PreTrainedTokenizerFast
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Part of every key: raise it when shared encoding code changes what records hold."""
 
 _log = logging.getLogger(__name__)
-
-_DIGEST_BYTES = 32
-_ABSENT = b"weft.absent"
 
 
 def cache_folder() -> Path:
@@ -41,7 +34,7 @@ def cache_folder() -> Path:
 def encode_examples(
     task: Task,
     examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     *,
     cache: Path | None,
     progress: Callable[[int, int], None] | None = None,
@@ -57,27 +50,22 @@ def encode_examples(
 
     Raises:
         ValueError: If an example cannot be encoded.
-        TypeError: If a kind's records hold more than lists, dicts, text, numbers and None.
+        TypeError: If a kind's records do not all have the same keys, or hold what Arrow does not give back as it was.
     """
     total = len(examples)
-    path = None
+
+    def encoded(row: int) -> Record:
+        record = task.encode(examples[row], tokenizer)
+        if progress and ((row + 1) % 100 == 0 or row + 1 == total):
+            progress(row + 1, total)
+        return record
+
+    kept = None
     if cache is not None and examples:
         path = cache / f"{fingerprint(task, examples, tokenizer)}.arrow"
-        records = _load(path)
-        if records is not None:
-            if progress:
-                progress(total, total)
-            return records
-    records = []
-    for example in examples:
-        weight = {"weight": example["weight"]} if "weight" in example else {}
-        records.append({**task.encode(example, tokenizer), **weight})
-        if progress and (len(records) % 100 == 0 or len(records) == total):
-            progress(len(records), total)
-    if path is not None:
-        stream = _stream(records, task.spec.kind)
+        was_there = _is_whole(path)
         try:
-            _save(path, stream)
+            kept = _mapped(path, encoded, total, task.spec.kind, keep=not was_there)
         except OSError as error:
             _log.warning(
                 "%s: encoded data cannot be kept here (%s), so it is made again each time; set WEFT_CACHE to a folder "
@@ -85,32 +73,42 @@ def encode_examples(
                 cache,
                 error.strerror or error,
             )
-    return records
+        if kept is not None and was_there and progress:
+            progress(total, total)
+    records = [encoded(row) for row in range(total)] if kept is None else kept
+    return [
+        {**record, "weight": example["weight"]} if "weight" in example else record
+        for record, example in zip(records, examples, strict=True)
+    ]
 
 
-def fingerprint(task: Task, examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256 (hex) of all that decides the records: code, spec, labels, tokenizer, examples."""
+def fingerprint(
+    task: Task, examples: Sequence[Example], tokenizer: "PreTrainedTokenizerFast"
+) -> str:
+    """The hash by `datasets` of all that decides the records: code, spec, labels, tokenizer, examples.
+
+    What `map` finds by itself would not do: a class is its name to it, whatever its file says, and a tokenizer is
+    another one in another folder.
+    """
+    from datasets.fingerprint import Hasher  # slow to import
+
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # What the last call happened to ask for, not what the tokenizer is.
     backend.pop("truncation", None)
     backend.pop("padding", None)
-    parts = {
-        "version": ENCODING_VERSION,
-        "kind": [task.spec.kind, type(task).__qualname__, _source(type(task))],
-        "spec": task.spec.model_dump(mode="json"),
-        "labels": task.labels,
-        "tokenizer": backend,
-        "tokens": {key: str(token) for key, token in tokenizer.special_tokens_map.items()},
-        "inputs": tokenizer.model_input_names,
-    }
-    digest = hashlib.sha256(_canonical_json(parts))
-    for example in examples:
-        digest.update(b"\n" + _canonical_json(example))
-    return digest.hexdigest()
-
-
-def _canonical_json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
+    hasher = Hasher()
+    for part in (
+        ENCODING_VERSION,
+        [task.spec.kind, type(task).__qualname__, _source(type(task))],
+        task.spec.model_dump(mode="json"),
+        task.labels,
+        backend,
+        {key: str(token) for key, token in tokenizer.special_tokens_map.items()},
+        tokenizer.model_input_names,
+        [{key: example[key] for key in example if key != "weight"} for example in examples],
+    ):
+        hasher.update(json.dumps(part, sort_keys=True))
+    return hasher.hexdigest()
 
 
 def _source(kind: type[Task]) -> str:
@@ -121,65 +119,99 @@ def _source(kind: type[Task]) -> str:
         return ""
 
 
-def _stream(records: list[Record], kind: str) -> memoryview:
-    """The records as one Arrow stream."""
-    import pyarrow as pa  # heavy, and only caching wants it
+def _mapped(
+    path: Path, encoded: Callable[[int], Record], total: int, kind: str, *, keep: bool
+) -> list[Record]:
+    """The records by `datasets.map`, which reads `path` if it is there and writes it if it is not.
 
-    names = list(dict.fromkeys(key for record in records for key in record))
-    absent = {
-        name: rows
-        for name in names
-        if (rows := [row for row, record in enumerate(records) if name not in record])
-    }
-    try:
-        table = pa.table({name: [record.get(name) for record in records] for name in names})
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TypeError(f"records of {kind} cannot be kept: {error}") from error
-    table = table.replace_schema_metadata({_ABSENT: json.dumps(absent)})
-    if _records(table) != records:
-        raise TypeError(
-            f"records of {kind} would not read back as they are: use only lists (no tuples), dicts "
-            "with the same keys in every row, text, numbers of one type, and None"
-        )
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
-    return memoryview(sink.getvalue())
+    Raises:
+        OSError: If it cannot be written.
+        TypeError: If what it holds is not what was encoded; it is removed then.
+    """
+    import pyarrow as pa  # slow to import, as `datasets` is, and only what is kept wants them
+    from datasets import Dataset
 
+    made: list[Record] = []
 
-def _save(path: Path, stream: memoryview) -> None:
+    def of_row(row: int) -> Record:
+        made.append(encoded(row))
+        if made[-1].keys() != made[0].keys():
+            raise _refused(kind, f"row {row} has other keys than the first one")
+        return made[-1]
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-        try:
-            file.write(stream)
-            file.write(hashlib.sha256(stream).digest())
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def _load(path: Path) -> list[Record] | None:
-    """The records of a file; None if it is not there, or damaged."""
-    import pyarrow as pa
-
     try:
-        data = memoryview(path.read_bytes())
+        with _bars_hidden(), _collector_paused():
+            rows = Dataset.from_dict({"row": list(range(total))})
+            records: list[Record] = rows.map(
+                of_row,
+                input_columns="row",
+                remove_columns="row",
+                cache_file_name=str(path),
+                load_from_cache_file=True,
+                new_fingerprint=path.stem,
+                # Columns get their types from all rows: among the first thousand every list may be empty.
+                writer_batch_size=total,
+            ).to_list()
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise _refused(kind, str(error)) from error
+    if keep:
+        if records != made:
+            path.unlink()
+            raise _refused(kind, "they differ")
+        write_text(_digest_of(path), _sha256(path))
+    return records
+
+
+def _refused(kind: str, why: str) -> TypeError:
+    return TypeError(
+        f"records of {kind} would not read back as they are ({why:.200}): use only lists (no tuples), dicts, text, "
+        "numbers of one type, and None, under the same keys in every row"
+    )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is there as it was written; one that is not is removed."""
+    try:
+        if _digest_of(path).read_text(encoding="utf-8") == _sha256(path):
+            return True
+        path.unlink(missing_ok=True)
     except OSError:
-        # Absent, or not to be read: nothing but time is lost.
-        return None
-    stream, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-    if hashlib.sha256(stream).digest() != digest:
-        return None
-    return _records(pa.ipc.open_stream(pa.py_buffer(stream)).read_all())
+        # Absent, or not to be read or removed: nothing but time is lost.
+        pass
+    return False
+
+
+def _digest_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _bars_hidden() -> Iterator[None]:
+    """Without the progress bars of `datasets`: `progress` is told of it."""
+    from datasets.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    were_hidden = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_hidden:
+            enable_progress_bars()
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    # Millions of small lists, none of them garbage: looking for cycles among them takes five times
-    # as long as making them.
+    # Millions of small lists, none of them garbage: looking for cycles among them takes as long as making them.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -187,35 +219,3 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _records(table: "pa.Table") -> list[Record]:
-    names = table.column_names
-    with _collector_paused():
-        columns = [
-            list(itertools.chain.from_iterable(map(_plain, column.chunks)))
-            for column in table.columns
-        ]
-        records = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-    absent: dict[str, list[int]] = json.loads((table.schema.metadata or {})[_ABSENT])
-    for name, rows in absent.items():
-        for row in rows:
-            del records[row][name]
-    return records
-
-
-def _plain(array: "pa.Array") -> list[Any]:
-    """`array.to_pylist()`, an order of magnitude faster on nested lists of numbers."""
-    import pyarrow as pa
-
-    if pa.types.is_list(array.type):
-        inner = _plain(array.values)
-        cuts = array.offsets.to_numpy().tolist()
-        lists: Iterator[Any] = (inner[start:end] for start, end in itertools.pairwise(cuts))
-        if not array.null_count:
-            return list(lists)
-        there = array.is_valid().to_pylist()
-        return [item if valid else None for item, valid in zip(lists, there, strict=True)]
-    if pa.types.is_primitive(array.type) and not array.null_count:
-        return array.to_numpy(zero_copy_only=False).tolist()
-    return array.to_pylist()

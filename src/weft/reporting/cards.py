@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from weft.atomic import write_text
 from weft.base.locate import ALIASES, Alias
@@ -76,12 +76,10 @@ def card_text(run: TaskRun, *, licence: str | None = None) -> str:
         raise ValueError(f"{run.run} holds no expert, so it has no card")
     spec = task_of(card).spec
     library = _library_of(run.folder.expert)
-    front = yaml.safe_dump(
-        _front_matter(run, card, spec, library, licence), sort_keys=False, allow_unicode=True
-    )
+    front = _front_matter(run, card, spec, library, licence).to_yaml()
     base = f"{card.source}" + (f", revision {card.revision}" if card.revision else "")
     lines = [
-        f"---\n{front}---",
+        f"---\n{front}\n---",
         MARK,
         f"# {_title_of(run, card)}",
         f"{_what(run, card)} {escaped(spec.description)}".strip(),
@@ -166,46 +164,31 @@ def _on_the_hub(card: Card) -> bool:
 
 def _front_matter(
     run: TaskRun, card: Card, spec: TaskSpec, library: str, licence: str | None
-) -> dict[str, Any]:
-    """What the hub reads of a card, after huggingface.co/docs/hub/model-cards.
-
-    Licence, base, library, tags, and a model index of every score.
-    """
-    found: dict[str, Any] = {"license": licence or UNSTATED}
-    if _on_the_hub(card):
-        found["base_model"] = card.source
-    found |= {
-        "library_name": library,
-        "pipeline_tag": PIPELINES[spec.kind],
-        "tags": ["weft", run.method, spec.name],
-    }
-    if spec.hub is not None:
-        found["datasets"] = [spec.hub.path]
-    rows = run.folder.metrics
-    results = [
-        {
-            "task": {"type": PIPELINES[spec.kind]},
-            "dataset": {
-                "name": spec.name,
-                "type": spec.hub.path if spec.hub else spec.name,
-                "split": split,
-            },
-            "metrics": [_metric(row) for row in rows if row["split"] == split],
-        }
-        for split in dict.fromkeys(row["split"] for row in rows)
-    ]
-    if results:
-        found["model-index"] = [{"name": _title_of(run, card), "results": results}]
-    return found
-
-
-def _metric(row: Any) -> dict[str, Any]:
-    ends = f"95 % interval {row['low']:.4g} to {row['high']:.4g}"
-    return {
-        "type": row["name"],
-        "value": row["value"],
-        "name": f"{row['name']} ({row['n']} rows, {ends})",
-    }
+) -> ModelCardData:
+    """What the hub reads of a card: licence, base, library, tags, and a model index of every score."""
+    kind, rows = PIPELINES[spec.kind], run.folder.metrics
+    return ModelCardData(
+        license=licence or UNSTATED,
+        base_model=card.source if _on_the_hub(card) else None,
+        library_name=library,
+        pipeline_tag=kind,
+        tags=["weft", run.method, spec.name],
+        datasets=[spec.hub.path] if spec.hub else None,
+        model_name=_title_of(run, card) if rows else None,
+        eval_results=[
+            EvalResult(
+                task_type=kind,
+                dataset_name=spec.name,
+                dataset_type=spec.hub.path if spec.hub else spec.name,
+                dataset_split=row["split"],
+                metric_type=row["name"],
+                metric_value=row["value"],
+                metric_name=f"{row['name']} ({row['n']} rows, 95 % interval {row['low']:.4g} to {row['high']:.4g})",
+            )
+            for row in rows
+        ]
+        or None,
+    )
 
 
 def _title_of(run: TaskRun, card: Card) -> str:

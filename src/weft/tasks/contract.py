@@ -10,15 +10,17 @@ Plain Python values up to `records`; numpy for `outputs` and `statistics`. No to
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import BeforeValidator, Field
-from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, Split
 from weft.registry import unknown
 from weft.tasks.details import Details
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Example = Mapping[str, Any]
 """One row in the kind's canonical columns; always with a string `id`."""
@@ -188,7 +190,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
+    def encode(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
         """One checked example as a record.
 
         Raises:

@@ -3,6 +3,8 @@
 Statistics add up over rows, so a resample is a row of multinomial counts and all resamples are one
 matrix product (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3). Comparing
 two systems uses the same resamples for both (Koehn 2004, aclanthology.org/W04-3250).
+
+Why our own: `scipy.stats.bootstrap` computes a metric anew for each resample: nothing there adds statistics up.
 """
 
 import math

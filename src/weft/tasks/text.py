@@ -6,11 +6,13 @@ padding and truncation that some tokenizers carry in their files never matter.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from tokenizers import Encoding
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerFast
 
 UNLABELLED = -100
 """Label of a token that no loss and no score looks at, as in transformers and torch."""
@@ -68,7 +70,9 @@ def whole_number(value: object) -> int | None:
     return None
 
 
-def encoding_of(tokenizer: PreTrainedTokenizerFast, text: str, pair: str | None = None) -> Encoding:
+def encoding_of(
+    tokenizer: "PreTrainedTokenizerFast", text: str, pair: str | None = None
+) -> "Encoding":
     """All tokens of a text or a pair, with what the tokenizer adds; never cut or padded."""
     backend = tokenizer.backend_tokenizer
     if backend.truncation is not None:
@@ -78,7 +82,7 @@ def encoding_of(tokenizer: PreTrainedTokenizerFast, text: str, pair: str | None 
     return backend.encode(text, pair)
 
 
-def extent(encoding: Encoding, segment: int, name: str) -> tuple[int, int]:
+def extent(encoding: "Encoding", segment: int, name: str) -> tuple[int, int]:
     """Where a text (0) or its pair (1) begins and ends, in tokens; added tokens are outside.
 
     Raises:
@@ -90,7 +94,7 @@ def extent(encoding: Encoding, segment: int, name: str) -> tuple[int, int]:
     return owners.index(segment), len(owners) - owners[::-1].index(segment)
 
 
-def fit(encoding: Encoding, max_length: int, truncate: bool, row: str) -> list[int]:
+def fit(encoding: "Encoding", max_length: int, truncate: bool, row: str) -> list[int]:
     """Positions of the tokens that a sequence of at most `max_length` keeps.
 
     The longer text loses tokens from its end until all fits, the first of a pair where both are
@@ -197,7 +201,7 @@ def pick(values: Sequence[Value], rows: Sequence[Sequence[int]]) -> list[list[Va
 
 
 def sequences(
-    tokenizer: PreTrainedTokenizerFast, encoding: Encoding, rows: Sequence[Sequence[int]]
+    tokenizer: "PreTrainedTokenizerFast", encoding: "Encoding", rows: Sequence[Sequence[int]]
 ) -> dict[str, list[list[int]]]:
     """The model inputs of a record: `input_ids` and, where the base has them, `token_type_ids`.
 

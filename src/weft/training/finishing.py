@@ -1,17 +1,16 @@
 """The end of a training: final scores, experts on disk, what it cost."""
 
 import platform
-import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from weft import system
 from weft.answering.evaluation import Evaluation, predictions, sampled, save_evaluation
 from weft.answering.inference import padding_id, total_loss
 from weft.answering.recognition import RECOGNITION, fit_rows, recognition
@@ -228,9 +227,4 @@ def peak_memory_mib(device: torch.device) -> float:
     """The most memory this process has held: on an accelerator what torch allocated there, else what was resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # getrusage carries the peak of the process that started this one over; this one's own is only here.
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return system.peak_memory_mib()

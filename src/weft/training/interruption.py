@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from weft.system import stop_signals
+
 
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop; its state is on disk. The message says how to go on."""
@@ -19,7 +21,7 @@ def interrupts() -> Iterator[list[int]]:
         asked.append(number)
 
     try:
-        former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        former = {number: signal.signal(number, note) for number in stop_signals()}
     except ValueError:  # not the main thread: whoever started the thread handles signals
         yield asked
         return

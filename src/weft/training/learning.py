@@ -1,13 +1,15 @@
 """What learns together: the parameters of one or more experts under one optimizer, schedule and stopping rule."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import get_scheduler
 
 from weft.config import TrainingSettings
 from weft.lowrank.route import Members
@@ -115,13 +117,19 @@ def rate_factor(training: TrainingSettings, step: int, total: int) -> float:
     """The learning rate of step `step` (from 0) of `total` as a fraction of its peak."""
     warmup = round(training.warmup * total)
     if step < warmup:
-        return (step + 1) / warmup
-    if training.schedule == "constant":
-        return 1.0
-    done = (step - warmup) / max(1, total - warmup)
-    if training.schedule == "linear":
-        return max(0.0, 1.0 - done)
-    return 0.5 * (1.0 + math.cos(math.pi * done))
+        # Theirs rises from 0, which would be a step for nothing.
+        return float(_schedule("constant", warmup, total)(step + 1))
+    return float(_schedule(training.schedule, warmup, total)(step))
+
+
+@cache
+def _schedule(name: str, warmup: int, total: int) -> Callable[[int], float]:
+    """Transformers' schedule as what it is: a function of the step, so that nothing of it has to be kept to resume."""
+    # It wants an optimizer to steer; the learner sets its own rates.
+    steered = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = "constant_with_warmup" if name == "constant" else name
+    scheduler: Any = get_scheduler(theirs, steered, warmup, total)
+    return scheduler.lr_lambdas[0]
 
 
 class Learner:

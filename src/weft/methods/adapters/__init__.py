@@ -1,6 +1,12 @@
 """LoRA variants, one file each: how one frozen weight is changed."""
 
-from weft.methods.adapters.contract import Adapter
+from typing import TYPE_CHECKING
+
 from weft.registry import Registry
 
-adapters = Registry("weft.methods.adapters", Adapter)
+if TYPE_CHECKING:
+    from weft.methods.adapters.contract import Adapter
+
+adapters: "Registry[Adapter]" = Registry(
+    "weft.methods.adapters", "weft.methods.adapters.contract:Adapter"
+)

@@ -1,6 +1,12 @@
 """What changes during training (ranks, masks, freezing), one file each."""
 
-from weft.methods.controllers.contract import Controller
+from typing import TYPE_CHECKING
+
 from weft.registry import Registry
 
-controllers = Registry("weft.methods.controllers", Controller)
+if TYPE_CHECKING:
+    from weft.methods.controllers.contract import Controller
+
+controllers: "Registry[Controller]" = Registry(
+    "weft.methods.controllers", "weft.methods.controllers.contract:Controller"
+)

@@ -1,6 +1,10 @@
 """Several experts combined into one beforehand, one method a file."""
 
-from weft.methods.merges.contract import Merge
+from typing import TYPE_CHECKING
+
 from weft.registry import Registry
 
-merges = Registry("weft.methods.merges", Merge)
+if TYPE_CHECKING:
+    from weft.methods.merges.contract import Merge
+
+merges: "Registry[Merge]" = Registry("weft.methods.merges", "weft.methods.merges.contract:Merge")

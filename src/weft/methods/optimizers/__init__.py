@@ -1,6 +1,12 @@
 """Gradient transforms and parameter-group rules, one file each."""
 
-from weft.methods.optimizers.contract import Optimizer
+from typing import TYPE_CHECKING
+
 from weft.registry import Registry
 
-optimizers = Registry("weft.methods.optimizers", Optimizer)
+if TYPE_CHECKING:
+    from weft.methods.optimizers.contract import Optimizer
+
+optimizers: "Registry[Optimizer]" = Registry(
+    "weft.methods.optimizers", "weft.methods.optimizers.contract:Optimizer"
+)

@@ -1,6 +1,12 @@
 """Extra terms of the loss, one file each."""
 
-from weft.methods.penalties.contract import Penalty
+from typing import TYPE_CHECKING
+
 from weft.registry import Registry
 
-penalties = Registry("weft.methods.penalties", Penalty)
+if TYPE_CHECKING:
+    from weft.methods.penalties.contract import Penalty
+
+penalties: "Registry[Penalty]" = Registry(
+    "weft.methods.penalties", "weft.methods.penalties.contract:Penalty"
+)

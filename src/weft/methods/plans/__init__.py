@@ -1,6 +1,10 @@
 """Which layers and ranks, decided before training, one file each."""
 
-from weft.methods.plans.contract import Plan
+from typing import TYPE_CHECKING
+
 from weft.registry import Registry
 
-plans = Registry("weft.methods.plans", Plan)
+if TYPE_CHECKING:
+    from weft.methods.plans.contract import Plan
+
+plans: "Registry[Plan]" = Registry("weft.methods.plans", "weft.methods.plans.contract:Plan")

@@ -6,20 +6,22 @@ file's defaults filled in and every setting checked by the variant that owns it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from weft.config import RecipeSettings, Settings, validate
 from weft.methods.adapters import adapters
-from weft.methods.adapters.contract import Adapter, Spec
 from weft.methods.controllers import controllers
-from weft.methods.controllers.contract import Controller
 from weft.methods.optimizers import optimizers
-from weft.methods.optimizers.contract import Optimizer
 from weft.methods.penalties import penalties
-from weft.methods.penalties.contract import Penalty
 from weft.methods.plans import plans
-from weft.methods.plans.contract import Plan
 from weft.registry import Registry, unknown
+
+if TYPE_CHECKING:
+    from weft.methods.adapters.contract import Adapter, Spec
+    from weft.methods.controllers.contract import Controller
+    from weft.methods.optimizers.contract import Optimizer
+    from weft.methods.penalties.contract import Penalty
+    from weft.methods.plans.contract import Plan
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -65,12 +67,12 @@ class Recipe:
     name: str
     file: RecipeFile
     settings: RecipeSettings
-    adapter: type[Adapter] | None
-    spec: Spec | None
-    optimizer: Optimizer
-    penalties: tuple[Penalty, ...]
-    controller: Controller
-    plan: Plan
+    adapter: "type[Adapter] | None"
+    spec: "Spec | None"
+    optimizer: "Optimizer"
+    penalties: "tuple[Penalty, ...]"
+    controller: "Controller"
+    plan: "Plan"
 
     @property
     def trains(self) -> str:
@@ -92,7 +94,7 @@ class Recipe:
         return resolve(self.settings)
 
     @property
-    def parts(self) -> tuple[Optimizer | Penalty | Controller | Plan, ...]:
+    def parts(self) -> "tuple[Optimizer | Penalty | Controller | Plan, ...]":
         """Everything beside the adapter that has settings."""
         return (self.optimizer, *self.penalties, self.controller, self.plan)
 
@@ -101,11 +103,12 @@ def settings_types(file: RecipeFile) -> list[type[Settings]]:
     """The settings of a recipe's adapter and of its other parts, in that order."""
     found: list[type[Settings]] = [adapters.load(file.adapter).spec_type] if file.adapter else []
     for kind, registry in PARTS.items():
-        found += [registry.load(name).settings_type for name in _names(file, kind)]
+        found += [registry.load(name).settings_type for name in parts_of(file, kind)]
     return found
 
 
-def _names(file: RecipeFile, kind: str) -> list[str]:
+def parts_of(file: RecipeFile, kind: str) -> list[str]:
+    """The files of one of `PARTS` that a recipe names."""
     named = getattr(file, kind)
     return named if isinstance(named, list) else [named] if named else []
 
@@ -126,6 +129,11 @@ def resolve(settings: RecipeSettings) -> Recipe:
         KeyError: If there is no such recipe or part.
         ValueError: If the method does not have a setting, or its value is out of range.
     """
+    # Named here and above as types alone: what recipes there are is asked more often than one is made.
+    from weft.methods.controllers.contract import Controller
+    from weft.methods.optimizers.contract import Optimizer
+    from weft.methods.plans.contract import Plan
+
     file = recipe_file(settings.name)
     own = dict(settings.model_extra or {})
     where = f"recipe {settings.name}"
@@ -139,7 +147,7 @@ def resolve(settings: RecipeSettings) -> Recipe:
         _refuse_unknown(file, own, where)
     values = {**file.settings, **own}
 
-    for name in _names(file, "optimizer"):
+    for name in parts_of(file, "optimizer"):
         reason = optimizers.load(name).refusal(variant) if variant else None
         if reason:
             raise ValueError(
@@ -147,7 +155,7 @@ def resolve(settings: RecipeSettings) -> Recipe:
             )
 
     def made(kind: str) -> list[Any]:
-        parts = [PARTS[kind].load(name) for name in _names(file, kind)]
+        parts = [PARTS[kind].load(name) for name in parts_of(file, kind)]
         return [part(_chosen(part.settings_type, values, where)) for part in parts]
 
     return Recipe(

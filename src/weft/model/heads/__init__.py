@@ -1,17 +1,20 @@
 """Heads, one file for each kind of task, found by their names: a head has the name of its task's kind."""
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-import transformers
-
-from weft.model.heads.contract import Kind
 from weft.registry import Registry
 
-heads = Registry("weft.model.heads", Kind)
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from weft.model.heads.contract import Kind
+
+heads: "Registry[Kind]" = Registry("weft.model.heads", "weft.model.heads.contract:Kind")
 
 
 @cache
-def kind_of(name: str) -> Kind:
+def kind_of(name: str) -> "Kind":
     """The one object of the kind called `name`.
 
     Raises:
@@ -20,12 +23,12 @@ def kind_of(name: str) -> Kind:
     return heads.load(name)()
 
 
-def fitting(config: transformers.PreTrainedConfig) -> list[str]:
+def fitting(config: "PreTrainedConfig") -> list[str]:
     """The kinds that transformers has a task class for, as far as a config tells (`model/passage.py` tries them)."""
     return [name for name in heads.names() if kind_of(name).fits(config)]
 
 
-def kind_for(name: str, config: transformers.PreTrainedConfig) -> Kind:
+def kind_for(name: str, config: "PreTrainedConfig") -> "Kind":
     """The kind called `name`, if this base can serve it.
 
     Raises:

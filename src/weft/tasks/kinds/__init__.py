@@ -1,6 +1,10 @@
 """Kinds of task, one file each: rows, encoding, decoding, scores."""
 
-from weft.registry import Registry
-from weft.tasks.contract import Task
+from typing import TYPE_CHECKING
 
-kinds = Registry("weft.tasks.kinds", Task)
+from weft.registry import Registry
+
+if TYPE_CHECKING:
+    from weft.tasks.contract import Task
+
+kinds: "Registry[Task]" = Registry("weft.tasks.kinds", "weft.tasks.contract:Task")

@@ -1,14 +1,17 @@
 """Causal language modelling: each token from those before it."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
 from weft.tasks.metrics import language_scores
 from weft.tasks.text import UNLABELLED, encoding_of, extent, identity, sequences, text_of, windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class Options(Settings):
@@ -51,7 +54,7 @@ class CausalLM(Task):
     def check(self, example: Example, where: str) -> Example:
         return {"id": identity(example, where), "text": text_of(example, "text", where)}
 
-    def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
+    def encode(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
         row = f"row {example['id']!r}"
         encoding = encoding_of(tokenizer, example["text"])
         first, last = extent(encoding, 0, f"{row}: the text")

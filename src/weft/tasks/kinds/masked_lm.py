@@ -1,11 +1,10 @@
 """Masked language modelling: hidden tokens from what stands on both sides of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
-from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
@@ -21,6 +20,9 @@ from weft.tasks.text import (
     text_of,
     windows,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class Options(Settings):
@@ -73,7 +75,7 @@ class MaskedLM(Task):
     def check(self, example: Example, where: str) -> Example:
         return {"id": identity(example, where), "text": text_of(example, "text", where)}
 
-    def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
+    def encode(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
         row = f"row {example['id']!r}"
         mask = tokenizer.mask_token_id
         if mask is None:

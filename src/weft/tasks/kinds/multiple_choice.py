@@ -1,10 +1,10 @@
 """Multiple choice: which of several continuations fits a context."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
-from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
@@ -19,6 +19,9 @@ from weft.tasks.text import (
     valid_text,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class Options(Settings):
@@ -86,7 +89,7 @@ class MultipleChoice(Task):
             )
         return {**checked, "label": label}
 
-    def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
+    def encode(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
         inputs: dict[str, list[list[int]]] = {}
         for number, choice in enumerate(example["choices"]):
             row = f"row {example['id']!r}, choice {number}"

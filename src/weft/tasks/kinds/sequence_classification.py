@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
-from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
 from weft.registry import unknown
@@ -15,6 +14,9 @@ from weft.tasks.details import Details, class_table, confusion
 from weft.tasks.metrics import f1, gold, matthews, ratio, softmax
 from weft.tasks.ranks import mean_defined, roc_auc, spearman
 from weft.tasks.text import encoding_of, extent, fit, identity, sequences, text_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class Options(Settings):
@@ -135,7 +137,7 @@ class SequenceClassification(Task):
         hint = "; classes that look like numbers are taken by name" if numbers else ""
         raise ValueError(f"{where}: column 'label': {unknown('class', name, self.labels)}{hint}")
 
-    def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
+    def encode(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
         row = f"row {example['id']!r}"
         pair = example["text_pair"].strip() if "text_pair" in example else None
         encoding = encoding_of(tokenizer, example["text"].strip(), pair)

@@ -1,12 +1,11 @@
 """Span extraction: the answer to a question, as a span of a paragraph (SQuAD v1.1 and v2.0)."""
 
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field, model_validator
-from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
@@ -25,6 +24,9 @@ from weft.tasks.text import (
     whole_number,
     windows,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class Options(Settings):
@@ -124,7 +126,7 @@ class SpanExtraction(Task):
         checked["answers"] = [_answer(answer, example["context"], where) for answer in answers]
         return checked
 
-    def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
+    def encode(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
         row, limit = f"row {example['id']!r}", self.spec.max_length
         encoding = encoding_of(tokenizer, example["question"].strip(), example["context"])
         extent(encoding, 0, f"{row}: the question")

@@ -1,10 +1,9 @@
 """Token classification: entities in text, as an IOB2 tag for each word."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from weft.config import Settings, validate
 from weft.registry import unknown
@@ -28,6 +27,9 @@ from weft.tasks.text import (
 )
 from weft.tasks.words import Way, words_of
 from weft.tasks.words import recognise as recognise_way
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class Options(Settings):
@@ -163,7 +165,7 @@ class TokenClassification(Task):
                 )
         return {**checked, "tags": list(tags)}
 
-    def encode(self, example: Example, tokenizer: PreTrainedTokenizerFast) -> Record:
+    def encode(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
         tokens, row = [word.strip() for word in example["tokens"]], f"row {example['id']!r}"
         encoding = encoding_of(tokenizer, " ".join(tokens))
         inside = [place for place, text in enumerate(encoding.sequence_ids) if text is not None]
