@@ -18,6 +18,7 @@ from weft.comparison.jobs import Job, best_rate, final_jobs, run_job, score_of, 
 from weft.config import validate
 from weft.data.reading import LoadedTask, load_task
 from weft.runs import RunFolder
+from weft.scoped import tell
 from weft.tasks.contract import Prediction
 from weft.tasks.scoring import Score, mean_score
 from weft.training.loop import Report
@@ -176,6 +177,7 @@ class _Here:
 def _row(
     grid: Grid, cell: Cell, rate: float, searched: dict[str, float], final: Sequence[Job]
 ) -> Row:
+    tell(f"scoring {cell.recipe} on {cell.task} over its seeds")
     folders = [RunFolder.open(job.folder) for job in final]
     loaded = examples_of(folders[0])
     examples = loaded.splits["validation"]

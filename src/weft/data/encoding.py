@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 
+from weft.scoped import tell
 from weft.tasks.contract import Example, Record, Task
 
 if TYPE_CHECKING:
@@ -72,8 +73,10 @@ def encode_examples(
     for example in examples:
         weight = {"weight": example["weight"]} if "weight" in example else {}
         records.append({**task.encode(example, tokenizer), **weight})
-        if progress and (len(records) % 100 == 0 or len(records) == total):
-            progress(len(records), total)
+        if len(records) % 100 == 0 or len(records) == total:
+            tell(f"encoding rows of {task.spec.name}", len(records), total)
+            if progress:
+                progress(len(records), total)
     if path is not None:
         stream = _stream(records, task.spec.kind)
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.reporting.classes import class_tables
+from weft.reporting.answers.classes import class_tables
 from weft.reporting.document import Document, Section, Table
 from weft.reporting.groups import Entry, Group, groups_of
 from weft.reporting.mixtures import MixtureRun, mixture_section, mixtures_of

@@ -17,6 +17,7 @@ from weft.answering.inference import padding_id, total_loss
 from weft.answering.recognition import RECOGNITION, fit_rows, recognition
 from weft.atomic import atomic_folder
 from weft.runs import RunFolder
+from weft.scoped import tell
 from weft.storage.experts import save_expert, save_full
 from weft.storage.mixture import save_mixture
 from weft.tasks.contract import Example, Prediction, Record
@@ -51,6 +52,7 @@ def finish(
         tokens = sum(gather_object([tokens]))
     results: dict[str, Evaluation] = {}
     for stream in session.streams:
+        tell(f"scoring {stream.name}")
         _tune(session, stream, accelerator)
         final = session.final_rows(stream.name)
         found, scores = score_rows(session, stream, *final, accelerator, resamples=RESAMPLES)
@@ -95,6 +97,7 @@ def _write(
     session: Session, stream: Stream, folder: RunFolder, result: Evaluation, summary: dict[str, Any]
 ) -> None:
     """Everything of one task; `training.json`, which says that the run is complete, comes last."""
+    tell(f"writing {folder.path.name}")
     save_evaluation(folder, result, session.run.seed)
     if session.mix is not None:
         folder.write_training(summary)

@@ -21,6 +21,7 @@ from weft.model.expert import Expert
 from weft.model.factoring import merged
 from weft.model.mixing import make_mix
 from weft.runs import STANDINGS, RunFolder
+from weft.scoped import tell
 from weft.storage.ingredients import parts_of
 from weft.tasks.contract import Prediction
 from weft.tasks.scoring import Score, paired_difference, score
@@ -114,6 +115,7 @@ def forward_cost(session: Session) -> dict[str, Any]:
     ]
     batch = collate(items, padding_id(session.base), labels=False).to(session.device)
     ratios = []
+    tell("timing forwards with gates and without")
     precision, held = session.run.training.precision, session.model.snapshot
     with torch.inference_mode(), autocast(session.device, precision):
         for _ in range(ROUNDS + 1):
