@@ -21,7 +21,7 @@ from weft.scoped import tell
 from weft.storage.experts import save_expert, save_full
 from weft.storage.mixture import save_mixture
 from weft.tasks.contract import Example, Prediction, Record
-from weft.tasks.scoring import RESAMPLES, Score, score
+from weft.tasks.scoring import RESAMPLES, Score, mistakes, score
 from weft.training import checkpointing
 from weft.training.assembly import Session
 from weft.training.learning import Stream
@@ -61,7 +61,8 @@ def finish(
         task = stream.task.spec.name
         details = stream.task.details(found, final[0])
         split = session.run.training.evaluate_on
-        result = Evaluation(task, split, len(found), scores, found, details)
+        worst = mistakes(stream.task, found, final[0], seed=session.run.seed)
+        result = Evaluation(task, split, len(found), scores, found, details, worst)
         results[stream.name] = result
         summary = _summary(session, stream, accelerator, seconds=seconds, tokens=tokens)
         if session.run.task is not None:

@@ -35,6 +35,8 @@ SUM = "cat merge, weights 1"
 ROUNDS = 5
 ROWS = 16
 """Rows of a task in a timed forward, and how often it is timed."""
+TIMED_S = 3.0
+"""Seconds after which no other round begins, if there has been one."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,10 @@ def forward_cost(session: Session) -> dict[str, Any]:
     tell("timing forwards with gates and without")
     precision, held = session.run.training.precision, session.model.snapshot
     with torch.inference_mode(), autocast(session.device, precision):
+        began = time.perf_counter()
         for _ in range(ROUNDS + 1):
+            if len(ratios) > 1 and time.perf_counter() - began > TIMED_S:
+                break
             took = []
             for route in (None, batch.route):
                 started = time.perf_counter()
