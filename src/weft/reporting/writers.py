@@ -117,8 +117,13 @@ def _table(table: Table) -> list[str]:
 def table_lines(headers: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> list[str]:
     """A table in Markdown; its first `words` columns stand on the left of their cells, the others on the right."""
     bars = ["---" if at < words else "---:" for at in range(len(headers))]
-    cells = [map(escaped, headers), bars, *(map(escaped, row) for row in rows)]
+    cells = [map(_one_line, headers), bars, *(map(_one_line, row) for row in rows)]
     return [f"| {' | '.join(row)} |" for row in cells]
+
+
+def _one_line(cell: str) -> str:
+    """A cell of a table, which is a line of text."""
+    return escaped("\n".join(cell.splitlines())).replace("\n", "<br>")
 
 
 def _figure(figure: Figure) -> list[str]:
