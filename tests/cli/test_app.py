@@ -1,11 +1,15 @@
 import importlib.metadata
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import typer
 
 import weft
 import weft.cli
@@ -99,3 +103,29 @@ def test_an_unknown_command_is_refused(say: Say) -> None:
     said = say("trian")
     assert said.code == 2
     assert "No such command 'trian'" in said.err
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_command_is_silent(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from weft.cli import app
+    from weft.reporting.voice import Voice
+
+    monkeypatch.setattr(
+        Voice.__init__, "__kwdefaults__", Voice.__init__.__kwdefaults__ | {"first": 0, "beat": 0.01}
+    )
+    group = typer.main.get_command(app)
+    command = group.get_command(click.Context(group), name)
+    heard = threading.Event()
+    write = sys.stderr.write
+
+    def listened(text: str) -> int:
+        heard.set()
+        return write(text)
+
+    monkeypatch.setattr(sys.stderr, "write", listened)
+    # In the place of what it does: it waits, and says nothing.
+    command.callback = lambda **_: heard.wait(10)
+    command.invoke(click.Context(command))
+    assert re.fullmatch(rf"({name} starting  \(0 s so far\)\n)+", capsys.readouterr().err)

@@ -128,8 +128,8 @@ def _curve(found: Reliability, name: str, which: str) -> Figure:
     caption = (
         f"How often it is right when it is so sure, in {BINS} bins of confidence: above the dotted line more often "
         "than it is sure, below it less. Lines are 95 % intervals of the shares (Wilson), grey bars how many claims a "
-        f"bin has. Expected calibration error: {percent(found.ece)} % ({percent(found.low)} to {percent(found.high)}, the "
-        "bootstrap interval over rows)."
+        f"bin has. Expected calibration error: {percent(found.ece)} % ({percent(found.low)} to {percent(found.high)}, "
+        "the bootstrap interval over rows)."
     )
     return draw(name, 3.4, caption, alt, paint)
 

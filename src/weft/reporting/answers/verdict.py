@@ -20,8 +20,11 @@ NOT_PAIRED = (
 
 
 def verdict(group: Group) -> list[str]:
-    """A sentence, or none where there is nothing to choose from."""
-    entries = group.scored
+    """A sentence, or none where there is nothing to choose from.
+
+    Mixtures are left out: what one trains comes on top of its experts, beside which its own section puts it.
+    """
+    entries = [entry for entry in group.scored if entry.family != "mixture"]
     if len(entries) < 2:
         return []
     gaps = _gaps(group, entries)
