@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 
 import weft
 import weft.cli
+from weft.reporting.voice import Voice
 from weft.storage.loading import load_run_model
 from weft.training.loop import train
 
@@ -109,14 +109,11 @@ def test_an_unknown_command_is_refused(say: Say) -> None:
 def test_no_command_is_silent(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from weft.cli import app
-    from weft.reporting.voice import Voice
-
-    monkeypatch.setattr(
-        Voice.__init__, "__kwdefaults__", Voice.__init__.__kwdefaults__ | {"first": 0, "beat": 0.01}
-    )
-    group = typer.main.get_command(app)
-    command = group.get_command(click.Context(group), name)
+    defaults = Voice.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "first", 0)
+    monkeypatch.setitem(defaults, "beat", 0.01)
+    command = weft.cli.Commands().get_command(None, name)
     heard = threading.Event()
     write = sys.stderr.write
 
@@ -127,5 +124,5 @@ def test_no_command_is_silent(
     monkeypatch.setattr(sys.stderr, "write", listened)
     # In the place of what it does: it waits, and says nothing.
     command.callback = lambda **_: heard.wait(10)
-    command.invoke(click.Context(command))
+    command.invoke(typer.Context(command))
     assert re.fullmatch(rf"({name} starting  \(0 s so far\)\n)+", capsys.readouterr().err)

@@ -9,7 +9,7 @@ from weft.reporting.numbers import percent, scored, share
 if TYPE_CHECKING:
     from weft.demo.minute import Minute, Result, Shown
 
-ABOUT_S = 45
+ABOUT_S = 55
 """Seconds on two quiet cores of 2024's servers; other machines say their own estimate after the first step."""
 FIRST = (
     "three experts over one frozen base, trained in the same batches, then asked: "
