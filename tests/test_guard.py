@@ -155,6 +155,8 @@ MERGED = "a: &a {k: 1}\n" + "".join(
         ("a: !!python/object/apply:os.getcwd []", "here, line 1: not YAML: could not determine"),
         ("a: \x07", "here: not YAML: control characters are not allowed"),
         ("? [a]\n: b", "here, line 1: not YAML: found unhashable key"),
+        ("a: 1\nb: {c: 1}\na: 2", "here, line 3: 'a' is said twice; remove one of them"),
+        ("a:\n- x: [1]\n  y: a\n  x: 3", "here, line 4: 'x' is said twice"),
         # What the safe loader itself lets through as errors of every kind.
         ("!!bool 7", "here: not YAML: a value is not of its type: KeyError"),
         ("2001-99-99", "here: not YAML: a value is not of its type: ValueError: month"),
@@ -168,7 +170,7 @@ def test_malformed_and_hostile_yaml_is_refused_by_its_line(text: str, said: str)
 
 
 def test_yaml_with_honest_aliases_is_what_the_safe_loader_reads() -> None:
-    text = "a: &a {x: [1, 2]}\nb: {<<: *a, y: 3}\nc: [*a, *a]\nd: 2001-01-02\ne: ~\n"
+    text = "a: &a {x: [1, 2]}\nb: {<<: *a, y: 3, x: 4}\nc: [*a, *a, a, a, {x: x}]\nd: 2001-01-02\ne: ~\n"
     assert parse_yaml(text, "here") == yaml.safe_load(text)
 
 

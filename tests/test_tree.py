@@ -28,7 +28,7 @@ ROOMS = (
     ("training", "merging"),
     ("comparison", "analysis"),
     ("reporting",),
-    ("reproduction", "demo"),
+    ("reproduction", "demo", "publishing"),
     ("cli", "serving", "__main__"),
     ("weft",),
 )

@@ -8,40 +8,60 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weft.answering.evaluation import evaluate
-    from weft.answering.prediction import predict
+    from weft.answering.opening import load, predict
+    from weft.answering.predictor import Predictor
     from weft.comparison.comparing import compare
+    from weft.model.attached import adapter_state, attach, detach, load_adapter_state
     from weft.pruning.prune import prune
     from weft.pruning.recovery import recover
+    from weft.publishing.hub import push
     from weft.reproduction.reproducing import reproduce
     from weft.storage.exporting import export
+    from weft.storage.gathering import import_experts
     from weft.storage.importing import import_expert
-    from weft.storage.loading import load_run_model as load
+    from weft.training.callbacks import STOP
     from weft.training.loop import train
 
     __version__: str
 
 __all__ = [
+    "STOP",
+    "Predictor",
     "__version__",
+    "adapter_state",
+    "attach",
     "compare",
+    "detach",
     "evaluate",
     "export",
     "import_expert",
+    "import_experts",
     "load",
+    "load_adapter_state",
     "predict",
     "prune",
+    "push",
     "recover",
     "reproduce",
     "train",
 ]
 
 _PLACES = {
+    "STOP": "weft.training.callbacks:STOP",
+    "Predictor": "weft.answering.predictor:Predictor",
+    "adapter_state": "weft.model.attached:adapter_state",
+    "attach": "weft.model.attached:attach",
     "compare": "weft.comparison.comparing:compare",
+    "detach": "weft.model.attached:detach",
     "evaluate": "weft.answering.evaluation:evaluate",
     "export": "weft.storage.exporting:export",
     "import_expert": "weft.storage.importing:import_expert",
-    "load": "weft.storage.loading:load_run_model",
-    "predict": "weft.answering.prediction:predict",
+    "import_experts": "weft.storage.gathering:import_experts",
+    "load": "weft.answering.opening:load",
+    "load_adapter_state": "weft.model.attached:load_adapter_state",
+    "predict": "weft.answering.opening:predict",
     "prune": "weft.pruning.prune:prune",
+    "push": "weft.publishing.hub:push",
     "recover": "weft.pruning.recovery:recover",
     "reproduce": "weft.reproduction.reproducing:reproduce",
     "train": "weft.training.loop:train",

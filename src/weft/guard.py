@@ -178,12 +178,13 @@ def parse_yaml(text: str, where: str) -> Any:
         where: What errors call the source, e.g. its path.
 
     Raises:
-        ValueError: If it is not YAML, nested deeper than `DEEPEST`, or unfolds to more than its aliases should.
+        ValueError: If it is not YAML, nested deeper than `DEEPEST`, unfolds to more than its aliases should, or says
+            a key of one mapping twice, of which the loader would silently keep the last.
     """
     # The C parser, where the package has it, is ten times as fast; both are the safe one.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _refuse_bombs(yaml.parse(text, Loader=loader), where)
+        _refuse_bombs(_once(yaml.parse(text, Loader=loader), where), where)
     except yaml.YAMLError as error:
         raise ValueError(_not_yaml(error, where)) from None
     try:
@@ -241,6 +242,32 @@ def _refuse_bombs(events: Iterator[Any], where: str) -> None:
             raise ValueError(
                 f"{place}: more than {_MOST_NODES} values, aliases unfolded; write fewer"
             )
+
+
+def _once(events: Iterator[Any], where: str) -> Iterator[Any]:
+    """The events of a document, while no mapping says a key twice."""
+    keys: list[set[str] | None] = []  # of each open collection; None in a list
+    halves: list[int] = []  # keys and values of it so far
+    event: Any
+    for event in events:
+        mark: Any = event.start_mark
+        if isinstance(event, yaml.CollectionEndEvent):
+            keys.pop()
+            halves.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            names = keys[-1] if keys else None
+            if names is not None and halves[-1] % 2 == 0 and isinstance(event, yaml.ScalarEvent):
+                if event.value in names:
+                    raise ValueError(
+                        f"{where}, line {mark.line + 1}: {event.value!r:.100} is said twice; remove one of them"
+                    )
+                names.add(event.value)
+            if halves:
+                halves[-1] += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                keys.append(set() if isinstance(event, yaml.MappingStartEvent) else None)
+                halves.append(0)
+        yield event
 
 
 def refuse_links_out(path: Path, folder: Path) -> None:

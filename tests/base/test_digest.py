@@ -201,6 +201,32 @@ def test_a_file_cut_short_is_refused(tensors: dict[str, Tensor], tmp_path: Path)
         stored_tensors([file])
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[" * 50_000 + "]" * 50_000,
+        '{"a": {"shape": [1], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',
+        '{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
+        '{"a": 3}',
+        '{"a"',
+    ],
+)
+def test_a_header_that_says_nonsense_is_refused(header: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(4))
+    with pytest.raises(ValueError, match=r"model\.safetensors") as told:
+        stored_tensors([file])
+    assert len(str(told.value)) < 500
+
+
+def test_a_base_that_is_a_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="/dev/zero: is a device"):
+        stored_tensors([Path("/dev/zero")])
+
+
 def test_two_shards_with_one_tensor_are_refused(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     files = [saved({"a": tensors["a"]}, tmp_path / name) for name in ("1", "2")]
     with pytest.raises(ValueError, match="both hold the tensor 'a'"):

@@ -202,8 +202,9 @@ def test_code_beside_a_checkpoint_is_never_run(
 def test_a_config_that_says_nothing_is_refused(tiny_folder: Folder, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_folder("bert"), tmp_path / "bert"))
     for text, expected in (
-        ("{", "is damaged: expected a JSON mapping"),
-        ("[" * 20_000, "is damaged: expected a JSON mapping"),
+        ("{", ":1: not JSON"),
+        ("[" * 20_000, ":(1: not JSON| lists and mappings nested deeper)"),
+        ("[]", "is damaged: expected a JSON mapping"),
         ("{}", "has no model type None"),
         ('{"model_type": ["bert"]}', r"has no model type \['bert'\]"),
         (

@@ -12,8 +12,8 @@ import typer
 
 import weft
 import weft.cli
+from weft.answering.opening import load
 from weft.reporting.voice import Voice
-from weft.storage.loading import load_run_model
 from weft.training.loop import train
 
 Say = Callable[..., Any]
@@ -35,7 +35,7 @@ def test_a_command_exists_because_its_file_does() -> None:
         sorted(
             [
                 *("train", "evaluate", "predict", "export", "import", "list", "show", "schema"),
-                *("compare", "demo", "mix", "prune", "recover", "report", "reproduce"),
+                *("compare", "demo", "mix", "prune", "push", "recover", "report", "reproduce"),
             ]
         )
         == FILES
@@ -72,7 +72,7 @@ except SystemExit:
 
 def test_public_verbs_are_those_of_their_modules() -> None:
     assert weft.train is train
-    assert weft.load is load_run_model
+    assert weft.load is load
     assert {name for name in dir(weft) if getattr(weft, name) is None} == set()
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         weft.trian  # noqa: B018

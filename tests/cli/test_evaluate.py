@@ -42,6 +42,15 @@ def test_people_get_percent_with_intervals(say: Say, trained: RunFolder) -> None
     assert "4/4 rows" in said.err
 
 
+def test_people_get_scores_class_by_class(say: Say, trained: RunFolder) -> None:
+    details = weft.evaluate(trained.path, save=False).details
+    lines = [line.split() for line in say("evaluate", trained.path).out.splitlines()]
+    for own in details.classes:
+        scores = [f"{100 * value:.1f}" for value in (own.precision, own.recall, own.f1)]
+        row = [own.label, *scores, *map(str, (own.support, own.predicted, own.correct))]
+        assert any([cell for cell in line if cell != "│"] == row for line in lines)
+
+
 def test_choices_are_the_settings_own() -> None:
     """The command repeats them, so that its help imports no settings."""
     hints = get_type_hints(command)

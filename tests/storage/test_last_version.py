@@ -71,13 +71,19 @@ def test_they_score_as_they_did(there: Path, name: str) -> None:
         }
 
 
-def test_a_stopped_training_goes_on_to_the_bits_of_the_whole_one(there: Path) -> None:
+def test_a_stopped_training_goes_on_to_the_end_of_the_whole_one(there: Path) -> None:
+    """To rounding, not to the bit: another processor sums in another order, and these were written on one of then.
+
+    That one machine resumes to the same bits is shown where both sides are trained, in tests/training.
+    """
     resumed = weft.train(resume=there / "interrupted")
     expected = load_file(there / "tags" / "expert" / "adapter_model.safetensors")
     found = load_file(resumed.expert / "adapter_model.safetensors")
     assert found.keys() == expected.keys()
-    assert all(torch.equal(value, expected[key]) for key, value in found.items())
-    assert resumed.metrics == RunFolder.open(there / "tags").metrics
+    assert {value.dtype for value in found.values()} == {torch.float64}
+    for key, value in found.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-12, atol=1e-14)
+    assert_alike(resumed.metrics, RunFolder.open(there / "tags").metrics)
 
 
 def test_they_are_mixed_exported_and_imported(there: Path) -> None:

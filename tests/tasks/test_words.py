@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from icu4py.breakers import CharacterBreaker, WordBreaker
 
+from weft.config import TaskSettings
+from weft.data.reading import load_task
 from weft.tasks.words import WAYS, Way, recognise, words_of
 
 
@@ -189,3 +191,12 @@ def test_wnut17_is_recognised_as_what_the_rules_were_made_for(shared_data: Path)
     blocks = (shared_data / "wnut17" / "train.conll").read_text(encoding="utf-8").split("\n\n")
     rows = [[line.split("\t")[0] for line in block.split("\n") if line] for block in blocks]
     assert recognise(rows) == "web"
+
+
+def test_tokens_that_are_no_words_are_refused_by_their_row(tmp_path: Path) -> None:
+    """What a word is comes from the rows' own tokens, so these are looked at before the rows are checked."""
+    (tmp_path / "train.jsonl").write_text('{"tokens": [1, 2], "tags": ["O", "B-x"]}\n')
+    task = tmp_path / "own.yaml"
+    task.write_text("kind: token_classification\nformat: jsonl\nfiles: {train: train.jsonl}\n")
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: column 'tokens' must be a list of"):
+        load_task(TaskSettings(name=str(task)), splits=["train"], seed=0)

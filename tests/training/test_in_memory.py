@@ -66,6 +66,45 @@ def test_frames_and_lists_train_to_the_bits_of_their_files(
     assert predict(folder.path, [{"text": "good cat"}])[0]["label"] in ("animal", "thing")
 
 
+def test_a_folder_is_given_beside_the_settings(
+    run_of: Settings, tasks_folder: Path, tmp_path: Path
+) -> None:
+    run = run_of("topic")
+    train(run, out=tmp_path / "files")
+    spec = {"kind": "sequence_classification", "labels": ["animal", "thing"], "max_length": 48}
+    own = {**run, "task": {"name": "topic", "spec": spec}}
+    for form in (str, Path):
+        folder = train(own, out=tmp_path / form.__name__, data=form(tasks_folder / "topic"))
+        _assert_same(folder.path, tmp_path / "files")
+        found = weft.evaluate(
+            folder.path, data=form(tasks_folder / "topic"), device="cpu", save=False
+        )
+        assert not isinstance(found, list)
+        assert found.scores == weft.evaluate(folder.path, device="cpu", save=False).scores  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"the config says it as well .*; choose one"):
+        train({**own, "data": "elsewhere"}, out=tmp_path / "other", data=tasks_folder)
+    with pytest.raises(ValueError, match="a resumed run keeps its settings, its folder and that"):
+        train(resume=tmp_path / "files", data=tasks_folder)
+    with pytest.raises(TypeError, match=r"expected {'train': rows, .* or a folder, got list"):
+        train(own, out=tmp_path / "other", data=[{"text": "x"}])  # type: ignore[arg-type]
+
+
+def test_rows_alone_are_of_the_split_that_is_scored(
+    run_of: Settings, tasks_folder: Path, tmp_path: Path
+) -> None:
+    folder = train(run_of("topic"), out=tmp_path / "run")
+    expected = weft.evaluate(folder.path, device="cpu", save=False)
+    assert not isinstance(expected, list)
+    rows = _rows(tasks_folder, "topic", "csv")["validation"]
+    for data in (rows, pd.DataFrame(rows), datasets.Dataset.from_list(rows)):
+        found = weft.evaluate(folder.path, data=data, device="cpu", save=False)
+        assert not isinstance(found, list)
+        assert found.scores == expected.scores
+    several = train(run_of("topic", "tags"), out=tmp_path / "several")
+    with pytest.raises(ValueError, match="several tasks; give rows for each"):
+        weft.evaluate(several.path, data=rows, device="cpu", save=False)
+
+
 def test_several_tasks_take_rows_by_name(
     run_of: Settings, tasks_folder: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ records ─ outputs ─> logits ─ decode ─> predictions ─ statistics ─ m
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Evaluation:
 def evaluate(
     run: str | Path,
     *,
-    data: str | Mapping[str, Any] | None = None,
+    data: Any = None,
     split: Split = "validation",
     max_examples: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
@@ -76,7 +76,8 @@ def evaluate(
     Args:
         run: The run folder.
         data: Folder with the task's data (several tasks: with a sub-folder for each by name), or
-            rows in memory as `weft.train` takes them; None takes the run's own.
+            rows in memory as `weft.train` takes them, of one task without their split too: a list of
+            mappings, a pandas data frame, a `datasets.Dataset`; None takes the run's own.
         split: Which rows.
         max_examples: Size of a seeded sample of them; None takes what the run says.
         tokens_per_batch: Padded tokens in one forward call.
@@ -92,13 +93,14 @@ def evaluate(
     folder = RunFolder.open(run)
     several = bool(folder.run.tasks)
     labels = [task.label for task in [folder.run.task, *folder.run.tasks] if task]
-    given = {} if data is None or isinstance(data, str) else given_by_task(data, labels)
+    root = Path(data) if isinstance(data, str | Path) else None
+    given = {} if root is not None else given_by_task(data, labels, split)
     found = []
     for part, loaded in _loaded(folder, device, precision):
         assert loaded.run.task is not None  # a part has one
         own: str | Given | None = given.get(loaded.run.task.label)
-        if isinstance(data, str):
-            own = str(Path(data) / part.path.name) if several else data
+        if root is not None:
+            own = str(root / part.path.name if several else root)
         rows, records = _rows(loaded, own, split, max_examples)
         result = _evaluate(
             loaded, rows, records, split, tokens_per_batch=tokens_per_batch, progress=progress

@@ -47,7 +47,7 @@ def outputs(
         tokens_per_batch: Padded tokens in one forward call, unless a single row has more.
         progress: Told how far it is.
     """
-    units = [(row, unit) for row, item in enumerate(items) for unit in _units(item)]
+    units = [(row, unit) for row, item in enumerate(items) for unit in units_of(item)]
     found: list[list[Any]] = [[] for _ in units]
     left = Counter(row for row, _ in units)
     done = 0
@@ -85,7 +85,7 @@ def total_loss(
 ) -> tuple[float, float]:
     """The sum of the loss over the labelled items of rows, without dropout and smoothing, and of their weights."""
     loss, count = torch.zeros((), dtype=torch.float64), 0
-    units = [unit for item in items for unit in _units(item)]
+    units = [unit for item in items for unit in units_of(item)]
     for _, batch, answers in _forwards(
         model.snapshot,
         units,
@@ -113,12 +113,19 @@ def _forwards(
 ) -> Iterator[tuple[list[int], Batch, dict[str, torch.Tensor]]]:
     """Which units a batch holds, the batch, and what the model makes of it."""
     with torch.inference_mode(), autocast(device, precision):
-        for rows in _batches(units, tokens_per_batch, held.base.config.vocab_size):
-            batch = collate([units[at] for at in rows], pad_id).to(device)
+        for rows, batch in batched(held, units, pad_id, tokens_per_batch, device):
             yield rows, batch, held(batch)
 
 
-def _units(item: Item) -> list[Item]:
+def batched(
+    held: Snapshot, units: Sequence[Item], pad_id: int, tokens_per_batch: int, device: torch.device
+) -> Iterator[tuple[list[int], Batch]]:
+    """Which units a batch holds, and the batch, on `device`."""
+    for rows in _batches(units, tokens_per_batch, held.base.config.vocab_size):
+        yield rows, collate([units[at] for at in rows], pad_id).to(device)
+
+
+def units_of(item: Item) -> list[Item]:
     """The parts of a row that can be answered apart: its windows, or itself."""
     record = item.record
     count = len(record["input_ids"])

@@ -1,6 +1,6 @@
 """JSON lines in, predictions out, a chunk at a time: input may be longer than memory."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,29 @@ from weft.tasks.contract import Prediction
 
 CHUNK = 64
 """Lines answered together: a multiple of generation's batch, so that its batches stay full."""
+
+
+def answers(
+    run: LoadedRun | LoadedMixture,
+    inputs: Iterable[Input],
+    *,
+    generation: Generation | None = None,
+    chunk: int = CHUNK,
+) -> Iterator[Prediction]:
+    """The answer to each input, in order; those without an `id` are numbered from 0.
+
+    Args:
+        run: The expert, or a mixture that recognises each input's task.
+        inputs: Any number, read as they are needed.
+        generation: How a causal language model continues.
+        chunk: Inputs that are read and answered together.
+
+    Raises:
+        ValueError: If an input is wrong, naming it; nothing of its chunk is answered.
+    """
+    numbered = enumerate(inputs)
+    while rows := [_numbered(run, value, at) for at, value in islice(numbered, chunk)]:
+        yield from _answered(run, rows, generation)
 
 
 def answers_to_lines(
@@ -34,22 +57,21 @@ def answers_to_lines(
         ValueError: If a line is wrong, naming it; nothing of its chunk is answered.
     """
     places: list[int] = []
-    inputs = read_jsonl_lines(_counted(lines, places))
-    first = 0
+    inputs = enumerate(read_jsonl_lines(_counted(lines, places)))
     while values := list(islice(inputs, chunk)):
-        rows = [
-            _numbered(run, value, first + at, places[first + at]) for at, value in enumerate(values)
-        ]
-        here = places[first : first + len(rows)]
+        rows = []
+        for at, value in values:
+            try:
+                rows.append(_numbered(run, value, at))
+            except ValueError as error:
+                said = str(error).removeprefix(f"input {at}: ")
+                raise ValueError(f"line {places[at]}: {said}") from None
+        first, last = values[0][0], values[-1][0]
         try:
-            if isinstance(run, LoadedMixture):
-                found = predict_auto(run, rows, generation=generation)
-            else:
-                found = predict(run, rows, generation=generation)
+            found = _answered(run, rows, generation)
         except ValueError as error:
-            raise ValueError(f"lines {here[0]} to {here[-1]}: {error}") from error
+            raise ValueError(f"lines {places[first]} to {places[last]}: {error}") from error
         yield from found
-        first += len(rows)
 
 
 def generation_of(settings: Mapping[str, Any]) -> Generation | None:
@@ -70,17 +92,21 @@ def _counted(lines: Iterable[str], places: list[int]) -> Iterator[str]:
         yield line
 
 
-def _numbered(
-    run: LoadedRun | LoadedMixture, value: Input, number: int, line: int
-) -> Mapping[str, Any]:
-    """A line's input with its number as id if it has none, refused by its line if it is wrong."""
-    try:
-        if isinstance(run, LoadedMixture):
-            tasks_fitting(run, value, number)
-        else:
-            checked_input(run.task, value, number)
-    except ValueError as error:
-        said = str(error).removeprefix(f"input {number}: ")
-        raise ValueError(f"line {line}: {said}") from None
+def _answered(
+    run: LoadedRun | LoadedMixture,
+    rows: Sequence[Mapping[str, Any]],
+    generation: Generation | None,
+) -> list[Prediction]:
+    if isinstance(run, LoadedMixture):
+        return predict_auto(run, rows, generation=generation)
+    return predict(run, rows, generation=generation)
+
+
+def _numbered(run: LoadedRun | LoadedMixture, value: Input, number: int) -> Mapping[str, Any]:
+    """An input with its number as id if it has none, refused by that number if it is wrong."""
+    if isinstance(run, LoadedMixture):
+        tasks_fitting(run, value, number)
+    else:
+        checked_input(run.task, value, number)
     columns = {"text": value} if isinstance(value, str) else value
     return {"id": str(number), **columns}

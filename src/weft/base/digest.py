@@ -25,6 +25,7 @@ from filelock import FileLock
 from safetensors import safe_open
 from torch import Tensor
 
+from weft import guard
 from weft.base.pickled import pickled_tensors
 
 CHUNK_BYTES = 16 * 2**20
@@ -45,6 +46,9 @@ _TYPE_NAMES = {
     torch.bool: "BOOL",
 }
 """Safetensors' names, so that tensors in memory and in a file have the same digest."""
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes; what the safetensors library reads at most."""
 
 _SETTLED_NS = 2 * 10**9
 """Age at which a file's times surely differ from those of a later write (FAT counts in 2 s)."""
@@ -144,35 +148,37 @@ def _listed(path: Path) -> dict[str, StoredTensor]:
 
 
 def _header(path: Path) -> dict[str, StoredTensor]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with guard.opened(path) as file:
+        size = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or 8 + length > size:
             raise ValueError(f"{path} is cut short or no safetensors file: it has {size} bytes")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            header = None
+        if length > _LONGEST_HEADER:
+            raise ValueError(f"{path} is damaged: its header is {length} bytes long")
+        text = file.read(length)
+    header = guard.parse_json(text.decode("utf-8", "replace"), f"{path}: its header")
     if not isinstance(header, dict):
         raise ValueError(f"{path} is not a safetensors file: its header is not a JSON mapping")
     header.pop("__metadata__", None)
     first = 8 + length
-    expected = first + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    stored = {name: _entry(path, name, entry, first) for name, entry in header.items()}
+    expected = max((tensor.stop for tensor in stored.values()), default=first)
     if size != expected:
         raise ValueError(
             f"{path} is damaged: its header describes {expected} bytes, the file has {size}; "
             "copy or download it again"
         )
-    return {
-        name: StoredTensor(
-            path,
-            entry["dtype"],
-            tuple(entry["shape"]),
-            first + entry["data_offsets"][0],
-            first + entry["data_offsets"][1],
-        )
-        for name, entry in header.items()
-    }
+    return stored
+
+
+def _entry(path: Path, name: str, entry: Any, first: int) -> StoredTensor:
+    """What a header says of one tensor; `first` is where its file's tensors begin."""
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(stop)]} if (
+            all(type(size) is int and size >= 0 for size in shape) and 0 <= begin <= stop
+        ):
+            return StoredTensor(path, dtype, tuple(shape), first + begin, first + stop)
+    raise ValueError(f"{path} is damaged: its header says of {name!r} {entry!r:.100}")
 
 
 def _type_name(name: str, tensor: Tensor) -> str:
@@ -258,8 +264,8 @@ def _identity(files: Sequence[Path]) -> list[list[Any]]:
 
 def _read_cache() -> dict[str, Any]:
     try:
-        entries = json.loads(cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        entries = guard.read_json(cache_file(), guard.RECORDS)
+    except ValueError:
         # Absent or damaged: nothing but time is lost.
         return {}
     return entries if isinstance(entries, dict) else {}

@@ -6,7 +6,6 @@ checkpoint (`auto_map`) is never run, and the user is never asked to.
 
 import difflib
 import inspect
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from weft import guard
 from weft.base.trial import fault
 
 _OTHER_INPUTS = re.compile("vision|image|audio")
@@ -30,10 +30,7 @@ def read_config(file: Path) -> PreTrainedConfig:
     Raises:
         ValueError: If it is damaged, or of a model type that this transformers does not have.
     """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        values = None
+    values = guard.read_json(file)
     if not isinstance(values, dict):
         raise ValueError(f"{file} is damaged: expected a JSON mapping")
     model_type = values.get("model_type")

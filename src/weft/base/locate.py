@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from weft import guard
 from weft.base.digest import file_sha256
 from weft.config import Settings, validate
 from weft.registry import Registry, unknown
@@ -119,7 +120,7 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(guard.read_json(index, guard.RECORDS)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{index} is damaged: expected JSON with a `weight_map` from tensors to files"

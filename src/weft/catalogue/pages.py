@@ -122,7 +122,8 @@ def _methods(registry: Registry[Any]) -> Callable[[], list[Entry]]:
 
 
 def _page_of(kind: type) -> str:
-    return inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
+    # A package of somebody else's may say it of the class alone.
+    return inspect.cleandoc(sys.modules[kind.__module__].__doc__ or kind.__doc__ or "")
 
 
 def _recipes() -> list[Entry]:

@@ -7,7 +7,7 @@ A finished run is never repeated and an interrupted one goes on, so the same cal
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from weft.answering.evaluation import read_predictions
 from weft.comparison.grid import Cell, Grid, RecipeEntry, TaskEntry, cells_of, claim
 from weft.comparison.jobs import Job, best_rate, final_jobs, run_job, score_of, search_jobs
 from weft.config import validate
+from weft.data.memory import given_by_task
 from weft.data.reading import LoadedTask, load_task
 from weft.runs import RunFolder
 from weft.scoped import tell
@@ -112,6 +113,7 @@ def compare(
     told: Told | None = None,
     extend: bool = False,
     runner: Runner | None = None,
+    data: str | Path | Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Run what is missing of `grid` under `out` and return the table.
 
@@ -123,6 +125,8 @@ def compare(
         extend: Take `out` even if it holds another grid; runs that both have are not repeated.
         runner: Runs several at once (`weft.comparison.workers`, `weft.comparison.ray_workers`) and goes on
             where one fails; None runs one after the other in this process and raises what a run raises.
+        data: In place of what the grid says: a folder with the task's data, of several tasks with a sub-folder for
+            each by its name in the grid; or rows in memory as `weft.train` takes them, without a `runner`.
 
     Raises:
         KeyError: If the grid has no such recipe.
@@ -131,9 +135,22 @@ def compare(
         Interrupted: On SIGINT or SIGTERM, after the state of the runs in progress was saved.
     """
     grid = grid if isinstance(grid, Grid) else validate(Grid, grid, "grid")
+    if isinstance(data, str | Path):
+        grid, data = _with_folder(grid, Path(data)), None
+    given: dict[str, Any] = dict(given_by_task(data, list(grid.tasks)))
+    if given and runner is not None:
+        raise ValueError(
+            "data: rows in memory are in this process alone; leave the runner away, or save them to a folder"
+        )
     folder = Path(out)
     cells = cells_of(grid, recipes)
-    searches = {cell: search_jobs(grid, folder, cell) for cell in cells}
+    searches = {
+        cell: {
+            rate: replace(job, data=given.get(cell.task))
+            for rate, job in search_jobs(grid, folder, cell).items()
+        }
+        for cell in cells
+    }
     claim(grid, folder, extend=extend)
     total = sum(map(len, searches.values())) + len(cells) * len(grid.seeds)
     runner = runner or _Here(told, total)
@@ -144,7 +161,12 @@ def compare(
         for cell, search in searches.items()
         if _complete(search.values())
     }
-    finals = {cell: final_jobs(grid, folder, cell, rate) for cell, (rate, _) in chosen.items()}
+    finals = {
+        cell: [
+            replace(job, data=given.get(cell.task)) for job in final_jobs(grid, folder, cell, rate)
+        ]
+        for cell, (rate, _) in chosen.items()
+    }
     jobs += (last := [job for final in finals.values() for job in final])
     runner.run(last)
     rows = [
@@ -153,6 +175,22 @@ def compare(
     if len(rows) < len(cells):
         raise Unfinished(rows, [job for job in jobs if not job.is_complete])
     return rows
+
+
+def _with_folder(grid: Grid, data: Path) -> Grid:
+    """The grid with a folder of data that was given beside it."""
+    own = [name for name, entry in grid.tasks.items() if entry.task.data]
+    if own:
+        raise ValueError(
+            f"data={str(data)!r} is given, and the grid says it as well (tasks {', '.join(own)}); choose one"
+        )
+    several = len(grid.tasks) > 1
+    tasks = {}
+    for name, entry in grid.tasks.items():
+        folder = str((data / name if several else data).expanduser().resolve())
+        task = entry.task.model_copy(update={"data": folder})
+        tasks[name] = entry.model_copy(update={"task": task})
+    return grid.model_copy(update={"tasks": tasks})
 
 
 def _complete(jobs: Iterable[Job]) -> bool:
@@ -179,7 +217,7 @@ def _row(
 ) -> Row:
     tell(f"scoring {cell.recipe} on {cell.task} over its seeds")
     folders = [RunFolder.open(job.folder) for job in final]
-    loaded = examples_of(folders[0])
+    loaded = examples_of(folders[0], final[0].data)
     examples = loaded.splits["validation"]
     predictions = [predictions_of(folder.path, [e["id"] for e in examples]) for folder in folders]
     scores = mean_score(loaded.task, predictions, examples)
@@ -210,11 +248,11 @@ def _row(
     )
 
 
-def examples_of(folder: RunFolder) -> LoadedTask:
-    """The validation rows that a run was scored on."""
+def examples_of(folder: RunFolder, given: Any = None) -> LoadedTask:
+    """The validation rows that a run was scored on; `given` where they were in memory."""
     settings = folder.run.task
     assert settings is not None
-    return load_task(settings, splits=["validation"], seed=folder.run.seed)
+    return load_task(settings, splits=["validation"], seed=folder.run.seed, given=given)
 
 
 def predictions_of(folder: Path, ids: Sequence[str]) -> list[Prediction]:

@@ -32,6 +32,8 @@ class Job:
 
     folder: Path
     run: Run
+    data: Mapping[str, Any] | None = None
+    """Rows in memory of its task; None reads files."""
 
     @property
     def is_complete(self) -> bool:
@@ -71,11 +73,11 @@ def run_job(job: Job, report: Report | None = None) -> None:
         (job.folder / FAILED).unlink(missing_ok=True)
         try:
             if (job.folder / CONFIG).is_file():
-                train(resume=job.folder, report=report)
+                train(resume=job.folder, report=report, data=job.data)
             else:
                 if job.folder.is_dir():
                     job.folder.rmdir()
-                train(job.run, out=job.folder, report=report)
+                train(job.run, out=job.folder, report=report, data=job.data)
         except Exception as error:
             job.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
             raise

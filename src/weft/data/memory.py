@@ -19,12 +19,13 @@ Given = Mapping[Split, Any]
 """Rows of one task by split."""
 
 
-def given_by_task(data: Mapping[str, Any] | None, tasks: Sequence[str]) -> dict[str, Given]:
+def given_by_task(data: Any, tasks: Sequence[str], split: Split | None = None) -> dict[str, Given]:
     """The rows of each task by its label; {} where none are given.
 
     Args:
         data: `{split: rows}` of the one task, or `{task: {split: rows}}`.
         tasks: The labels of a run's tasks.
+        split: What rows alone are, without a mapping; None refuses them.
 
     Raises:
         ValueError: If a key is neither, or a task is missing.
@@ -33,9 +34,11 @@ def given_by_task(data: Mapping[str, Any] | None, tasks: Sequence[str]) -> dict[
     if data is None:
         return {}
     splits = get_args(Split)
+    if split is not None and (is_table(data) or isinstance(data, list | tuple)):
+        data = {split: data}
     if not isinstance(data, Mapping):
         raise TypeError(
-            f"data: expected {{'train': rows, 'validation': rows}}, got {type(data).__name__}"
+            f"data: expected {{'train': rows, 'validation': rows}} or a folder, got {type(data).__name__}"
         )
     if data and all(key in splits for key in data):
         if len(tasks) != 1:
@@ -58,25 +61,42 @@ def given_rows(given: Given, split: Split) -> list[Placed]:
     """
     if split not in given:
         raise ValueError(f"data: no rows for the {split} split; given are {', '.join(given)}")
+    where = f"data[{split!r}]"
     rows = given[split]
-    return [
-        (row, f"data[{split!r}]: row {number}") for number, row in enumerate(_rows(rows, split))
-    ]
-
-
-def _rows(rows: Any, split: str) -> Iterator[Row]:
-    if _is(rows, "pandas", "DataFrame"):
-        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    elif _is(rows, "datasets", "Dataset"):
-        rows = with_class_names(map(dict, rows), rows.features, f"data[{split!r}]")
-    elif not isinstance(rows, Sequence) or isinstance(rows, str):
+    if not is_table(rows) and (not isinstance(rows, Sequence) or isinstance(rows, str)):
         raise TypeError(
-            f"data[{split!r}]: expected a list of mappings, a pandas data frame or a datasets.Dataset, got "
+            f"{where}: expected a list of mappings, a pandas data frame or a datasets.Dataset, got "
             f"{type(rows).__name__}"
         )
+    return [(row, f"{where}: row {number}") for number, row in enumerate(_rows(rows, where))]
+
+
+def is_table(rows: Any) -> bool:
+    """Whether rows are a pandas data frame or a `datasets.Dataset`."""
+    return _is(rows, "pandas", "DataFrame") or _is(rows, "datasets", "Dataset")
+
+
+def table_rows(rows: Any, where: str) -> Iterator[Row]:
+    """The rows of what `is_table`, one after another, values as JSON has them.
+
+    Args:
+        rows: A data frame or a `Dataset`.
+        where: What errors call it.
+    """
+    if _is(rows, "pandas", "DataFrame"):
+        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    else:
+        rows = with_class_names(map(dict, rows), rows.features, where)
+    return ({str(key): _plain(value) for key, value in row.items()} for row in rows)
+
+
+def _rows(rows: Any, where: str) -> Iterator[Row]:
+    if is_table(rows):
+        yield from table_rows(rows, where)
+        return
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise TypeError(f"data[{split!r}]: row {number}: expected a mapping, got {row!r:.60}")
+            raise TypeError(f"{where}: row {number}: expected a mapping, got {row!r:.60}")
         yield {str(key): _plain(value) for key, value in row.items()}
 
 

@@ -122,7 +122,7 @@ def resolve(
     for target in wanted:
         if target in ROLES and target not in roles:
             raise ValueError(_no_role(model_type, target, roles, linears))
-        matches = _matcher(target, roles)
+        matches = matcher(target, roles)
         if not any(matches(name) for name in linears):
             raise ValueError(f"{model_type}: {unknown('target', target, _known(roles, linears))}")
         found = {name for name in kept if matches(name)}
@@ -231,7 +231,7 @@ def _no_role(model_type: str, role: str, roles: Roles, linears: Mapping[str, nn.
     )
 
 
-def _matcher(target: str, roles: Roles) -> Callable[[str], bool]:
+def matcher(target: str, roles: Roles) -> Callable[[str], bool]:
     """Whether a linear map's name is meant by `target`."""
     if target == ALL_LINEAR:
         return lambda name: layer_index(name) is not None and not _UNREACHED.search(name)

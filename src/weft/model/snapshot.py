@@ -109,6 +109,12 @@ class Snapshot:
         with self.routed(route):
             return self.trunk(**inputs, **extra).last_hidden_state
 
+    def all_states(self, inputs: Mapping[str, Tensor], route: Route | None) -> tuple[Tensor, ...]:
+        """Of the embeddings and of every layer, (sequences, seq, hidden) each; the last is what `states` gives."""
+        extra = {"use_cache": False} if self.is_decoder else {}
+        with self.routed(route):
+            return self.trunk(**inputs, **extra, output_hidden_states=True).hidden_states
+
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Each head's logits by expert name, in the shape of its kind."""
         hidden = self.states(batch.inputs, batch.route)

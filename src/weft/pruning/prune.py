@@ -38,6 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weft import guard
 from weft.atomic import atomic_folder, write_tensors, write_text
 from weft.base.digest import checkpoint_digest, tensors_digest
 from weft.base.loading import load_base
@@ -115,7 +116,7 @@ def prune(
         for file in sorted(folder.iterdir()):
             if _goes_along(file):
                 shutil.copyfile(file, draft / file.name)
-        values = json.loads(config_file(folder).read_text(encoding="utf-8")) | config
+        values = guard.read_json(config_file(folder)) | config
         write_text(draft / "config.json", json.dumps(values, indent=2, sort_keys=True) + "\n")
         write_tensors(draft / "model.safetensors", tensors)
         write_pruning(pruning, draft)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from weft.reporting.classes import MOST_CLASSES, by_class
 from weft.reporting.numbers import interval, is_fraction
-from weft.reporting.writers import console, say
+from weft.reporting.writers import console, say, show_table
 from weft.runs import STANDINGS, RunFolder
 
 if TYPE_CHECKING:
@@ -22,9 +23,13 @@ def as_json_value(found: "Evaluation | list[Evaluation]") -> Any:
 
 
 def show_scores(found: "Evaluation | list[Evaluation]") -> None:
-    """Print evaluations as a table."""
-    rows = [one.as_json() for one in (found if isinstance(found, list) else [found])]
+    """Print evaluations as a table, and class by class where there are classes, as many as a terminal has room for."""
+    told = found if isinstance(found, list) else [found]
+    rows = [one.as_json() for one in told]
     _scores([(row["task"], row["split"], row["n"], row["scores"]) for row in rows])
+    for one in told:
+        if one.details is not None and len(one.details.classes) <= MOST_CLASSES:
+            show_table(by_class(one.details, one.task))
 
 
 def summary_of(folder: RunFolder) -> Any:

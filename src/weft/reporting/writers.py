@@ -153,8 +153,14 @@ def show(document: Document) -> None:
         say(screen, *(f"- {line}" for line in section.notes))
         for table in section.tables:
             if table.brief:
-                screen.print(_rich(table, coloured=screen.is_terminal))
-                say(screen, *_below(table))
+                show_table(table)
+
+
+def show_table(table: Table) -> None:
+    """Print one table with what stands below it."""
+    screen = console()
+    screen.print(_rich(table, coloured=screen.is_terminal))
+    say(screen, *_below(table))
 
 
 def _rich(table: Table, *, coloured: bool) -> Rich:

@@ -1,7 +1,9 @@
 """Experts and mixtures from other tools: PEFT folders, and weft's own, as run folders."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, Run, TaskSettings, to_yaml, validate
 from weft.data.reading import find_kind, find_spec
 from weft.lowrank.peft.reading import read_config, read_peft
+from weft.lowrank.peft.writing import CONFIG as PEFT_CONFIG
 from weft.methods.recipes import HEAD_ONLY, resolve
 from weft.model.expert import Card, Expert
 from weft.model.head import Head
@@ -75,23 +78,58 @@ def import_expert(
     """
     run_folder = RunFolder(Path(out))
     run_folder.refuse_existing()
-    folder = _located(str(folder))
+    write = prepared(located(str(folder)), run_folder, {}, base=base, task=task, data=data)
+    with atomic_folder(run_folder.path) as draft:
+        write(draft)
+    return run_folder.path
+
+
+def prepared(
+    folder: Path,
+    run_folder: RunFolder,
+    bases: dict[tuple[str, str | None], Base],
+    *,
+    base: str | None,
+    task: str | None,
+    data: str | Path | None,
+) -> Callable[[Path], None]:
+    """What writes the run folder into a draft of it, when all that can be refused has been.
+
+    Args:
+        folder: What is imported; here.
+        run_folder: Where it will be.
+        bases: Those that are loaded, by what they were asked for as; more are put in.
+        base: As of `import_expert`; so are the others.
+        task: Its task.
+        data: Its data.
+
+    Raises:
+        ValueError: As `import_expert`; of an X-LoRA some when it is written.
+    """
     refuse_links(folder)
     card = read_card(folder) if (folder / CARD).exists() else None
+    inside = adapters_in(folder)
+    if inside and folder not in inside.values():
+        raise ValueError(
+            f"{folder} holds several adapters ({', '.join(inside)}), each in a folder of its own: give one of "
+            "those, or bring all in at once (--out PARENT, import_experts)"
+        )
     if task is None and card is None:
         raise ValueError(
             f"{folder} has no {CARD} that says its task; name one (--task): a registered set or a YAML file"
         )
     where, revision = (base, None) if base is not None else _base_said(folder, card)
-    try:
-        loaded = load_base(where, revision=revision)
-    except (KeyError, ValueError) as error:
-        if base is not None:
-            raise
-        said = error.args[0] if error.args else error
-        raise ValueError(
-            f"{folder} says its base is {where}: {said}; name another (--base)"
-        ) from None
+    if (where, revision) not in bases:
+        try:
+            bases[where, revision] = load_base(where, revision=revision)
+        except (KeyError, ValueError) as error:
+            if base is not None:
+                raise
+            said = error.args[0] if error.args else error
+            raise ValueError(
+                f"{folder} says its base is {where}: {said}; name another (--base)"
+            ) from None
+    loaded = bases[where, revision]
     spec = find_spec(task) if task is not None else _spec_of(card, folder)
     name = task
     if task is None:
@@ -111,11 +149,25 @@ def import_expert(
     )
     if task is None:
         assert card is not None
-        return _import_own(folder, run_folder, loaded, run, spec)
+        return _own(folder, run_folder, loaded, run, spec)
     given = _Given(folder, spec, _labels(spec), loaded, run)
     if xlora_folder(folder) is not None:
-        return _import_mixture(given, run_folder)
-    return _import_peft(given, run_folder)
+        return partial(_write_mixture, given)
+    return _peft(given)
+
+
+def adapters_in(folder: Path) -> dict[str, Path]:
+    """The adapters of a folder by name: itself, and those that PEFT saves beside its first, a sub-folder each.
+
+    A checkpoint of a training is none; an X-LoRA's adapters are its own.
+    """
+    if xlora_folder(folder) is not None:
+        return {folder.name: folder}
+    below = sorted(path for path in folder.iterdir() if (path / PEFT_CONFIG).is_file())
+    found = {path.name: path for path in below if not path.name.startswith("checkpoint")}
+    if (folder / PEFT_CONFIG).is_file() or (folder / CARD).is_file():
+        found = {folder.name: folder, **found}
+    return found
 
 
 def expert_of(folder: Path, base: Base, spec: TaskSpec) -> tuple[Expert, RecipeSettings]:
@@ -142,7 +194,7 @@ def expert_of(folder: Path, base: Base, spec: TaskSpec) -> tuple[Expert, RecipeS
     return Expert(spec.name, adapters, head, copies, shared), recipe
 
 
-def _import_peft(given: _Given, run_folder: RunFolder) -> Path:
+def _peft(given: _Given) -> Callable[[Path], None]:
     expert, recipe = expert_of(given.folder, given.base, given.spec)
     card = replace(
         _card(given),
@@ -150,13 +202,17 @@ def _import_peft(given: _Given, run_folder: RunFolder) -> Path:
         targets=tuple(expert.adapters),
         train_also=tuple(expert.copies),
     )
-    with atomic_folder(run_folder.path) as draft:
+
+    def write(draft: Path) -> None:
         write_text(draft / CONFIG, to_yaml(given.run.model_copy(update={"recipe": recipe})))
         save_expert(expert, card, given.base, RunFolder(draft).expert)
-    return run_folder.path
+
+    return write
 
 
-def _import_own(folder: Path, run_folder: RunFolder, base: Base, run: Run, spec: TaskSpec) -> Path:
+def _own(
+    folder: Path, run_folder: RunFolder, base: Base, run: Run, spec: TaskSpec
+) -> Callable[[Path], None]:
     """An expert of weft, with all it is: its own variant and recipe, and a description of its task."""
     expert, card = load_expert(folder, base)
     recipe = validate(RecipeSettings, card.recipe, f"{folder / CARD}: recipe")
@@ -169,17 +225,19 @@ def _import_own(folder: Path, run_folder: RunFolder, base: Base, run: Run, spec:
             update={"name": str(run_folder.path.resolve() / f"{spec.name}.yaml")}
         )
     )
-    with atomic_folder(run_folder.path) as draft:
+
+    def write(draft: Path) -> None:
         write_text(draft / CONFIG, to_yaml(run.model_copy(update={"recipe": recipe, "task": said})))
         if not registered:
             values = spec.model_dump(mode="json", exclude_defaults=True)
             text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
             write_text(draft / f"{spec.name}.yaml", text)
         save_expert(expert, card, base, RunFolder(draft).expert)
-    return run_folder.path
+
+    return write
 
 
-def _import_mixture(given: _Given, run_folder: RunFolder) -> Path:
+def _write_mixture(given: _Given, draft: Path) -> None:
     """An X-LoRA folder as the run folder of a mixture of one task, whose head is the base's."""
     assert given.run.task is not None
     head, card, base = _head(given), _card(given), given.base
@@ -189,7 +247,7 @@ def _import_mixture(given: _Given, run_folder: RunFolder) -> Path:
     take_head(from_base(head, base), head, given.folder)
     own = (Expert(name, {}, head), card)
     width = STATES * base.config.hidden_size
-    with atomic_folder(run_folder.path) as draft, TemporaryDirectory() as experts:
+    with TemporaryDirectory() as experts:
         found = import_xlora(given.folder, base, own, Path(experts))
         mixed = given.run.model_copy(update={"mixture": found.settings})
         write_text(draft / CONFIG, to_yaml(mixed))
@@ -203,7 +261,6 @@ def _import_mixture(given: _Given, run_folder: RunFolder) -> Path:
             # Of one task there is nothing to tell apart.
             extra=Recogniser((name,), zeros(1, width), zeros(1)).tensors(),
         )
-    return run_folder.path
 
 
 def _head(given: _Given) -> Head:
@@ -226,7 +283,7 @@ def _card(given: _Given) -> Card:
     )
 
 
-def _located(name: str) -> Path:
+def located(name: str) -> Path:
     """The folder that `name` is, or that the hub has under it.
 
     Raises:

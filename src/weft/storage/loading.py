@@ -95,6 +95,39 @@ def load_run_model(
     return LoadedRun(model.eval(), task_of(card), card, run, expert.name, where, precision, members)
 
 
+def load_beside(
+    path: str | Path, beside: LoadedRun, *, task: str | None = None, name: str | None = None
+) -> LoadedRun:
+    """Another run's expert, woven into the model that has `beside` already.
+
+    Args:
+        path: The run folder.
+        beside: What was loaded before; its base, device and precision are the other's too.
+        task: Which task, of a run that trained several.
+        name: How routes call it; None is its task's name.
+
+    Raises:
+        ValueError: If it holds no expert that can be woven in, was trained on another base, or its name is taken.
+    """
+    folder = RunFolder.open(path)
+    if folder.run.mixture is not None:
+        raise ValueError(
+            f"{path} holds a mixture, which has its own model; load it by itself, or give the runs of its experts"
+        )
+    folder = _part(folder, task)
+    run = folder.run
+    assert run.task is not None  # a part has one
+    if not folder.expert.is_dir():
+        raise ValueError(f"{path} holds no expert yet; train it to its end first")
+    model = beside.model
+    expert, card = load_expert(folder.expert, model.base, name=name or run.task.label)
+    model.add(expert.to(beside.device))
+    members = (expert.name,)
+    return LoadedRun(
+        model, task_of(card), card, run, expert.name, beside.device, beside.precision, members
+    )
+
+
 def load_mixture_model(
     path: str | Path, *, device: str = "auto", precision: str | None = None
 ) -> LoadedMixture:

@@ -1,12 +1,14 @@
-"""AdamW in one pass over memory."""
+"""AdamW in one pass over memory, which leaves the groups that have an algorithm of their own to it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+_Apart = tuple[dict[str, Any], list[tuple[torch.Tensor, torch.Tensor]]]
 
 
 class AdamW(torch.optim.AdamW):
@@ -27,7 +29,29 @@ class AdamW(torch.optim.AdamW):
             for value in group["params"]:
                 if value.grad is not None:
                     value.grad = laid_out_as(value, value.grad)
-        return super().step(closure)
+        with torch.no_grad(), self._apart() as apart:
+            for group, gradients in apart:
+                for value, gradient in gradients:
+                    value.grad = gradient
+                group["update"](group, self.state)
+                for value, _ in gradients:
+                    value.grad = None
+            return super().step(closure)
+
+    @contextmanager
+    def _apart(self) -> Iterator[list[_Apart]]:
+        """The groups with an `update`, and their gradients, which are out of torch's sight until the step is done."""
+        held: list[_Apart] = [
+            (group, [(value, value.grad) for value in group["params"] if value.grad is not None])
+            for group in self.param_groups
+            if group.get("update") is not None
+        ]
+        pairs = [pair for _, gradients in held for pair in gradients]
+        for value, _ in pairs:
+            value.grad = None
+        yield held
+        for value, gradient in pairs:
+            value.grad = gradient
 
 
 def laid_out_as(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

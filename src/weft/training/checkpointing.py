@@ -51,10 +51,15 @@ def save(
         tensors |= {f"{number}/{key}": value for key, value in _tensors(learner).items()}
         values["learners"].append(_values(learner))
     make_folder(folder)
-    with atomic_folder(folder / f"step-{step:08d}") as path:
+    with atomic_folder(folder / name_of(step)) as path:
         _write(path, tensors, values)
     for old in _all(folder)[:-keep]:
         shutil.rmtree(old)
+
+
+def name_of(step: int) -> str:
+    """What the checkpoint after so many steps is called."""
+    return f"step-{step:08d}"
 
 
 def load(
@@ -147,6 +152,11 @@ def _values(learner: Learner) -> dict[str, Any]:
     }
 
 
+def _own(value: Tensor) -> Tensor:
+    """A copy in memory of its own: products of what lies unaligned in a file's may differ in their last bits."""
+    return value.clone()
+
+
 def _restore(
     learner: Learner, tensors: dict[str, Tensor], saved: dict[str, Any], path: Path
 ) -> None:
@@ -166,11 +176,11 @@ def _restore(
         state = under(f"moment/{name}/")
         if state:
             learner.optimizer.state[parameter] = {
-                key: laid_out_as(parameter.detach(), value) for key, value in state.items()
+                key: _own(laid_out_as(parameter.detach(), value)) for key, value in state.items()
             }
     learner.best = under("best/")
     for name, hook in learner.hooks().items():
-        hook.load_state_dict(under(f"hook/{name}/"))
+        hook.load_state_dict({k: _own(v) for k, v in under(f"hook/{name}/").items()})
     learner.is_over = saved["is_over"]
     learner.done = saved["done"]
     learner.stopper.best = saved["best"]

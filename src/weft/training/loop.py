@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from weft.runs import RunFolder
 from weft.scoped import tell
 from weft.training import checkpointing
 from weft.training.assembly import Session, assemble
+from weft.training.callbacks import Callback, Callbacks, Event, Moment
 from weft.training.finishing import finish, mean_loss, score_rows
 from weft.training.interruption import Interrupted, interrupts
 from weft.training.learning import Learner, Stream
@@ -33,21 +33,6 @@ from weft.training.stepping import Stepper, summed
 from weft.training.tracking import Log, accelerator_for
 
 __all__ = ["Event", "Interrupted", "Loop", "Report", "default_folder", "train"]
-
-
-@dataclass(frozen=True)
-class Event:
-    """What progress shows after a step."""
-
-    step: int
-    total: int
-    epoch: float
-    loss: dict[str, float]
-    """Mean loss by task since the last event."""
-    score: dict[str, float]
-    """Latest score by task, where one was measured."""
-    tokens_per_second: float
-    seconds_left: float
 
 
 Report = Callable[[Event], None]
@@ -60,7 +45,8 @@ def train(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     report: Report | None = None,
-    data: Mapping[str, Any] | None = None,
+    data: str | Path | Mapping[str, Any] | None = None,
+    on: Mapping[str, Callback] | None = None,
 ) -> RunFolder:
     """Train what `config` says and leave a run folder.
 
@@ -70,8 +56,13 @@ def train(
         out: The run folder to write; None is `runs/<task>-<recipe>-seed<seed>`.
         resume: A run folder whose training was interrupted; it ends in the same bits as if it had not been.
         report: Called after steps with what a progress display shows.
-        data: Rows in memory in place of files: `{split: rows}`, of several tasks `{task: {split: rows}}`; rows are a
-            list of mappings, a pandas data frame or a `datasets.Dataset`. `run.yaml` keeps their digests alone.
+        data: Folder with the task's data, in place of the config's `data`; or rows in memory: `{split: rows}` (a
+            `DatasetDict` is one), of several tasks `{task: {split: rows}}`; rows are a list of mappings, a pandas data
+            frame or a `datasets.Dataset`. `run.yaml` keeps their digests alone.
+        on: Functions by event: `step`, `evaluation`, `checkpoint`, `end`. Each gets an `Event` (step, total, epoch,
+            loss and score by task, seconds left, the run folder, the newest checkpoint). One that returns `"stop"`
+            (`weft.STOP`) ends the training after this step, with its final rows scored and its run folder complete;
+            one that raises ends it with that error. Of several processes the first alone calls them.
 
     Raises:
         KeyError: If a base, task, recipe or target is unknown.
@@ -80,10 +71,11 @@ def train(
     """
     if (config is None) == (resume is None):
         raise ValueError("give either a config to train or a run folder to resume")
+    callbacks = Callbacks(on)
     if resume is not None:
-        if overrides or out:
+        if overrides or out or isinstance(data, str | Path):
             raise ValueError(
-                "a resumed run keeps its settings and its folder; leave --set and --out away"
+                "a resumed run keeps its settings, its folder and that of its data; leave --set and --out away"
             )
         folder = RunFolder.open(resume)
         if folder.is_complete:
@@ -95,10 +87,14 @@ def train(
         complete = completed(folder.run)
     else:
         assert config is not None
-        complete = completed(load_run(config, list(overrides)))
+        run = load_run(config, list(overrides))
+        if isinstance(data, str | Path):
+            run, data = _with_folder(run, data), None
+        complete = completed(run)
         folder = RunFolder(Path(out) if out else default_folder(complete.run))
         folder.refuse_existing()
     accelerator = accelerator_for(complete.run, folder.path)
+    assert not isinstance(data, str | Path)  # by now a setting
     session = assemble(complete, accelerator.device, data)
     if resume is not None:
         _refuse_other_rows(complete.run, session.run)
@@ -114,8 +110,19 @@ def train(
     ):
         # Dropout draws from torch's global state: it starts from the seed, differently on each process.
         torch.manual_seed(session.run.seed * 1_000_003 + accelerator.process_index)
-        Loop(session, folder, accelerator, report).run()
+        Loop(session, folder, accelerator, report, callbacks).run()
     return folder
+
+
+def _with_folder(run: Run, data: str | Path) -> Run:
+    """The run with a folder of data that was given beside its settings."""
+    own = [task.label for task in [run.task, *run.tasks] if task and task.data]
+    if own or run.data:
+        said = f"tasks {', '.join(own)}" if own else f"`data: {run.data}`"
+        raise ValueError(
+            f"data={str(data)!r} is given, and the config says it as well ({said}); choose one"
+        )
+    return run.model_copy(update={"data": str(data)})
 
 
 def _refuse_other_rows(begun: Run, resumed: Run) -> None:
@@ -151,13 +158,20 @@ class Loop:
     """One training, from its first or a restored step to its run folder."""
 
     def __init__(
-        self, session: Session, folder: RunFolder, accelerator: Accelerator, report: Report | None
+        self,
+        session: Session,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        report: Report | None,
+        callbacks: Callbacks | None = None,
     ) -> None:
         self.session = session
         self.learners: list[Learner] = session.learners
         self.folder = folder
         self.accelerator = accelerator
         self.report = report
+        self.callbacks = callbacks or Callbacks(None)
+        self.saved: Path | None = None
         self.training = session.run.training
         self.total = max((learner.total for learner in self.learners), default=0)
         self.scores: dict[str, float] = {}
@@ -183,27 +197,38 @@ class Loop:
                 tokens=self.stepper.tokens,
             )
             log.final(self.total, results)
+            for name, found in results.items():
+                self.scores[name] = found.scores[self._metric(name)].value
+            self.saved = None  # the run is complete, its checkpoints are gone
+            self._tell("end", self.done, log)
 
     def _steps(self, start: int, log: Log, began: float, asked: list[int]) -> None:
+        self.done = start
         for step in range(start, self.total):
             if all(learner.is_over for learner in self.learners):
                 break
             losses = self.stepper.step(self.learners, step)
             self.seconds = time.perf_counter() - began
-            done = step + 1
+            self.done = done = step + 1
             log.add(done, losses, self.stepper.tokens, self.learners)
             if self._is_due(done, self.training.eval_every, self.training.early_stopping):
                 self._evaluate(done, log)
                 self.seconds = time.perf_counter() - began
+                self._tell("evaluation", done, log)
             if self.report and self.accelerator.is_main_process:
                 self.report(self._event(done, log.mean))
-            if self._any(asked) and done < self.total:
+            self._tell("step", done, log)
+            interrupted, ended = self._any(bool(asked), self.callbacks.asked)
+            if interrupted and done < self.total:
                 self._save(done)
                 raise Interrupted(
                     f"stopped after step {done} of {self.total}; go on with --resume {self.folder.path}"
                 )
+            if ended:
+                break
             if done < self.total and self._is_due(done, self.training.checkpoint_every, 1):
                 self._save(done)
+                self._tell("checkpoint", done, log)
 
     def _resume(self) -> int:
         found = checkpointing.load(
@@ -258,6 +283,14 @@ class Loop:
         assert stream.held is not None
         return mean_loss(self.session, stream, stream.held[1], self.accelerator)
 
+    def _tell(self, moment: Moment, done: int, log: Log) -> None:
+        """Call the user's function of a moment, on the first process."""
+        if self.accelerator.is_main_process:
+            self.callbacks.call(moment, lambda: self._event(done, dict(log.mean)))
+
+    def _metric(self, name: str) -> str:
+        return next(stream.task.metric for stream in self.session.streams if stream.name == name)
+
     def _event(self, done: int, loss: dict[str, float]) -> Event:
         longest = max(self.session.streams, key=lambda stream: stream.total_steps)
         return Event(
@@ -265,17 +298,19 @@ class Loop:
             total=self.total,
             epoch=done / longest.steps_per_epoch,
             loss=loss,
-            score=self.scores,
+            score=dict(self.scores),
             tokens_per_second=self.stepper.tokens / max(self.seconds, 1e-9),
-            seconds_left=self.seconds / done * (self.total - done),
+            seconds_left=self.seconds / max(1, done) * (self.total - done),
+            folder=self.folder.path,
+            checkpoint=self.saved,
         )
 
-    def _any(self, asked: list[int]) -> bool:
-        """Whether any process was asked to stop; all must agree on the step."""
+    def _any(self, *asked: bool) -> list[bool]:
+        """Whether any process was asked to, of each; all must agree on the step."""
         if self.accelerator.num_processes == 1:
-            return bool(asked)
-        flag = torch.tensor(float(bool(asked)), device=self.accelerator.device)
-        return bool(summed(self.accelerator, flag) > 0)
+            return list(asked)
+        flags = torch.tensor([float(one) for one in asked], device=self.accelerator.device)
+        return (summed(self.accelerator, flags) > 0).tolist()
 
     def _save(self, done: int) -> None:
         states = [checkpointing.random_state(self.session.device)]
@@ -291,4 +326,5 @@ class Loop:
                 seconds=self.seconds,
                 tokens=self.stepper.tokens,
             )
+        self.saved = self.folder.checkpoints / checkpointing.name_of(done)
         self.accelerator.wait_for_everyone()

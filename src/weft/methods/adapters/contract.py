@@ -48,6 +48,8 @@ class Adapter(nn.Module, ABC):
     """Whether `factors` exists for every state of this variant."""
     rank_bounded: ClassVar[bool] = True
     """Whether a rank over the smaller side of a map is of no use, and so refused."""
+    pairs: ClassVar[bool] = False
+    """Whether the change is `scaling * B @ A`, up to what is constant, with A and B both trained under these names."""
 
     def __init__(
         self,
@@ -165,6 +167,7 @@ class Moved(Factored):
     type. Dropout therefore acts on `B0 A0` as well.
     """
 
+    pairs: ClassVar[bool] = True
     scaling: float
     A0: Tensor
     B0: Tensor

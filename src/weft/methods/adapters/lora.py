@@ -32,6 +32,7 @@ class LoRA(contract.Adapter):
     """The change of the weight is a product of two thin matrices."""
 
     spec_type: ClassVar[type[contract.Spec]] = Spec
+    pairs: ClassVar[bool] = True
     spec: Spec
 
     def start(self, weight: Tensor, generator: torch.Generator) -> None:

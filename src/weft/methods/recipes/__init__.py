@@ -139,6 +139,13 @@ def resolve(settings: RecipeSettings) -> Recipe:
         _refuse_unknown(file, own, where)
     values = {**file.settings, **own}
 
+    for name in _names(file, "optimizer"):
+        reason = optimizers.load(name).refusal(variant) if variant else None
+        if reason:
+            raise ValueError(
+                f"{where}: optimizer {name} does not fit adapter {file.adapter}: {reason}"
+            )
+
     def made(kind: str) -> list[Any]:
         parts = [PARTS[kind].load(name) for name in _names(file, kind)]
         return [part(_chosen(part.settings_type, values, where)) for part in parts]

@@ -27,6 +27,8 @@ class Kind(ABC):
     """Whether the task decides how many logits there are."""
     compares = False
     """Whether the sequences of a row are set against each other, and so never answered apart."""
+    outcomes: tuple[str, ...] = ()
+    """What the logits of a place speak of, where neither the task's classes nor a vocabulary say it."""
 
     def fits(self, config: transformers.PreTrainedConfig) -> bool:
         """Whether transformers has a task class of this kind for the base."""

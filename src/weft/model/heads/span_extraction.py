@@ -13,6 +13,7 @@ class SpanExtraction(ByToken):
     """Start and end of an answer in each window: logits (sequences, seq, 2)."""
 
     auto = "AutoModelForQuestionAnswering"
+    outcomes = ("start", "end")
 
     def logits(self, output: Any) -> Tensor:
         return torch.stack([output.start_logits, output.end_logits], dim=-1)

@@ -20,13 +20,14 @@ def class_tables(group: Group) -> tuple[Table, ...]:
     if details is None:
         return ()
     which = f"{group.heading}, {entry.name}, seed {run.seed}"
-    tables = [_by_class(details, which)]
+    tables = [by_class(details, which)]
     if details.confusion is not None and len(details.confusion.labels) <= MOST_CLASSES:
         tables.append(_matrix(details.confusion, which))
     return tuple(tables)
 
 
-def _by_class(details: Details, which: str) -> Table:
+def by_class(details: Details, which: str) -> Table:
+    """Precision, recall and F1 of each class, and the counts they come from."""
     rows = tuple(
         (
             own.label,

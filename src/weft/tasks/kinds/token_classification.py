@@ -84,6 +84,8 @@ class TokenClassification(Task):
         if example.get("spans") is not None and example.get("tags") is None:
             text = text_of(example, "text", where)
             example = {**example, **tagged(text, example["spans"], _way(options), where)}
+        if example.get("tokens") is not None:
+            _words(example["tokens"], where)  # which tell what a word is, before rows are checked
         tags = example.get("tags")
         if tags is not None:
             tags = _listed(tags, "tags", "tags", where)
@@ -142,11 +144,7 @@ class TokenClassification(Task):
             if len(example["offsets"]) != len(tokens or ()):
                 raise ValueError(f"{where}: 'offsets' must hold [start, end] of each of 'tokens'")
             checked |= {"text": text_of(example, "text", where), "offsets": example["offsets"]}
-        tokens = _listed(tokens, "tokens", "words", where)
-        if not all(isinstance(word, str) for word in tokens):
-            raise ValueError(
-                f"{where}: column 'tokens' must be a list of words, got {tokens!r:.80}"
-            )
+        tokens = _words(tokens, where)
         valid_text("".join(tokens), "column 'tokens'", where)
         checked["tokens"] = list(tokens)
         if tags is None:
@@ -328,6 +326,13 @@ def _recognised(spec: TaskSpec, examples: Iterable[Mapping[str, Any]]) -> Scheme
         return recognise(row["tags"] for row in examples if row.get("tags") is not None)
     except ValueError as error:
         raise ValueError(f"task {spec.name}: options: {error}") from None
+
+
+def _words(tokens: object, where: str) -> Sequence[str]:
+    words = _listed(tokens, "tokens", "words", where)
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{where}: column 'tokens' must be a list of words, got {words!r:.80}")
+    return words
 
 
 def _listed(value: object, column: str, what: str, where: str) -> Sequence[Any]:

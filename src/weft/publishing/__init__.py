@@ -1,0 +1,1 @@
+"""Runs for other people: on the hub, with a card."""
