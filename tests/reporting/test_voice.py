@@ -141,8 +141,8 @@ def test_it_looks_at_the_clock_by_itself() -> None:
 
 @pytest.fixture
 def many_rows(tiny_folder: Callable[[str], Path], tmp_path: Path) -> list[str]:
-    """The arguments of a training with as many rows as take six seconds to encode."""
-    for split, count in (("train", 26), ("validation", 4)):
+    """The arguments of a training with as many rows as take three seconds to encode."""
+    for split, count in (("train", 14), ("validation", 4)):
         rows = [
             f"row {number} is {'good' if number % 2 else 'bad'},{number % 2}"
             for number in range(count)
@@ -181,7 +181,7 @@ def said_by(arguments: list[str], folder: Path) -> tuple[list[tuple[float, str]]
 def test_a_process_without_a_terminal_is_never_silent(many_rows: list[str], tmp_path: Path) -> None:
     lines, _ = said_by(many_rows, tmp_path)
     encoding = [at for at, line in lines if "reading moods" in line or "encoding rows" in line]
-    # Six seconds of encoding, with a line at least every other half: a busy machine may be late.
+    # Three seconds of encoding, with a line at least every other half: a busy machine may be late.
     assert len(encoding) >= 3, lines
     assert max(b - a for a, b in pairwise(encoding)) < 3, lines
     assert any("step 1/3" in line and "left" in line for _, line in lines), lines

@@ -114,9 +114,8 @@ class Mistakes:
         found = values["reliability"]
         reliability = None
         if found is not None:
-            reliability = Reliability(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-            )
+            lists = {key: tuple(found[key]) for key in ("counts", "right", "confidence")}
+            reliability = Reliability(**{**found, **lists})
         own = {**values, "worst": tuple(map(_case, values["worst"])), "reliability": reliability}
         return cls(**own)
 

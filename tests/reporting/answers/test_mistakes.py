@@ -69,7 +69,7 @@ def test_the_worst_rows_stand_with_their_text_and_what_was_said() -> None:
 
 
 def test_the_curve_says_counts_and_the_calibration_error_with_its_interval() -> None:
-    figure = _curve(CURVE, "moods-reliability", "moods")
+    figure = _curve(CURVE, "moods-reliability", "moods (validation)", "moods")
     assert figure.alt == (
         "moods: share of right claims by confidence, 10 claims in 2 bins. Expected calibration error 5.0 "
         "(2.0 to 11.0) %."

@@ -32,7 +32,7 @@ def mistake_parts(group: Group) -> tuple[Table | Figure, ...]:
         parts += [_kinds(found, which), _worst(found, which)]
     if found.reliability is not None:
         parts += [
-            _curve(found.reliability, f"{group.key}-reliability", which),
+            _curve(found.reliability, f"{group.key}-reliability", group.heading, which),
             _bins(found.reliability, which),
         ]
     return tuple(parts)
@@ -81,7 +81,7 @@ def _said(case: Case) -> str:
     return "\n".join(f"{percent(option.probability, 0)} % {option.text}" for option in best)
 
 
-def _curve(found: Reliability, name: str, which: str) -> Figure:
+def _curve(found: Reliability, name: str, heading: str, which: str) -> Figure:
     points = [
         (confidence / count, share_of(right, count), count)
         for count, right, confidence in zip(
@@ -92,7 +92,8 @@ def _curve(found: Reliability, name: str, which: str) -> Figure:
     most = max(count for _, _, count in points)
 
     def paint(drawn: "Canvas") -> None:
-        own = axes(drawn, "What confidence is worth", "confidence (%)", "right (%)")
+        title = f"{heading}: what confidence is worth"
+        own = axes(drawn, title, "confidence (%)", "right (%)")
         own.plot(
             [0, 100],
             [0, 100],
