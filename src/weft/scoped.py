@@ -1,7 +1,7 @@
-"""A context variable that holds a value inside a block and what it held before outside."""
+"""A context variable that holds a value inside a block and what it held before outside; who listens to a block."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -16,3 +16,26 @@ def scoped(variable: ContextVar[Value], value: Value) -> Iterator[Value]:
         yield value
     finally:
         variable.reset(token)
+
+
+Listener = Callable[[str], None]
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+def listening(listener: Listener) -> AbstractContextManager[Listener | None]:
+    """Whatever is told inside the block is told to `listener`."""
+    return scoped(_listener, listener)
+
+
+def tell(what: str, done: int | None = None, total: int | None = None) -> None:
+    """Say what begins now and may take a while, to whoever listens; any depth may say it, and nobody need listen.
+
+    Args:
+        what: In a few words: `reading swag`.
+        done: How many of `total` are done, where they are counted.
+        total: Of the same.
+    """
+    listener = _listener.get()
+    if listener is not None:
+        listener(what if total is None else f"{what} {done or 0:,}/{total:,}")

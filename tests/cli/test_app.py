@@ -1,16 +1,20 @@
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import weft
 import weft.cli
 from weft.answering.opening import load
+from weft.reporting.voice import Voice
 from weft.training.loop import train
 
 Say = Callable[..., Any]
@@ -118,3 +122,26 @@ def test_an_unknown_command_is_refused(say: Say) -> None:
     said = say("trian")
     assert said.code == 2
     assert "No such command 'trian'" in said.err
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_command_is_silent(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    defaults = Voice.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "first", 0)
+    monkeypatch.setitem(defaults, "beat", 0.01)
+    command = weft.cli.Commands().get_command(None, name)
+    heard = threading.Event()
+    write = sys.stderr.write
+
+    def listened(text: str) -> int:
+        heard.set()
+        return write(text)
+
+    monkeypatch.setattr(sys.stderr, "write", listened)
+    # In the place of what it does: it waits, and says nothing.
+    command.callback = lambda **_: heard.wait(10)
+    command.invoke(typer.Context(command))
+    assert re.fullmatch(rf"({name} starting  \(0 s so far\)\n)+", capsys.readouterr().err)

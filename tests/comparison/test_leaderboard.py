@@ -111,6 +111,30 @@ def test_contrasts_are_corrected_over_the_whole_board(compared: Compared) -> Non
         paired_with(grid, out, rows, "plain")
 
 
+def test_a_choice_is_of_the_best_and_its_gap_is_what_the_best_is_better_by(
+    compared: Compared,
+) -> None:
+    grid, out, rows = compared
+    board = leaderboard(grid, out, rows)
+    assert [(own["base"], own["task"]) for own in board["choices"]] == list(
+        dict.fromkeys((row["base"], row["task"]) for row in board["rows"])
+    )
+    for choice in board["choices"]:
+        own = [
+            r for r in board["rows"] if (r["base"], r["task"]) == (choice["base"], choice["task"])
+        ]
+        values = {row["recipe"]: row["scores"][row["metric"]]["value"] for row in own}
+        assert choice["best"] == own[0]["recipe"]
+        assert choice["take"] in (choice["best"], *choice["near"])
+        beside, gap = choice["beside"], choice["gap"]
+        better = abs(values[choice["best"]] - values[beside])
+        assert gap["value"] == pytest.approx(better, abs=1e-9)
+        assert gap["low"] <= gap["value"] + 1e-9
+        assert gap["value"] <= gap["high"] + 1e-9
+    alone = [row for row in rows if row.recipe == "lora"]
+    assert leaderboard(grid, out, alone)["choices"] == []
+
+
 def test_what_to_doubt_is_said(compared: Compared) -> None:
     grid, out, rows = compared
     without = [r for r in rows if (r.task, r.recipe) != ("fill", "plain")]

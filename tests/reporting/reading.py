@@ -4,6 +4,8 @@ import re
 from html.parser import HTMLParser
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
+MARKED = {"mark": "[", "span": ":"}
+"""How a marked part and its label begin where there is only text."""
 
 
 class Page(HTMLParser):
@@ -34,12 +36,16 @@ class Page(HTMLParser):
         elif tag in ("td", "th"):
             self.tables[-1][-1].append("")
             self._in_cell = True
+        elif tag in MARKED and self._in_cell:
+            self.tables[-1][-1][-1] += MARKED[tag]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._note(tag, {key: value or "" for key, value in attrs})
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "mark" and self._in_cell:
+            self.tables[-1][-1][-1] += "]"
         self._in_cell = self._in_cell and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
@@ -69,6 +75,8 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
             if not previous:
                 tables.append([])
             if not all(re.fullmatch("-+:?", cell) for cell in cells):
-                tables[-1].append([re.sub(r"\\(.)", r"\1", cell) for cell in cells])
+                tables[-1].append(
+                    [re.sub(r"\\(.)", r"\1", cell.replace("<br>", "\n")) for cell in cells]
+                )
         previous = line.startswith("| ")
     return tables

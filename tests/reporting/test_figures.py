@@ -50,7 +50,7 @@ def test_the_page_has_the_grounds_the_palette_was_chosen_for() -> None:
 
 def test_figures_say_what_they_show(figures: dict[str, list[Figure]]) -> None:
     names = {figure.name.rsplit("-", 1)[1] for figure in every(figures)}
-    assert names == {"scores", "times", "sizes", "loss", "selection", "gates"}
+    assert names == {"scores", "times", "sizes", "loss", "selection", "gates", "reliability"}
     for figure in every(figures):
         said = words(figure)
         units = [text for text in said if UNIT.search(text)]

@@ -28,12 +28,12 @@ def test_time_is_read_off_a_clock() -> None:
     assert [clock(seconds) for seconds in (0.4, 61, 3600)] == ["0:00", "1:01", "1:00:00"]
 
 
-def test_without_a_terminal_a_line_comes_every_tenth() -> None:
+def test_without_a_terminal_a_line_comes_first_and_every_tenth() -> None:
     out = io.StringIO()
     with Bar("train", Console(file=out)) as bar:
         for step in range(1, 41):
             bar.show(step / 40, f"[{step}]")
-    assert out.getvalue().splitlines() == [f"train [{step}]" for step in range(4, 41, 4)]
+    assert out.getvalue().splitlines() == [f"train [{step}]" for step in (1, *range(4, 41, 4))]
 
 
 def test_in_a_terminal_the_bar_holds_the_words_as_they_are() -> None:

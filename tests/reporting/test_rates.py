@@ -32,7 +32,7 @@ def row_of(recipe: str, best: float, values: dict[float, float], **more: Any) ->
 
 def board_of(*rows: dict[str, Any]) -> dict[str, Any]:
     said = {"grid": {"search_seed": 7}, "level": 0.95, "baseline": None}
-    return {"rows": list(rows), **said, "failed": [], "remarks": []}
+    return {"rows": list(rows), **said, "choices": [], "failed": [], "remarks": []}
 
 
 LORA = row_of("lora", 1e-2, {1e-3: 0.5, 1e-2: 0.75, 1e-1: 0.25})
@@ -114,7 +114,17 @@ def test_a_leaderboard_says_every_number_of_its_board_in_every_form(
     lora = LORA | {"from_baseline": apart, "seeds": [0, 1], "deviation": 0.0456}
     board = board_of(lora, FULL, LOWER) | {"baseline": "full", "remarks": ["mind *this*"]}
     board["failed"] = [{"run": "a/b", "error": None}, {"run": "c", "error": "ValueError: [x]"}]
+    gap = {"value": 0.125, "low": -0.5, "high": 0.625, "p": 0.25}
+    choice = {"take": "full", "best": "lora", "why": "smaller", "near": ["full"], "beside": "full"}
+    board["choices"] = [{"base": "tiny", "task": "topic", **choice, "gap": gap}]
     said = write_leaderboard(board, tmp_path)
+    assert [section.words for section in said.sections[:2]] == [
+        (
+            "Take full: it trains 12,345 parameters in place of 12,345, and its accuracy (%) of 50.0 cannot be told "
+            "from lora's 50.0 by these rows and seeds (difference -50.0 to 62.5 points of accuracy, p 0.25 corrected).",
+        ),
+        (),
+    ]
     assert said.values == {**board, "figure": said.values["figure"]}
     text = (tmp_path / "leaderboard.html").read_text()
     assert Page(text).tables == markdown_tables((tmp_path / "leaderboard.md").read_text())

@@ -58,6 +58,17 @@ def test_every_figure_is_in_it_with_words(text: str, figures: dict[str, list[Fig
     assert text.count("<figcaption>") == len(every)
 
 
+def test_every_figure_can_be_enlarged_without_a_script(text: str) -> None:
+    found = Page(text).elements
+    drawings = [at for at, (tag, _) in enumerate(found) if tag == "svg"]
+    assert drawings
+    for at in drawings:
+        (label, own), (box, what) = found[at - 2 : at]
+        assert (label, own, box, what["type"]) == ("label", {"class": "zoom"}, "input", "checkbox")
+        assert what["aria-label"]
+    assert ".zoom:has(:checked)" in text
+
+
 def test_every_score_is_the_folders(text: str, report: Report, runs_folder: Path) -> None:
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     tables = [table for table in Page(text).tables if table[0][:3] == ["#", "run", "seed"]]

@@ -28,9 +28,10 @@ from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.runs import RunFolder
 from weft.storage.loading import LoadedRun, load_mixture_model, load_run_model
+from weft.tasks.cases import Mistakes
 from weft.tasks.contract import Example, Prediction, Record, Task
 from weft.tasks.details import Details
-from weft.tasks.scoring import Score, score
+from weft.tasks.scoring import Score, mistakes, score
 
 MASK_SEED = 0
 """Decides which tokens a masked language model is scored on: the same in every evaluation."""
@@ -48,6 +49,8 @@ class Evaluation:
     predictions: list[Prediction]
     details: Details | None = None
     """Scores class by class, where the kind has classes."""
+    mistakes: Mistakes | None = None
+    """The worst rows and what confidence is worth, where the kind tells them."""
 
     def as_json(self) -> dict[str, Any]:
         """The scores without the predictions."""
@@ -160,7 +163,8 @@ def _evaluate(
             precision=loaded.precision,
         )
     details = rows.task.details(found, examples)
-    return Evaluation(rows.task.spec.name, split, len(found), scores, found, details)
+    worst = mistakes(rows.task, found, examples, seed=loaded.run.seed)
+    return Evaluation(rows.task.spec.name, split, len(found), scores, found, details, worst)
 
 
 def _rows(
@@ -188,7 +192,7 @@ def _rows(
 
 
 def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:
-    """Write `predictions-<split>.jsonl`, the scores in `metrics.json` and their details into a run folder."""
+    """Write `predictions-<split>.jsonl`, and scores, details and worst rows as JSON, into a run folder."""
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in result.predictions]
     write_text(folder.path / f"predictions-{result.split}.jsonl", "\n".join(lines) + "\n")
     common = {"n": result.n, "seed": seed, "split": result.split}
@@ -196,12 +200,20 @@ def save_evaluation(folder: RunFolder, result: Evaluation, seed: int) -> None:
     folder.write_metrics(rows)
     if result.details is not None:
         folder.write_details(result.split, result.details.as_json())
+    if result.mistakes is not None:
+        folder.write_mistakes(result.split, result.mistakes.as_json())
 
 
 def read_details(folder: RunFolder, split: str = "validation") -> Details | None:
     """A run's scores class by class on one split; None where its kind has no classes or it was not scored there."""
     found = folder.details.get(split)
     return None if found is None else Details.from_json(found)
+
+
+def read_mistakes(folder: RunFolder, split: str = "validation") -> Mistakes | None:
+    """A run's worst rows on one split; None where its kind tells none, or an older version scored it."""
+    found = folder.mistakes.get(split)
+    return None if found is None else Mistakes.from_json(found)
 
 
 def read_predictions(folder: Path, split: str = "validation") -> dict[str, Prediction]:

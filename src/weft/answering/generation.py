@@ -27,6 +27,7 @@ from weft.model.heads.causal_lm import CausalLM
 from weft.model.mixed import caching
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
+from weft.scoped import tell
 from weft.tasks.text import encoding_of, extent
 
 
@@ -108,6 +109,7 @@ def generate(
             rows = order[start : start + settings.batch_size]
             with caching():
                 written = _write(writer, held.base, [ids[at] for at in rows], settings, device)
+            tell("texts continued", start + len(rows), len(order))
             for at, row in zip(rows, written, strict=True):
                 found[at] = _continuation(held.base.tokenizer, ids[at], row, settings.stop)
     return [found[at] for at in range(len(ids))]

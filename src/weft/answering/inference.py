@@ -13,6 +13,7 @@ from weft.model.batching import Batch, Item, collate
 from weft.model.heads import kind_of
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
+from weft.scoped import tell
 
 TOKENS_PER_BATCH = 4096
 """Padded tokens in one forward call."""
@@ -65,6 +66,7 @@ def outputs(
                 found[batch_rows[at]] = output
                 left[units[batch_rows[at]][0]] -= 1
                 done += left[units[batch_rows[at]][0]] == 0
+        tell("rows answered", done, len(items))
         if progress is not None:
             progress(done, len(items))
     rows: list[list[Any]] = [[] for _ in items]

@@ -12,6 +12,7 @@ from weft.model.mixed import early_state
 from weft.model.model import Model
 from weft.model.recogniser import STATES, Recogniser
 from weft.model.snapshot import Snapshot
+from weft.scoped import tell
 from weft.tasks.contract import Record
 from weft.tasks.scoring import Score, share
 
@@ -55,6 +56,7 @@ def features(
     found = torch.zeros(len(sequences), STATES * model.base.config.hidden_size)
     with torch.inference_mode(), autocast(device, precision):
         while order:
+            tell("sequences read to recognise tasks", len(sequences) - len(order), len(sequences))
             width = len(sequences[order[0]])
             count = max(1, TOKENS_PER_BATCH // width)
             chosen, order = order[:count], order[count:]

@@ -39,6 +39,7 @@ from weft.base.forms import (
 )
 from weft.base.locate import ALIASES, alias_config, checkpoint_files, config_file, locate
 from weft.base.positions import max_positions
+from weft.scoped import tell
 
 # Measured by benchmarks/throughput.py: on a CPU SDPA wins in single precision without dropout, but in half precision it
 # is slow where there are masks. On CUDA the fused kernels win.
@@ -121,6 +122,7 @@ def load_base(
         ValueError: If the checkpoint is incomplete, damaged, holds more than tensors, does not fit its
             config, or is of an architecture that cannot be a base.
     """
+    tell(f"loading base {name}")
     device = torch.device(device)
     folder, source, revision = locate(name, revision)
     files = checkpoint_files(folder)

@@ -35,6 +35,19 @@ Cluster = Annotated[
 ]
 
 
+class Spoken(typer.core.TyperCommand):
+    """A command that says on stderr what it does whenever it has been silent for a while, unless it is to be quiet."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from weft.reporting.voice import Voice
+
+        # Of the processes that torchrun or accelerate started, the first alone speaks.
+        if ctx.params.get("quiet") or os.environ.get("RANK", "0") != "0":
+            return super().invoke(ctx)
+        with Voice(str(self.name)):
+            return super().invoke(ctx)
+
+
 class Commands(typer.core.TyperGroup):
     """The files of this folder; what the library refuses is said without a traceback."""
 
@@ -47,7 +60,7 @@ class Commands(typer.core.TyperGroup):
         if cmd_name not in files:
             return None
         own = typer.Typer(add_completion=False)
-        own.command(cmd_name)(import_module(f"{__name__}.{files[cmd_name]}").command)
+        own.command(cmd_name, cls=Spoken)(import_module(f"{__name__}.{files[cmd_name]}").command)
         return typer.main.get_command(own)
 
     def invoke(self, ctx: Any) -> Any:

@@ -19,6 +19,7 @@ from weft.config import validate
 from weft.data.memory import given_by_task
 from weft.data.reading import LoadedTask, load_task
 from weft.runs import RunFolder
+from weft.scoped import tell
 from weft.tasks.contract import Prediction
 from weft.tasks.scoring import Score, mean_score
 from weft.training.loop import Report
@@ -214,6 +215,7 @@ class _Here:
 def _row(
     grid: Grid, cell: Cell, rate: float, searched: dict[str, float], final: Sequence[Job]
 ) -> Row:
+    tell(f"scoring {cell.recipe} on {cell.task} over its seeds")
     folders = [RunFolder.open(job.folder) for job in final]
     loaded = examples_of(folders[0], final[0].data)
     examples = loaded.splits["validation"]

@@ -9,6 +9,7 @@ from weft.comparison.comparing import Cell, Grid, Row, examples_of, predictions_
 from weft.comparison.jobs import final_jobs
 from weft.registry import unknown
 from weft.runs import RunFolder
+from weft.scoped import tell
 from weft.tasks.scoring import RESAMPLES, Difference, holm, mean_difference
 
 RESAMPLES_EACH = 200
@@ -50,6 +51,7 @@ def contrasts(
     resamples = max(RESAMPLES, RESAMPLES_EACH * len(others))
     found: dict[Cell, Difference] = {}
     for base, task in dict.fromkeys((row.base, row.task) for row in rows):
+        tell(f"comparing recipes on {task}")
         own = {row.recipe: row for row in rows if (row.base, row.task) == (base, task)}
         if baseline not in own:
             raise KeyError(unknown("recipe of this comparison", baseline, own))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from weft.comparison.choice import Candidate, Gap, choose
 from weft.comparison.comparing import Row
 from weft.comparison.differences import contrasts
 from weft.comparison.grid import Cell, Grid, cells_of
@@ -30,7 +31,7 @@ def leaderboard(
         failed: Runs that `Unfinished` names.
 
     Returns:
-        `{grid, baseline, level, rows, failed, remarks}`; a row is `Row.as_json` with its `place`, `search`
+        `{grid, baseline, level, rows, choices, failed, remarks}`; a row is `Row.as_json` with its `place`, `search`
         (a list of `{learning_rate, value, low, high, n}`) and `from_baseline` (a `Contrast` or None).
 
     Raises:
@@ -59,12 +60,40 @@ def leaderboard(
         "baseline": baseline,
         "level": LEVEL,
         "rows": lines,
+        "choices": _choices(grid, folder, lines, rows),
         "failed": [
             {"run": job.folder.relative_to(folder).as_posix(), "error": job.failure}
             for job in failed
         ],
         "remarks": [*_unequal(grid, rows), *_edges(rows), *bare],
     }
+
+
+def _choices(
+    grid: Grid, folder: Path, lines: Sequence[dict[str, Any]], rows: Sequence[Row]
+) -> list[dict[str, Any]]:
+    """Which recipe to take on each task and base, where there are several: `{base, task}` and a `Choice`."""
+    found = []
+    kinds = {name: find_kind(find_spec(entry.task)) for name, entry in grid.tasks.items()}
+    for base, task in dict.fromkeys((line["base"], line["task"]) for line in lines):
+        # The lines are sorted, best first.
+        order = [line["recipe"] for line in lines if (line["base"], line["task"]) == (base, task)]
+        own = {row.recipe: row for row in rows if (row.base, row.task) == (base, task)}
+        if len(order) < 2:
+            continue
+        sign = -1 if kinds[task].higher_is_better else 1
+        apart = contrasts(grid, folder, list(own.values()), order[0])
+        gaps = {}
+        for cell, one in apart.items():
+            low, high = sorted((sign * one.low, sign * one.high))
+            gaps[cell.recipe] = Gap(sign * one.value, low, high, one.p_corrected)
+        candidates = [
+            Candidate(name, own[name].trainable_parameters, own[name].seconds) for name in order
+        ]
+        choice = choose(candidates, gaps)
+        if choice is not None:
+            found.append({"base": base, "task": task, **choice.as_json()})
+    return found
 
 
 def _sorted(grid: Grid, rows: Sequence[Row]) -> list[Row]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weft.atomic import write_text
+from weft.scoped import tell
 from weft.tasks.contract import Example, Record, Task
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def encode_examples(
 
     def encoded(row: int) -> Record:
         record = task.encode(examples[row], tokenizer)
-        if progress and ((row + 1) % 100 == 0 or row + 1 == total):
-            progress(row + 1, total)
+        if (row + 1) % 100 == 0 or row + 1 == total:
+            tell(f"encoding rows of {task.spec.name}", row + 1, total)
+            if progress:
+                progress(row + 1, total)
         return record
 
     kept = None

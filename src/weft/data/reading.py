@@ -19,6 +19,7 @@ from weft.data.layout import Placed
 from weft.data.memory import Given, digest_of, given_rows
 from weft.data.sources import hub_columns, split_rows
 from weft.registry import unknown
+from weft.scoped import tell
 from weft.tasks.contract import Example, Task, TaskSpec
 from weft.tasks.kinds import kinds
 from weft.tasks.sets import sets
@@ -106,6 +107,7 @@ def load_task(
     source = _Source(spec, settings, given)
     rows: dict[Split, list[tuple[Example, str]]] = {}
     for split in splits:
+        tell(f"reading {settings.label}, {split}")
         rows[split] = _read(spec, kind, split, source)
     train = rows.get("train") or []
     if labels is None and spec.labels is None and kind.target is not None:

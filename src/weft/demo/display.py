@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def demonstration_shown() -> "Iterator[Callable[[Stage], None]]":
-    """A display for `demonstrate(report=...)`: the whole way, and the run it is at."""
+def demonstration_shown(quiet: bool = False) -> "Iterator[Callable[[Stage], None] | None]":
+    """A display for `demonstrate(report=...)`: the whole way, and the run it is at; None if quiet."""
+    if quiet:
+        yield None
+        return
     with Bar("demo", Console(stderr=True)) as bar:
 
         def show(stage: "Stage") -> None:

@@ -48,6 +48,7 @@ from weft.lowrank.roles import ALL_LINEAR, resolve
 from weft.pruning.record import FILE, Importance, Kind, Pruning, write_pruning
 from weft.pruning.stored import Stored
 from weft.pruning.units import Group, config_values, counts_kept, groups_of, notes_on
+from weft.scoped import tell
 
 _ABOUT_WEIGHTS = ("config.json", FILE, "weft.json", "adapter_config.json")
 _WITH_TOKENIZER = (".json", ".txt", ".model", ".jinja")
@@ -133,7 +134,8 @@ def _cut(stored: Stored, plan: Pruning) -> tuple[dict[str, int], dict[str, Any]]
     counts = counts_kept(trunk.config, units, ratio)
     generator = torch.Generator().manual_seed(plan.seed)
     kept: dict[str, dict[int, list[int]]] = {}
-    for group in groups:
+    for at, group in enumerate(groups):
+        tell("groups of units pruned", at, len(groups))
         if plan.importance == "random":
             scores = torch.rand(group.units, generator=generator)
         else:
@@ -160,7 +162,8 @@ def _mask(stored: Stored, plan: Pruning) -> tuple[dict[str, int], dict[str, Any]
     """Set weights to 0; what the config and `pruning.json` say of it."""
     modules = resolve(stored.trunk, ALL_LINEAR, layers=plan.layers)
     generator = torch.Generator().manual_seed(plan.seed)
-    for module in modules:
+    for at, module in enumerate(modules):
+        tell("maps pruned", at, len(modules))
         weight = stored.weight(module)
         columns = weight.shape[1]
         if plan.ratio is None:

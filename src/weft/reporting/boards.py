@@ -12,9 +12,11 @@ from rich.markup import escape
 from rich.table import Table as Rich
 
 from weft.atomic import write_text
+from weft.comparison.choice import Candidate, Choice
 from weft.comparison.grid import label_of
 from weft.comparison.jobs import Job, Plan
 from weft.comparison.workers import Standing, Watch
+from weft.reporting.answers.verdict import sentence
 from weft.reporting.document import Document, Section, Table, distinct_names
 from weft.reporting.numbers import interval, number
 from weft.reporting.progress import Bar
@@ -119,7 +121,22 @@ def _section(
     heading = f"{task} on {label_of(base)}"
     figure = rates_figure({**board, "rows": rows}, f"rates-{key}") if figures else None
     table = _table(board, rows, heading)
-    return Section(key, heading, parts=(table, figure) if figure else (table,))
+    words = _verdict(board, rows, place)
+    return Section(key, heading, words, parts=(table, figure) if figure else (table,))
+
+
+def _verdict(
+    board: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], place: tuple[str, str]
+) -> tuple[str, ...]:
+    """Which recipe to take on a task and base, where there are several."""
+    costs = {
+        row["recipe"]: Candidate(row["recipe"], row["trainable_parameters"], row["seconds"])
+        for row in rows
+    }
+    metric = rows[0]["metric"]
+    scores = {row["recipe"]: row["scores"][metric]["value"] for row in rows}
+    own = [one for one in board["choices"] if (one["base"], one["task"]) == place]
+    return tuple(sentence(Choice.from_json(one), metric, scores, costs) for one in own)
 
 
 def _table(board: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str) -> Table:

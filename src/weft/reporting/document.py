@@ -10,16 +10,45 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from weft.tasks.cases import Mark
+
+
+class Marked(str):
+    """Text of which parts are marked: `[rose: giver] gave the lamp away` where there is only text.
+
+    Args:
+        text: The text without its marks.
+        marks: In its order, apart from each other.
+    """
+
+    parts: tuple[tuple[str, Mark | None], ...]
+    """All of the text, cut where marks begin and end."""
+
+    def __new__(cls, text: str, marks: Sequence[Mark]) -> "Marked":
+        parts: list[tuple[str, Mark | None]] = []
+        at = 0
+        for mark in marks:
+            parts += [(text[at : mark.start], None), (text[mark.start : mark.end], mark)]
+            at = mark.end
+        parts = [part for part in [*parts, (text[at:], None)] if part[0]]
+        own = super().__new__(
+            cls, "".join(f"[{part}: {mark.label}]" if mark else part for part, mark in parts)
+        )
+        own.parts = tuple(parts)
+        return own
+
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, and what must be known to read them."""
+    """Cells as text, some of it `Marked`, and what must be known to read them."""
 
     caption: str
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
     """How many columns from the left hold words; the others hold numbers."""
+    prose: bool = False
+    """Whether those are texts to read, none of which is the row's name."""
     notes: tuple[str, ...] = ()
     """Numbered from 1; cells name them by `raised`."""
     remarks: tuple[str, ...] = ()

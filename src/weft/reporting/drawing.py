@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.reporting.document import Figure
+from weft.scoped import tell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,6 +102,7 @@ def draw(
     Raises:
         ValueError: If matplotlib is not installed.
     """
+    tell(f"drawing {name}")
     text = io.StringIO()
     with _painted((width, height), paint, name) as drawn:
         drawn.savefig(text, format="svg", transparent=True, metadata={"Date": None})

@@ -1,15 +1,18 @@
 """What is shown while something runs: a live bar, or a line now and then without a terminal.
 
 All of it goes to stderr, so that stdout holds results alone. The context managers make the
-callbacks that the library's verbs take.
+callbacks that the library's verbs take. What is silent for long is the command's voice to say (`voice`).
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from weft.reporting.voice import current
 
 if TYPE_CHECKING:
     from weft.training.loop import Event
@@ -21,7 +24,9 @@ REDRAWS = 4
 
 
 class Bar:
-    """One bar with words behind it; or, without a terminal, those words every tenth of the way.
+    """One bar with words behind it; or, without a terminal, those words: the first, and every tenth of the way.
+
+    While the command has a voice, what it hears stands behind the bar, and it repeats the words where none come.
 
     Args:
         name: What stands in front.
@@ -40,25 +45,43 @@ class Bar:
             disable=not console.is_terminal,
         )
         self._task: TaskID = self._progress.add_task(name, total=None, words="reading")
-        self._tenth = 0
+        self._tenth = -1
+        self._voice = current()
 
     def __enter__(self) -> "Bar":
+        if self._voice is not None and self.console.is_terminal:
+            self._voice.drawn_by(self._behind)
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        if self._voice is not None and self.console.is_terminal:
+            self._voice.drawn_by(None)
 
     def show(self, fraction: float, words: str) -> None:
         """Draw the bar so far, 0 to 1."""
-        # The description is markup; the words may hold a task's name with brackets.
-        safe = words.replace("[", "\\[")
-        self._progress.update(self._task, total=1.0, completed=fraction, words=safe)
+        self._progress.update(self._task, total=1.0, completed=fraction)
+        self._behind(words)
         tenth = int(fraction * LINES + 1e-9)
-        if not self.console.is_terminal and tenth > self._tenth:
+        if self.console.is_terminal:
+            return
+        if tenth > self._tenth:
+            self._say(words)
+        elif self._voice is not None:
+            self._voice.hear(words)
+        self._tenth = tenth
+
+    def _behind(self, words: str) -> None:
+        # The description is markup; the words may hold a task's name with brackets.
+        self._progress.update(self._task, words=words.replace("[", "\\["))
+
+    def _say(self, words: str) -> None:
+        if self._voice is not None:
+            self._voice.say(words)
+        else:
             line = f"{self.name} {words}"
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._tenth = tenth
 
 
 @contextmanager
@@ -75,7 +98,18 @@ def training_shown(quiet: bool) -> "Iterator[Callable[[Event], None] | None]":
 def rows_shown(name: str) -> Iterator[Callable[[int, int], None]]:
     """A display for `evaluate(progress=...)` and whatever else counts rows."""
     with Bar(name, Console(stderr=True)) as bar:
-        yield lambda done, total: bar.show(done / max(total, 1), f"{done}/{total} rows")
+        began: list[float] = []
+
+        def show(done: int, total: int) -> None:
+            words = f"{done}/{total} rows"
+            began.append(time.monotonic())
+            # The first batch holds what is done once; the pace is that of the others.
+            if 0 < done < total and len(began) > 1:
+                passed = began[-1] - began[0]
+                words += f"  {clock(passed / (len(began) - 1) * len(began) / done * (total - done))} left"
+            bar.show(done / max(total, 1), words)
+
+        yield show
 
 
 def words_of(event: "Event", *, with_time: bool = True) -> str:

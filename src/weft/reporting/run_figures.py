@@ -39,7 +39,8 @@ def figures_of(group: Group) -> list[Figure]:
     found: list[Figure] = []
     if group.scored:
         found.append(_scores(group))
-    if any(entry.cost("seconds_per_epoch") is not None for entry in group.entries):
+    # A bar alone says no more than its number in the table.
+    if sum(entry.cost("seconds_per_epoch") is not None for entry in group.entries) > 1:
         found.append(_times(group))
     sized = [e for e in group.scored if e.cost("trainable_parameters") is not None]
     if len(sized) > 1:

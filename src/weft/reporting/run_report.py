@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.reporting.classes import class_tables
+from weft.reporting.answers.classes import class_tables
+from weft.reporting.answers.mistakes import mistake_parts
+from weft.reporting.answers.verdict import verdict
 from weft.reporting.document import Document, Section, Table
 from weft.reporting.groups import Entry, Group, groups_of
 from weft.reporting.mixtures import MixtureRun, mixture_section, mixtures_of
@@ -99,12 +101,13 @@ def group_section(group: Group) -> Section:
     return Section(
         key=group.key,
         heading=group.heading,
-        words=tuple(_summary(group)),
+        words=(*verdict(group), *_summary(group)),
         notes=group.remarks,
         parts=(
             _score_table(group),
             *figures_of(group),
             *class_tables(group),
+            *mistake_parts(group),
             _runs_table(group),
         ),
     )

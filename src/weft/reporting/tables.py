@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from weft.reporting.classes import MOST_CLASSES, by_class
+from weft.reporting.answers.classes import MOST_CLASSES, by_class
 from weft.reporting.numbers import interval, is_fraction
 from weft.reporting.writers import console, say, show_table
 from weft.runs import STANDINGS, RunFolder

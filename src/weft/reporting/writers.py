@@ -11,14 +11,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Rich
+from rich.text import Text
 
 from weft.atomic import make_folder, write_text
-from weft.reporting.document import Document, Figure, Section, Table
+from weft.reporting.document import Document, Figure, Marked, Section, Table
 
 PAGE, TEXT = "report.html", "report.md"
 FIGURES = "figures"
 """The folder of the figures, beside the Markdown."""
 TEMPLATE = "page.html.j2"
+STYLES = {"right": "bold green", "wrong": "bold red", "missed": "yellow"}
+"""Of marked text on a terminal, by verdict; the label says the same."""
 WIDTH = 160
 """Columns where output is no terminal."""
 
@@ -114,8 +117,13 @@ def _table(table: Table) -> list[str]:
 def table_lines(headers: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> list[str]:
     """A table in Markdown; its first `words` columns stand on the left of their cells, the others on the right."""
     bars = ["---" if at < words else "---:" for at in range(len(headers))]
-    cells = [map(escaped, headers), bars, *(map(escaped, row) for row in rows)]
+    cells = [map(_one_line, headers), bars, *(map(_one_line, row) for row in rows)]
     return [f"| {' | '.join(row)} |" for row in cells]
+
+
+def _one_line(cell: str) -> str:
+    """A cell of a table, which is a line of text."""
+    return escaped("\n".join(cell.splitlines())).replace("\n", "<br>")
 
 
 def _figure(figure: Figure) -> list[str]:
@@ -151,17 +159,28 @@ def show(document: Document) -> None:
 def show_table(table: Table) -> None:
     """Print one table with what stands below it."""
     screen = console()
-    screen.print(_rich(table))
+    screen.print(_rich(table, coloured=screen.is_terminal))
     say(screen, *_below(table))
 
 
-def _rich(table: Table) -> Rich:
+def _rich(table: Table, *, coloured: bool) -> Rich:
     shown = Rich(title=escape(table.caption), title_justify="left", title_style="dim")
     for at, header in enumerate(table.headers):
         shown.add_column(escape(header), justify="left" if at < table.words else "right")
     for row in table.rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*(_coloured(cell) if coloured else escape(cell) for cell in row))
     return shown
+
+
+def _coloured(cell: str) -> Text | str:
+    """A cell whose marks have a colour, with their labels behind them."""
+    if not isinstance(cell, Marked):
+        return escape(cell)
+    parts = [
+        (part, "") if mark is None else (f"{part} ({mark.label})", STYLES[mark.verdict])
+        for part, mark in cell.parts
+    ]
+    return Text.assemble(*parts)
 
 
 def _below(table: Table) -> Iterator[str]:

@@ -26,6 +26,7 @@ from weft.reporting.progress import Bar
 from weft.reporting.writers import console, say
 from weft.reproduction.plan import Plan
 from weft.reproduction.work import Planned, Step, place_of, steps
+from weft.scoped import tell
 from weft.storage.loading import available_device
 from weft.training.assembly import DTYPES
 
@@ -83,6 +84,7 @@ def calibrate(
         precision: As in a run.
         seconds: How long it is timed, at least two rounds.
     """
+    tell(f"measuring what a step on {label_of(base)} takes")
     config = config_of(base)
     dtype = DTYPES.get(precision, torch.float32)
     how = attention_for(device, half=precision in ("bf16", "fp16"))

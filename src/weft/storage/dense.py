@@ -18,6 +18,7 @@ from weft.base.digest import stored_tensors
 from weft.base.loading import Base
 from weft.lowrank.attach import canonical
 from weft.model.head import Head, ties_of
+from weft.scoped import tell
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -35,6 +36,7 @@ def write_checkpoint(
         base: Where layout and tokenizer come from.
         labels: Class names in class order; () where there are none.
     """
+    tell("writing the checkpoint")
     config = _config(head, base, labels)
     tensors = _tensors(head, trunk, base)
     _settle_ties(tensors, head, config)

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from weft.config import Settings, Split
 from weft.registry import unknown
+from weft.tasks.cases import Case
 from weft.tasks.details import Details
 
 if TYPE_CHECKING:
@@ -239,6 +240,10 @@ class Task(ABC):
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> Details | None:
         """Scores class by class, and what was taken for what; None where the kind has no classes."""
+        return None
+
+    def case(self, prediction: Prediction, example: Example) -> Case | None:
+        """A row as people look at it, its answer beside the right one; None where the kind has nothing of the sort."""
         return None
 
     def tuned(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> "Task":

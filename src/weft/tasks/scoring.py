@@ -15,6 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from weft.tasks.cases import Mistakes, mistakes_of
 from weft.tasks.contract import Example, Prediction, Task
 
 RESAMPLES = 1000
@@ -175,6 +176,26 @@ def _drawn(
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+
+
+def mistakes(
+    task: Task,
+    predictions: Sequence[Prediction],
+    examples: Sequence[Example],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Mistakes | None:
+    """The worst rows and what confidence is worth; None where the kind makes no cases, or there are no rows."""
+    made = [task.case(said, row) for said, row in zip(predictions, examples, strict=True)]
+    cases = [case for case in made if case is not None]
+    if not cases:
+        return None
+
+    def resample(rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([counts @ rows for counts in _resamples(len(rows), resamples, seed)])
+
+    return mistakes_of(cases, resample)
 
 
 def _resamples(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -16,10 +16,11 @@ from weft.answering.inference import padding_id, total_loss
 from weft.answering.recognition import RECOGNITION, fit_rows, recognition
 from weft.atomic import atomic_folder
 from weft.runs import RunFolder
+from weft.scoped import tell
 from weft.storage.experts import save_expert, save_full
 from weft.storage.mixture import save_mixture
 from weft.tasks.contract import Example, Prediction, Record
-from weft.tasks.scoring import RESAMPLES, Score, score
+from weft.tasks.scoring import RESAMPLES, Score, mistakes, score
 from weft.training import checkpointing
 from weft.training.assembly import Session
 from weft.training.learning import Stream
@@ -50,6 +51,7 @@ def finish(
         tokens = sum(gather_object([tokens]))
     results: dict[str, Evaluation] = {}
     for stream in session.streams:
+        tell(f"scoring {stream.name}")
         _tune(session, stream, accelerator)
         final = session.final_rows(stream.name)
         found, scores = score_rows(session, stream, *final, accelerator, resamples=RESAMPLES)
@@ -58,7 +60,8 @@ def finish(
         task = stream.task.spec.name
         details = stream.task.details(found, final[0])
         split = session.run.training.evaluate_on
-        result = Evaluation(task, split, len(found), scores, found, details)
+        worst = mistakes(stream.task, found, final[0], seed=session.run.seed)
+        result = Evaluation(task, split, len(found), scores, found, details, worst)
         results[stream.name] = result
         summary = _summary(session, stream, accelerator, seconds=seconds, tokens=tokens)
         if session.run.task is not None:
@@ -94,6 +97,7 @@ def _write(
     session: Session, stream: Stream, folder: RunFolder, result: Evaluation, summary: dict[str, Any]
 ) -> None:
     """Everything of one task; `training.json`, which says that the run is complete, comes last."""
+    tell(f"writing {folder.path.name}")
     save_evaluation(folder, result, session.run.seed)
     if session.mix is not None:
         folder.write_training(summary)

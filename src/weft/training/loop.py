@@ -20,6 +20,7 @@ from accelerate.utils import gather_object
 
 from weft.config import Run, load_run
 from weft.runs import RunFolder
+from weft.scoped import tell
 from weft.training import checkpointing
 from weft.training.assembly import Session, assemble
 from weft.training.callbacks import Callback, Callbacks, Event, Moment
@@ -182,6 +183,7 @@ class Loop:
         log = Log(self.folder.log, self.session.run, self.accelerator, start)
         began = time.perf_counter() - self.seconds
         with log:
+            tell(f"first of {self.total:,} steps")
             with interrupts() as asked:
                 self._steps(start, log, began, asked)
             self.seconds = time.perf_counter() - began

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from weft.config import Settings, validate
+from weft.tasks.cases import Case, Claim, Option, loss_of
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
 from weft.tasks.metrics import gold, ratio, softmax
 from weft.tasks.text import (
@@ -118,6 +119,27 @@ class MultipleChoice(Task):
     def statistics(self, prediction: Prediction, example: Example) -> np.ndarray:
         """Right rows, rows."""
         return np.array([prediction["label"] == gold(example, "label"), 1], dtype=np.float64)
+
+    def case(self, prediction: Prediction, example: Example) -> Case:
+        said, right, shares = (
+            prediction["label"],
+            gold(example, "label"),
+            prediction["probabilities"],
+        )
+        options = tuple(
+            Option(text, share, number == right)
+            for number, (text, share) in enumerate(zip(example["choices"], shares, strict=True))
+        )
+        return Case(
+            id=example["id"],
+            text=f"{example['context']} {example['prefix']}".strip(),
+            said=options[said].text,
+            right=options[right].text,
+            claims=(Claim(shares[said], said == right),),
+            wrong=() if said == right else ("another choice",),
+            loss=loss_of(shares[right]),
+            options=options,
+        )
 
     def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:
         totals = np.asarray(totals)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from weft.config import Settings, validate
 from weft.registry import unknown
+from weft.tasks.cases import Case, Claim, Option, loss_of
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
 from weft.tasks.details import Details, class_table, confusion
 from weft.tasks.metrics import f1, gold, matthews, ratio, softmax
@@ -187,6 +188,42 @@ class SequenceClassification(Task):
         if "roc_auc" not in self.spec.metrics:
             return counts
         return np.append(counts, [prediction["probabilities"][name] for name in self.labels])
+
+    def case(self, prediction: Prediction, example: Example) -> Case | None:
+        if self.mode == "regression":
+            return None
+        shares, right = prediction["probabilities"], gold(example, "label")
+        several = self.mode == "multi_label"
+        said = prediction["label"] if several else [prediction["label"]]
+        right = list(right) if several else [right]
+        # Of several, each class is claimed to be so or not; of one, the likeliest alone.
+        claims = [
+            Claim(max(share, 1 - share) if several else share, (name in said) == (name in right))
+            for name, share in shares.items()
+            if several or name in said
+        ]
+        sure = [
+            shares[name] if name in right else 1 - shares[name]
+            for name in shares
+            if several or name in right
+        ]
+        missed = [name for name in right if name not in said]
+        pair = f" / {example['text_pair']}" if example.get("text_pair") else ""
+        if several:
+            wrong = [f"missed {name}" for name in missed]
+            wrong += [f"{name}, which it is not" for name in said if name not in right]
+        else:
+            wrong = [f"{name} taken for {said[0]}" for name in missed]
+        return Case(
+            id=example["id"],
+            text=f"{example['text']}{pair}",
+            said=", ".join(said) or "none",
+            right=", ".join(right) or "none",
+            claims=tuple(claims),
+            wrong=tuple(wrong),
+            loss=sum(map(loss_of, sure)),
+            options=tuple(Option(name, share, name in right) for name, share in shares.items()),
+        )
 
     def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:
         totals = np.asarray(totals, dtype=np.float64)

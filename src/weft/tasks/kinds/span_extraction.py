@@ -8,10 +8,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field, model_validator
 
 from weft.config import Settings, validate
+from weft.tasks.cases import Case, Claim, Mark, apart
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
 from weft.tasks.metrics import gold, ratio, softmax
 from weft.tasks.ranks import best_threshold
-from weft.tasks.squad import answer_or_none_scores, answer_scores
+from weft.tasks.squad import answer_or_none_scores, answer_scores, normalised
 from weft.tasks.text import (
     encoding_of,
     extent,
@@ -222,6 +223,41 @@ class SpanExtraction(Task):
         own = (has, has * exact, has * overlap)
         return np.array(
             [exact, overlap, 1, *own, *of_span, prediction["null_log_odds"]], np.float64
+        )
+
+    def case(self, prediction: Prediction, example: Example) -> Case:
+        said, answers = prediction["text"], gold(example, "answers")
+        texts = [answer["text"] for answer in answers]
+        none_is_right = not any(normalised(text) for text in texts)
+        scores = answer_or_none_scores if self.options.no_answer else answer_scores
+        exact, overlap = scores(said, texts)
+        marks = []
+        if prediction["start"] is not None:
+            verdict = "right" if exact else "wrong"
+            marks.append(Mark(prediction["start"], prediction["end"], "said", verdict))
+        if not exact and answers:
+            start = answers[0]["start"]
+            marks.append(Mark(start, start + len(texts[0]), "right answer", "missed"))
+        if exact:
+            wrong: tuple[str, ...] = ()
+        elif said and none_is_right:
+            wrong = ("answered where there is no answer",)
+        elif not said:
+            wrong = ("no answer where there is one",)
+        else:
+            wrong = (
+                "another part, with words in common" if overlap else "another part of the text",
+            )
+        return Case(
+            id=example["id"],
+            asked=example["question"],
+            text=example["context"],
+            said=said or "no answer",
+            right=" / ".join(dict.fromkeys(texts)) or "no answer",
+            claims=(Claim(prediction["score"], bool(exact)),),
+            wrong=wrong,
+            loss=(1 - overlap) * (1 + prediction["score"]),
+            marks=apart(marks),
         )
 
     def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from weft.config import Settings, validate
 from weft.registry import unknown
+from weft.tasks.cases import Case, Claim, Mark, apart
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec, place_of
 from weft.tasks.details import Details, class_table, confusion
 from weft.tasks.metrics import entities_of, f1, gold, ratio, softmax
@@ -217,10 +218,7 @@ class TokenClassification(Task):
                 if word >= 0:
                     tags[word] = self.labels[best[place]]
                     scores[word] = probabilities[place, best[place]]
-        text, offsets = example.get("text"), example.get("offsets")
-        if text is None or offsets is None:
-            text, starts = " ".join(tokens), word_starts(tokens).tolist()
-            offsets = [(at, at + len(word)) for word, at in zip(tokens, starts, strict=True)]
+        text, offsets = laid_out(example)
         entities = []
         for kind, first, last in entities_of(tags):
             start, end = trimmed(text, offsets[first][0], offsets[last][1])
@@ -237,6 +235,50 @@ class TokenClassification(Task):
         same = sum(a == b for a, b in zip(said, right, strict=True))
         counts = [len(found & there), len(found), len(there), same, len(right)]
         return np.array(counts, dtype=np.float64)
+
+    def case(self, prediction: Prediction, example: Example) -> Case:
+        tokens = example["tokens"]
+        text, offsets = laid_out(example)
+        said, right = (entities_of(tags) for tags in (prediction["tags"], gold(example, "tags")))
+        scores = [entity["score"] for entity in prediction["entities"]]
+        marks, wrong, claims, loss = [], [], [], 0.0
+        places = {(first, last): kind for kind, first, last in right}
+        for (kind, first, last), score in zip(said, scores, strict=True):
+            true = places.get((first, last))
+            claims.append(Claim(score, true == kind))
+            near = [own for own in right if own[1] <= last and own[2] >= first]
+            if true == kind:
+                word = ""
+            elif true is not None:
+                word = f"{true} taken for {kind}"
+            else:
+                word = "wrong extent" if near else "invented"
+            label = kind if not word else f"{kind}: {'is ' + true if true else word}"
+            start, end = trimmed(text, offsets[first][0], offsets[last][1])
+            marks.append(Mark(start, end, label, "wrong" if word else "right"))
+            wrong += [word] if word else []
+            loss += score if word else 0.0
+        for kind, first, last in right:
+            if not any(one[1] <= last and one[2] >= first for one in said):
+                start, end = trimmed(text, offsets[first][0], offsets[last][1])
+                marks.append(Mark(start, end, f"missed {kind}", "missed"))
+                wrong.append("missed")
+                loss += 1.0
+
+        def told(entities: Sequence[tuple[str, int, int]]) -> str:
+            parts = (f"{' '.join(tokens[a : b + 1])} ({kind})" for kind, a, b in entities)
+            return ", ".join(parts) or "none"
+
+        return Case(
+            id=example["id"],
+            text=text,
+            said=told(said),
+            right=told(right),
+            claims=tuple(claims),
+            wrong=tuple(wrong),
+            loss=loss,
+            marks=apart(marks),
+        )
 
     def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:
         correct, found, there, same, words = np.moveaxis(np.asarray(totals), -1, 0)
@@ -261,6 +303,16 @@ class TokenClassification(Task):
         table = class_table(types, *np.stack([counts[kind] for kind in types], axis=1))
         tags = ([tag for row in rows for tag in row] for rows in (right, said))
         return Details("entity type", table, confusion(self.labels, *tags))
+
+
+def laid_out(example: Example) -> tuple[str, Sequence[Sequence[int]]]:
+    """A row's running text and the place of each token in it; tokens alone are joined by spaces."""
+    text, offsets = example.get("text"), example.get("offsets")
+    if text is not None and offsets is not None:
+        return text, offsets
+    tokens = example["tokens"]
+    starts = word_starts(tokens).tolist()
+    return " ".join(tokens), [(at, at + len(word)) for word, at in zip(tokens, starts, strict=True)]
 
 
 def _options(spec: TaskSpec) -> Options:
