@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import shutil
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -133,6 +137,48 @@ def test_a_real_kind_reads_back_as_it_encodes(
     assert read == [task.encode(example, tokenizer) for example in examples]
 
 
+def test_a_file_whose_maker_was_killed_before_its_digest_is_made_anew(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    examples = _examples({"input_ids": [[1, 2]]}, {"input_ids": [[3]]})
+    first = encode_examples(_given(), examples, tokenizer, cache=tmp_path)
+    (digest,) = tmp_path.glob("*.sha256")
+    digest.unlink()
+    task = _given()
+    assert encode_examples(task, examples, tokenizer, cache=tmp_path) == first
+    assert task.encoded == 2
+    assert digest.is_file()
+
+
+def test_who_comes_while_another_makes_a_file_waits_and_reads_it(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    examples, task = _examples({"input_ids": [[1, 2]]}), _given()
+    first = encode_examples(_given(), examples, tokenizer, cache=tmp_path / "made")
+    lock = tmp_path / "cache" / f"{fingerprint(task, examples, tokenizer)}.lock"
+    lock.parent.mkdir()
+    found: list[list[Record]] = []
+    reader = threading.Thread(
+        target=lambda: found.append(
+            encode_examples(task, examples, tokenizer, cache=tmp_path / "cache")
+        )
+    )
+    with FileLock(lock):
+        reader.start()
+        time.sleep(0.5)
+        assert found == []
+        for file in kept_in(tmp_path / "made"):
+            shutil.copy(file, tmp_path / "cache")
+    reader.join()
+    assert found == [first]
+    assert task.encoded == 0
+
+
+def kept_in(folder: Path) -> list[Path]:
+    """What a cache holds, beside the locks of its files."""
+    return [file for file in folder.iterdir() if file.suffix != ".lock"]
+
+
 def test_progress_ends_with_all_done_both_times(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -202,7 +248,7 @@ def test_records_that_would_not_read_back_are_refused(
 ) -> None:
     with pytest.raises(TypeError, match="records of given"):
         encode_examples(_given(), _examples(*records), tokenizer, cache=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert kept_in(tmp_path) == []
 
 
 def test_what_the_version_of_datasets_decides_reads_back_or_is_refused(
@@ -218,7 +264,7 @@ def test_what_the_version_of_datasets_decides_reads_back_or_is_refused(
         with contextlib.suppress(TypeError):
             assert encode_examples(_given(), examples, tokenizer, cache=cache) == fresh
             assert encode_examples(_given(), examples, tokenizer, cache=cache) == fresh
-        assert len(list(cache.iterdir())) in (0, 2)
+        assert len(kept_in(cache)) in (0, 2)
 
 
 def test_a_row_that_cannot_be_encoded_says_why_and_leaves_nothing(
@@ -232,7 +278,7 @@ def test_a_row_that_cannot_be_encoded_says_why_and_leaves_nothing(
     with pytest.raises(ValueError, match="max_length leaves") as kept:
         encode_examples(task, examples, tokenizer, cache=tmp_path)
     assert str(kept.value) == str(alone.value)
-    assert list(tmp_path.iterdir()) == []
+    assert kept_in(tmp_path) == []
 
 
 def test_weights_are_the_examples_and_no_part_of_what_is_kept(

@@ -10,9 +10,11 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from weft.atomic import write_text
 from weft.scoped import tell
@@ -68,7 +70,12 @@ def encode_examples(
         path = cache / f"{fingerprint(task, examples, tokenizer)}.arrow"
         was_there = _is_whole(path)
         try:
-            kept = _mapped(path, encoded, total, task.spec.kind, keep=not was_there)
+            # What is there is read as it is; who makes it, makes it alone.
+            with nullcontext() if was_there else _only(path):
+                was_there = was_there or _is_whole(path)
+                if not was_there:
+                    path.unlink(missing_ok=True)
+                kept = _mapped(path, encoded, total, task.spec.kind, keep=not was_there)
         except OSError as error:
             _log.warning(
                 "%s: encoded data cannot be kept here (%s), so it is made again each time; set WEFT_CACHE to a folder "
@@ -142,7 +149,6 @@ def _mapped(
             raise _refused(kind, f"row {row} has other keys than the first one")
         return made[-1]
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _bars_hidden(), _collector_paused():
             rows = Dataset.from_dict({"row": list(range(total))})
@@ -174,15 +180,24 @@ def _refused(kind: str, why: str) -> TypeError:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file is there as it was written; one that is not is removed."""
+    """Whether the file is there as it was written."""
     try:
-        if _digest_of(path).read_text(encoding="utf-8") == _sha256(path):
-            return True
-        path.unlink(missing_ok=True)
+        return _digest_of(path).read_text(encoding="utf-8") == _sha256(path)
     except OSError:
-        # Absent, or not to be read or removed: nothing but time is lost.
-        pass
-    return False
+        # Absent, or not to be read: nothing but time is lost.
+        return False
+
+
+@contextmanager
+def _only(path: Path) -> Iterator[None]:
+    """While other processes that would make the same file wait for it.
+
+    Raises:
+        OSError: If there is no place for the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        yield
 
 
 def _digest_of(path: Path) -> Path:
