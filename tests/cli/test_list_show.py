@@ -1,12 +1,18 @@
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
 
+from tests.voice import without_voice
 from weft.base.locate import ALIASES
 from weft.catalogue.pages import LISTS, PAGES, described, equation
 from weft.cli import list as list_file
 from weft.methods.adapters import adapters
+from weft.methods.mixtures import mixtures
 from weft.methods.recipes import recipe_file, recipes
 from weft.tasks.kinds import kinds
 from weft.tasks.sets import sets
@@ -50,6 +56,41 @@ def test_licences_and_citations_are_listed() -> None:
     ] == []
     assert [row["name"] for row in LISTS["bases"]() if not row["licence"]] == []
     assert [row["name"] for row in LISTS["adapters"]() if not row["citation"]] == []
+
+
+# What is looked up by its name alone; the page of a base is counted in its model.
+LOOKED_UP = [["--version"], ["--help"], *(["list", what] for what in LISTS)]
+LOOKED_UP += [["show", "recipe", name] for name in recipes.names()]
+LOOKED_UP += [["show", "adapter", name] for name in adapters.names()]
+LOOKED_UP += [["show", "mixture", name] for name in mixtures.names()]
+LOOKED_UP += [["show", "task", name] for name in sets.names()]
+WALK = """
+import json, sys
+from weft.cli import app
+for asked in json.load(sys.stdin):
+    try:
+        app(asked)
+    except SystemExit as end:
+        heavy = {"torch", "transformers", "datasets", "accelerate", "pandas"} & sys.modules.keys()
+        if end.code or heavy:
+            sys.exit(f"weft {' '.join(asked)}: code {end.code}, imported {heavy}")
+"""
+
+
+def test_what_is_looked_up_imports_no_torch() -> None:
+    """By the commands, as a user asks: what they print with is as light as what they print."""
+    assert {what for _, what, *_ in LOOKED_UP[2 + len(LISTS) :]} == PAGES.keys() - {"base"}
+    asked = [*LOOKED_UP, *([*one, "--json"] for one in LOOKED_UP[2:])]
+    ran = subprocess.run(
+        [sys.executable, "-c", WALK],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, without_voice(ran.stderr)) == (0, "")
+    assert ran.stdout.count('"name": "lora"') >= 2
 
 
 @pytest.mark.parametrize(

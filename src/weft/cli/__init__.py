@@ -100,7 +100,7 @@ def show_training(
         folder = work(report)
     if not is_first:
         return
-    from weft.reporting.tables import show_runs, summary_of
+    from weft.reporting.answers.scores import show_runs, summary_of
 
     if as_json:
         typer.echo(json.dumps(summary_of(folder), indent=1))
