@@ -1,4 +1,7 @@
-"""The arithmetic of scores that several kinds of task share, vectorised over leading dimensions."""
+"""The arithmetic of scores that several kinds of task share, vectorised over leading dimensions.
+
+Why our own: scikit-learn and seqeval score one set of predictions; an interval needs a thousand resamples at once.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
