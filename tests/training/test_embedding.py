@@ -1,6 +1,7 @@
 """An embedding trains as its losses say, alone and beside others, and its folder opens in sentence-transformers."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from weft.training.loop import train
 from weft.training.settings import completed
 from weft.training.stepping import Stepper
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "embeddings.md"
 Settings = Callable[..., dict[str, Any]]
 TEXTS = ["good film", "the old cat went to the red house by the river", "paris", "bad book"]
 
@@ -205,3 +207,13 @@ def test_pairs_are_compared_by_what_they_are_selected_on(run_of: Settings, tmp_p
     (row,) = compare(grid, tmp_path / "grid")
     assert row.metric == "retrieval_accuracy"
     assert set(row.searched) == {"0.0001", "0.001"}
+
+
+def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(block, names)
+    assert len(names["text"]["vector"]) == 384
+    assert -1 <= names["pair"]["similarity"] <= 1
+    np.testing.assert_allclose(names["vectors"][0], names["text"]["vector"], rtol=1e-4, atol=1e-6)
