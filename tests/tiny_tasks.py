@@ -86,7 +86,10 @@ def write_tasks(folder: Path) -> Path:
         _write_csv(
             folder / "beside" / f"{split}.csv",
             ["anchor", "positive", "negative"],
-            [[" ".join(row), *both] for row, *both in zip(rows, turned, others, strict=True)],
+            [
+                [" ".join(row), same, " ".join(reversed(other))]
+                for row, same, other in zip(rows, turned, rows[1:] + rows[:1], strict=True)
+            ],
         )
         for name in ("fill", "go_on"):
             (folder / name / f"{split}.txt").write_text("\n\n".join(" ".join(row) for row in rows))

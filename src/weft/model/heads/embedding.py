@@ -32,8 +32,8 @@ class MeanPooled(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig, trunk: nn.Module) -> None:
         super().__init__(config)
         # What a pooler makes of the states is not looked at.
-        if getattr(trunk, "pooler", None) is not None:
-            trunk.pooler = None
+        if "pooler" in dict(trunk.named_children()):
+            trunk.register_module("pooler", None)
         self.trunk = trunk
 
     def forward(self, *, attention_mask: Tensor, **inputs: Any) -> SequenceClassifierOutput:

@@ -50,6 +50,7 @@ COLUMNS: dict[Form, tuple[str, ...]] = {
     "pairs": ("anchor", "positive"),
     "triples": ("anchor", "positive", "negative"),
 }
+_FORMS = {columns: form for form, columns in COLUMNS.items()}
 
 
 class Embedding(Task):
@@ -207,8 +208,7 @@ def _texts_of(example: Example) -> tuple[str, ...]:
 
 
 def _form_of(example: Example) -> Form:
-    texts = _texts_of(example)
-    return next((form for form, columns in COLUMNS.items() if columns == texts), "scored")
+    return _FORMS.get(_texts_of(example), "scored")
 
 
 def _compared(prediction: Prediction, example: Example) -> np.ndarray:
