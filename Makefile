@@ -52,7 +52,7 @@ lint: $(STAMP) ## style, form and types
 	$(BIN)/pyright
 
 bench: $(STAMP) ## every script of benchmarks/, each writing its result as JSON
-	@set -e; for script in overhead throughput "accuracy wnut17" "accuracy swag" "accuracy squad" "variant_scores wnut17" variants variant_kinds mixture_speed mixture_scores waiting readme; do \
+	@set -e; for script in overhead throughput "accuracy wnut17" "accuracy swag" "accuracy squad" "variant_scores wnut17" variants variant_kinds embedding_scores mixture_speed mixture_scores waiting readme; do \
 		set -- $$script; echo "$$script"; HF_HUB_OFFLINE=1 $(BIN)/python "benchmarks/$$1.py" $${2:-}; done
 
 small: $(STAMP) ## the study's tables with profile small and three seeds into results/small; hours on two CPU cores

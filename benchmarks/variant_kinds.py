@@ -1,12 +1,13 @@
-"""Every recipe trains each kind of task on the embedded base, held against a guess that looks at no input.
+"""Every recipe trains five kinds of task on the embedded base, held against a guess that looks at no input.
 
     python benchmarks/variant_kinds.py
     python benchmarks/variant_kinds.py --recipes lora dora --again
 
-One run a recipe: an expert for each of the five kinds that an encoder serves, all in the same batches. A causal
-language model does not fit a BERT base; every recipe trains one on a tiny GPT-2 in `make test`. Rows are made from a
-seed: `choices`, `spans` and `entities` are the demo's sets; `order` (which of giver and receiver is named first) and
-`fill` (masked words) hold the sentences of `entities`. Rates are the recipe's own; heads share one.
+One run a recipe: an expert for each of five kinds that an encoder serves, all in the same batches; of embeddings see
+`embedding_scores.py`. A causal language model does not fit a BERT base; every recipe trains one on a tiny GPT-2 in
+`make test`. Rows are made from a seed: `choices`, `spans` and `entities` are the demo's sets; `order` (which of giver
+and receiver is named first) and `fill` (masked words) hold the sentences of `entities`. Rates are the recipe's own;
+heads share one.
 
 The guess says the commonest answer of train: class, choice, tag (entity F1 0), word behind a mask, or for spans as many
 first words as answers mostly have. Score, guess and their paired difference (bootstrap over rows, 95 %) go to

@@ -31,6 +31,7 @@ PIPELINES = {
     "span_extraction": "question-answering",
     "causal_lm": "text-generation",
     "masked_lm": "fill-mask",
+    "embedding": "sentence-similarity",
 }
 """The hub's task by kind."""
 HERE = "path/to/this/folder"

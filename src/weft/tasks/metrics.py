@@ -43,6 +43,17 @@ def matthews(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np
     return ratio(above, np.sqrt(spread), empty=np.nan)
 
 
+def pearson(sums: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of two numbers; NaN where it is undefined.
+
+    Args:
+        sums: Over rows, (..., 6): 1, x, y, xx, yy, xy.
+    """
+    rows, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    spread = np.maximum(rows * xx - x * x, 0) * np.maximum(rows * yy - y * y, 0)
+    return ratio(rows * xy - x * y, np.sqrt(spread), empty=np.nan)
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities along the last dimension, float64."""
     logits = np.asarray(logits, dtype=np.float64)
