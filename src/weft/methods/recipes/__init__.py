@@ -40,6 +40,13 @@ PARTS: dict[str, Registry[Any]] = {
 """The folders, beside `adapters`, that a recipe composes, by what its file calls them."""
 
 
+class MeasuredRate(Settings):
+    """The rate that was best on some targets."""
+
+    targets: list[str]
+    learning_rate: float
+
+
 class RecipeFile(Settings):
     """What a recipe's YAML file says."""
 
@@ -57,7 +64,9 @@ class RecipeFile(Settings):
     controller: str | None = None
     plan: str | None = None
     training: dict[str, Any] = {}
-    """Measured defaults for training settings that a run leaves open."""
+    """Measured defaults for training settings that a run leaves open; the rate is that at `rates.REFERENCE_WIDTH`."""
+    rates_elsewhere: list[MeasuredRate] = []
+    """Rates on other targets than its own: the fewer maps learn, the larger their steps may be."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,11 @@ class Recipe:
 
     @property
     def learning_rate(self) -> float:
+        """The rate for its targets, on a base of the width that rates were measured at."""
+        wanted = set(self.settings.targets or [])
+        for other in self.file.rates_elsewhere:
+            if set(other.targets) == wanted:
+                return other.learning_rate
         return float(self.file.training["learning_rate"])
 
     def describe(self) -> RecipeSettings:
