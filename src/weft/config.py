@@ -142,7 +142,7 @@ class TrainingSettings(Settings):
     learning_rate: Annotated[
         Annotated[float, Field(gt=0)] | Literal["search"] | None, BeforeValidator(_rate)
     ] = None
-    """Peak rate; None takes the recipe's, carried to the base's width; `search` tries several on held-out rows first."""
+    """Peak rate; None takes the recipe's at the base's width; `search` tries several on held-out rows of train."""
     rate_from: RateSource | None = None
     """Where `learning_rate` comes from, if not from the user; written by training, never read."""
     head_learning_rate: float | None = Field(default=None, gt=0)

@@ -12,6 +12,7 @@ from typing import Any
 from weft.base.loading import config_of
 from weft.base.locate import ALIASES
 from weft.config import (
+    SEARCH,
     MixtureSettings,
     RateSource,
     RecipeSettings,
@@ -201,6 +202,11 @@ def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
         raise ValueError(
             "sampling draws a step's rows from several tasks for what they train together; use it with experts: "
             "shared or both, or with a mixture"
+        )
+    if run.training.learning_rate == SEARCH and run.training.evaluate_on == "holdout":
+        raise ValueError(
+            "training.learning_rate: search chooses on the rows that evaluate_on: holdout reports; evaluate on "
+            "validation, or give a rate"
         )
     if run.experts == "both" and recipe.adapter is not None and not recipe.adapter.low_rank:
         raise ValueError(
