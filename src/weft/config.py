@@ -81,7 +81,9 @@ class RecipeSettings(Settings):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str = "lora"
-    """A file of `recipes/` (`weft list recipes`)."""
+    """A file of `recipes/` (`weft list recipes`), or the path of a recipe's YAML file."""
+    spec: dict[str, Any] | None = None
+    """The recipe's description, in place of a YAML file; written by training where the file is the user's own."""
     targets: list[str] | str | None = None
     """Roles (query key value output ffn_in ffn_out), `all-linear`, module names or regular expressions (`re:...`)."""
     layers: list[int] | None = None

@@ -39,7 +39,13 @@ def rate_for(stated: float, trains: str, width: int) -> Rate:
     value = float(f"{stated * (REFERENCE_WIDTH / width) ** power:.3g}")
     if width == REFERENCE_WIDTH:
         return Rate(value, f"the recipe's {stated:g}, measured at this base's width, {width}")
-    how = f"falls with the width to the power {power:g}" if power else "was measured at that alone"
     return Rate(
-        value, f"the recipe's {stated:g} at width {REFERENCE_WIDTH}, which {how}; here {width}"
+        value, f"the recipe's {stated:g} at width {REFERENCE_WIDTH}{fall_of(trains)}; here {width}"
     )
+
+
+def fall_of(trains: str) -> str:
+    """How a rate changes with the width, as the end of a sentence that names it."""
+    power = FALLS[trains]
+    how = f"falls with the width to the power {power:g}" if power else "is taken at any width"
+    return f", which {how}"

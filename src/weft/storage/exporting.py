@@ -8,7 +8,7 @@ from typing import Literal
 from weft.atomic import atomic_folder
 from weft.config import RecipeSettings
 from weft.lowrank.peft.writing import CONFIG as PEFT_CONFIG
-from weft.methods.recipes import recipe_file, resolve
+from weft.methods.recipes import file_of, resolve
 from weft.model.factoring import approximated
 from weft.runs import RunFolder
 from weft.storage.dense import write_checkpoint
@@ -54,7 +54,7 @@ def export(
                 "export it to peft without a rank"
             )
         return export_xlora(run.path, folder)
-    whole = recipe_file(read_card(run.expert).recipe["name"]).trains == "base"
+    whole = file_of(RecipeSettings(**read_card(run.expert).recipe)).trains == "base"
     if to == "peft" and not (run.expert / PEFT_CONFIG).is_file():
         trained = "every weight" if whole else "a head alone"
         raise ValueError(

@@ -26,6 +26,7 @@ from weft.methods.rates import Rate, rate_for
 from weft.methods.recipes import HEAD_ONLY, Recipe, resolve
 from weft.model.mixing import method_of, starts_from_experts
 from weft.storage.ingredients import parts_of, tasks_of
+from weft.tasks.sets import sets
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,10 @@ def _tasks(run: Run) -> list[TaskSettings]:
         data = task.data
         if data is None and run.data is not None:
             data = run.data if run.task else str(Path(run.data) / task.label)
-        is_file = task.name.endswith((".yaml", ".yml"))
+        name = str(sets.included(task.name) or task.name)
+        is_file = name.endswith((".yaml", ".yml"))
         values = {
-            "name": str(Path(task.name).resolve()) if is_file else task.name,
+            "name": str(Path(name).resolve()) if is_file else name,
             "data": None if data is None else str(Path(data).expanduser().resolve()),
         }
         found.append(task.model_copy(update=values))
