@@ -230,9 +230,11 @@ def _recipe_page(name: str, base: str | None) -> Page:
             entry for kind in settings_of(file) for entry in settings(kind, file.settings)
         ]
     page["training"] = file.training
-    page["rate"] = (
-        f"{file.training['learning_rate']:g} at width {REFERENCE_WIDTH}{fall_of(file.trains)}"
+    others = "".join(
+        f"; on {', '.join(other.targets)} {other.learning_rate:g}" for other in file.rates_elsewhere
     )
+    stated = f"{file.training['learning_rate']:g}{others}"
+    page["rate"] = f"{stated} at width {REFERENCE_WIDTH}{fall_of(file.trains)}"
     if base is not None:
         from weft.base.loading import config_of
         from weft.catalogue.counting import parameters
