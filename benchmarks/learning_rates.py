@@ -3,10 +3,10 @@
     python benchmarks/learning_rates.py
 
 A BERT of two layers is made for each width and learns masked words of generated sentences, those of train and
-validation. It is then fine-tuned on who gives and who receives (`weft.data.generated`), whose names in validation are
-none of those in train, at rates a factor of two apart. What counts is the loss on validation rows after the last step,
-which says more than a score of few rows. Where the best rate is the lowest or highest tried, the next one is tried too.
-The best rate of a seed is the lowest point of the parabola through its three lowest losses, over the logarithm of the
+validation. It is then fine-tuned for 120 steps, or 480, on who gives and who receives (`weft.data.generated`), whose
+names in validation are none of those in train, at rates a factor of two apart. What counts is the loss on validation
+rows after the last step, which says more than a score of few rows. Where the best rate is the lowest or highest tried,
+the next one is tried too. The best rate of a seed is the lowest point of the parabola through its three lowest losses, over the logarithm of the
 rate; the exponent is the slope of log(best rate) over log(width), and its interval a bootstrap over seeds. Interrupt it
 as you like: the same call goes on. The result is results/learning-rates.json.
 """
@@ -55,7 +55,7 @@ START = {"full": 1e-3, "lora-4": 4e-3, "lora-16": 4e-3}
 START_WIDTH = 64
 FALLS = {"full": 1.0, "lora-4": 0.5, "lora-16": 0.5}
 """How fast the middle is expected to fall with the width; a wrong guess costs runs, not the result."""
-TRAINING = {"max_steps": 120, "batch_size": 8, "base_dropout": 0.0}
+TRAINING = {"batch_size": 8, "base_dropout": 0.0}
 PRETRAINING_STEPS = {64: 1600, 128: 800, 256: 400, 512: 300}
 """By width: a narrow network needs more of them to know as much."""
 PRETRAINING_BATCH = 32
@@ -66,17 +66,22 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture, its widths and its seeds."""
+    """An architecture, its widths, and what is trained on each."""
 
     name: str
+    architecture: str
     widths: tuple[int, ...]
     seeds: tuple[int, ...]
+    steps: int
+    methods: tuple[str, ...]
 
 
 FAMILIES = {
-    "bert": Family("bert", (64, 128, 256, 512), (0, 1, 2)),
-    "llama": Family("llama", (64, 128, 256), (0, 1)),
+    "bert": Family("bert", "bert", (64, 128, 256, 512), (0, 1, 2), 120, tuple(METHODS)),
+    "bert-long": Family("bert-long", "bert", (64, 128, 256), (0, 1), 480, ("full", "lora-16")),
+    "llama": Family("llama", "llama", (64, 128, 256), (0, 1), 120, ("full", "lora-16")),
 }
+"""Longer trainings show what of the exponent is the width's and what is that narrow bases need more steps."""
 
 
 def sentences(folder: Path) -> list[list[str]]:
@@ -188,13 +193,13 @@ class Trials:
     def _trained(
         self, width: int, method: str, rate: float, seed: int, name: str
     ) -> dict[str, float]:
-        base = self.folder / f"{self.family.name}-{width}"
+        base = self.folder / f"{self.family.architecture}-{width}"
         if not base.is_dir():
-            make_base(self.family.name, width, self.folder / "data", base)
+            make_base(self.family.architecture, width, self.folder / "data", base)
         out = self.folder / "runs" / name
         shutil.rmtree(out, ignore_errors=True)
         began = time.process_time()
-        steps = TRAINING["max_steps"]
+        steps = self.family.steps
         # Evaluated once, at the end, for the loss; nothing stops and nothing is chosen.
         watched = {"eval_every": steps, "early_stopping": 9, "early_stopping_on": "loss"}
         data = self.folder / "data"
@@ -206,6 +211,7 @@ class Trials:
                 "training": {
                     **TRAINING,
                     **watched,
+                    "max_steps": steps,
                     "learning_rate": rate,
                     "select_on": "validation",
                     "checkpoint_every": steps + 1,
@@ -276,10 +282,10 @@ def with_interval(of: Any, seeds: int) -> dict[str, float]:
 def measured(trials: Trials) -> dict[str, Any]:
     """Best rates and exponents of one family."""
     family = trials.family
-    best: dict[str, dict[int, list[float]]] = {method: {} for method in METHODS}
+    best: dict[str, dict[int, list[float]]] = {method: {} for method in family.methods}
     cells = []
     for width in family.widths:
-        for method in METHODS:
+        for method in family.methods:
             found = trials.searched(width, method)
             own = [
                 lowest({rate: losses[at] for rate, losses in found.items()})
@@ -316,9 +322,13 @@ def measured(trials: Trials) -> dict[str, Any]:
     return {
         "widths": family.widths,
         "seeds": family.seeds,
-        "falls_with_width_to_the": {method: falls(method) for method in METHODS},
-        "lora_16_over_full": {str(w): ratio("lora-16", "full", w) for w in family.widths},
-        "lora_4_over_lora_16": {str(w): ratio("lora-4", "lora-16", w) for w in family.widths},
+        "steps": family.steps,
+        "falls_with_width_to_the": {method: falls(method) for method in family.methods},
+        **{
+            f"{method}_over_{other}": {str(w): ratio(method, other, w) for w in family.widths}
+            for method, other in (("lora-16", "full"), ("lora-4", "lora-16"))
+            if method in family.methods
+        },
         "cells": cells,
     }
 
