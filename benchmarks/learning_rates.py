@@ -6,9 +6,9 @@ A BERT of two layers is made for each width and learns masked words of generated
 validation. It is then fine-tuned for 120 steps, or 480, on who gives and who receives (`weft.data.generated`), whose
 names in validation are none of those in train, at rates a factor of two apart. What counts is the loss on validation
 rows after the last step, which says more than a score of few rows. Where the best rate is the lowest or highest tried,
-the next one is tried too. The best rate of a seed is the lowest point of the parabola through its three lowest losses, over the logarithm of the
-rate; the exponent is the slope of log(best rate) over log(width), and its interval a bootstrap over seeds. Interrupt it
-as you like: the same call goes on. The result is results/learning-rates.json.
+the next one is tried too. The best rate of a seed is the lowest point of the parabola through its three lowest losses,
+over log(rate); the exponent is the slope of log(best rate) over log(width), and its interval a bootstrap
+over seeds. Interrupt it as you like: the same call goes on. The result is results/learning-rates.json.
 """
 
 import argparse
