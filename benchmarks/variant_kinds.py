@@ -25,16 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
-from variant_scores import NOT_COMPARED
+from variant_scores import NOT_COMPARED, on_query_and_value
 from weft.answering.prediction import predict
 from weft.atomic import write_text
 from weft.comparison.comparing import predictions_of
-from weft.config import to_yaml
+from weft.config import RecipeSettings, to_yaml
 from weft.data.formats import read_rows
 from weft.data.generated import write_demo_data
 from weft.data.reading import load_task
 from weft.demo.demonstration import GUESSES
-from weft.methods.recipes import recipe_file, recipes
+from weft.methods.recipes import recipe_file, recipes, resolve
 from weft.runs import RunFolder
 from weft.tasks.contract import Example, Prediction, Task, TaskSpec
 from weft.tasks.kinds.sequence_classification import SequenceClassification
@@ -94,11 +94,12 @@ def _first_named(tags: Sequence[str]) -> str:
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """Train one recipe on all kinds in an empty folder; by kind its score, the guess's, and how much higher it is."""
-    rate = float(recipe_file(name).training["learning_rate"])
+    recipe = RecipeSettings.model_validate(on_query_and_value(name))
+    rate = resolve(recipe).learning_rate
     run = {
         "base": BASE,
         "tasks": write_tasks(folder),
-        "recipe": name,
+        "recipe": recipe.model_dump(),
         "training": {**TRAINING, "learning_rate": rate},
         "seed": SEED,
         "device": "cpu",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from weft.answering.evaluation import evaluate
     from weft.answering.opening import load, predict
     from weft.answering.predictor import Predictor
+    from weft.catalogue.including import including
     from weft.comparison.comparing import compare
     from weft.model.attached import adapter_state, attach, detach, load_adapter_state
     from weft.pruning.prune import prune
@@ -36,6 +37,7 @@ __all__ = [
     "export",
     "import_expert",
     "import_experts",
+    "including",
     "load",
     "load_adapter_state",
     "predict",
@@ -57,6 +59,7 @@ _PLACES = {
     "export": "weft.storage.exporting:export",
     "import_expert": "weft.storage.importing:import_expert",
     "import_experts": "weft.storage.gathering:import_experts",
+    "including": "weft.catalogue.including:including",
     "load": "weft.answering.opening:load",
     "load_adapter_state": "weft.model.attached:load_adapter_state",
     "predict": "weft.answering.opening:predict",

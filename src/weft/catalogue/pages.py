@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from weft.base.locate import ALIASES, Alias
+from weft.catalogue.including import grid_files
 from weft.catalogue.source import Kept, file_of, source_of
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind, find_spec
@@ -23,7 +24,16 @@ from weft.methods.mixtures import mixtures
 from weft.methods.optimizers import optimizers
 from weft.methods.penalties import penalties
 from weft.methods.plans import plans
-from weft.methods.recipes import PARTS, RecipeFile, parts_of, recipe_file, recipes, resolve
+from weft.methods.rates import REFERENCE_WIDTH, fall_of, rate_for
+from weft.methods.recipes import (
+    PARTS,
+    RecipeFile,
+    own_file,
+    parts_of,
+    recipe_file,
+    recipes,
+    resolve,
+)
 from weft.model.heads import heads
 from weft.registry import Registry, unknown
 from weft.tasks.kinds import kinds
@@ -205,7 +215,8 @@ def _alias(name: str) -> Alias:
 
 def _recipe_page(name: str, base: str | None) -> Page:
     file = recipe_file(name)
-    page: Page = {"recipe": name, "summary": file.summary}
+    own = own_file(name)
+    page: Page = {"recipe": own.stem if own else name, "summary": file.summary}
     if file.adapter is not None:
         page |= {"equation": equation(_page_of(adapters, file.adapter)), "adapter": file.adapter}
     else:
@@ -219,11 +230,21 @@ def _recipe_page(name: str, base: str | None) -> Page:
             entry for kind in settings_of(file) for entry in settings(kind, file.settings)
         ]
     page["training"] = file.training
+    others = "".join(
+        f"; on {', '.join(other.targets)} {other.learning_rate:g}" for other in file.rates_elsewhere
+    )
+    stated = f"{file.training['learning_rate']:g}{others}"
+    page["rate"] = f"{stated} at width {REFERENCE_WIDTH}{fall_of(file.trains)}"
     if base is not None:
+        from weft.base.loading import config_of
         from weft.catalogue.counting import parameters
 
-        page["parameters"] = parameters(resolve(RecipeSettings(name=name)), base)
-    return page | {"file": str(recipes.file(name))}
+        recipe = resolve(RecipeSettings(name=name))
+        page["parameters"] = parameters(recipe, base)
+        width = config_of(base).hidden_size
+        rate = rate_for(recipe.learning_rate, file.trains, width)
+        page["rate on this base"] = f"{rate.value:g}: {rate.said}"
+    return page | {"file": str(own or recipes.file(name))}
 
 
 def _adapter_page(name: str, base: str | None) -> Page:
@@ -290,6 +311,10 @@ def _base_page(name: str, base: str | None) -> Page:
     }
 
 
+def _grids() -> list[Entry]:
+    return [{"name": name, "file": str(path)} for name, path in grid_files().items()]
+
+
 LISTS: dict[str, Callable[[], list[Entry]]] = {
     "recipes": _recipes,
     "tasks": _tasks,
@@ -302,6 +327,7 @@ LISTS: dict[str, Callable[[], list[Entry]]] = {
     "plans": _methods(plans),
     "heads": _heads,
     "mixtures": _methods(mixtures),
+    "grids": _grids,
 }
 PAGES: dict[str, Callable[[str, str | None], Page]] = {
     "recipe": _recipe_page,

@@ -229,10 +229,22 @@ def _runs_table(group: Group) -> Table:
                     whole(cost.get("examples")),
                     whole(cost.get("steps")),
                     NONE if rate is None else f"{rate:g}",
+                    cost.get("learning_rate_from") or NONE,
                     decimal(cost.get("seconds")),
                 )
             )
-    headers = ("#", "run", "seed", *map(unit, names), "rows", "trained on", "steps", "rate", "s")
+    headers = (
+        "#",
+        "run",
+        "seed",
+        *map(unit, names),
+        "rows",
+        "trained on",
+        "steps",
+        "rate",
+        "its source",
+        "s",
+    )
     caption = (
         f"{group.heading}, run by run: every score with its 95 % bootstrap interval over rows."
     )

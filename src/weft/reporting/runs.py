@@ -9,7 +9,7 @@ from typing import Any
 
 from weft.config import Run
 from weft.data.reading import find_kind, find_spec
-from weft.methods.recipes import recipe_file
+from weft.methods.recipes import file_of
 from weft.model.expert import Card
 from weft.runs import CONFIG, RunFolder
 from weft.storage.experts import CARD, read_card
@@ -172,7 +172,7 @@ def _family(run: Run) -> str | None:
     if run.mixture is not None:
         return "mixture"
     try:
-        return recipe_file(run.recipe.name).trains
+        return file_of(run.recipe).trains
     except KeyError:
         return None
 

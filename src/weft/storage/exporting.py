@@ -8,7 +8,7 @@ from typing import Literal
 from weft.atomic import atomic_folder
 from weft.config import RecipeSettings
 from weft.lowrank.peft.writing import CONFIG as PEFT_CONFIG
-from weft.methods.recipes import recipe_file, resolve
+from weft.methods.recipes import file_of, resolve
 from weft.model.factoring import approximated
 from weft.runs import RunFolder
 from weft.storage.dense import write_checkpoint, write_pooling
@@ -64,7 +64,7 @@ def export(
             f"{run.expert}: sentence-transformers opens embeddings, and this expert's kind is {kind or 'none'}; export "
             "it to peft or merged"
         )
-    whole = recipe_file(read_card(run.expert).recipe["name"]).trains == "base"
+    whole = file_of(RecipeSettings(**read_card(run.expert).recipe)).trains == "base"
     if to == "peft" and not (run.expert / PEFT_CONFIG).is_file():
         trained = "every weight" if whole else "a head alone"
         raise ValueError(
