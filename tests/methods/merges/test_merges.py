@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from weft.lowrank.product import Pair, squared_norm, stacked
 from weft.methods.merges import merges
-from weft.methods.merges.contract import Factors, Merge, Pair, squared_norm
+from weft.methods.merges.contract import Factors, Merge
 
 NAMES = tuple(merges.names())
 
@@ -39,9 +40,14 @@ WEIGHTS = [0.5, -1.0, 2.0]
 class Half(Merge):
     """Loses half of everything."""
 
-    def pair(self, pairs: Sequence[Pair], weights: Sequence[float]) -> Pair:
-        A = torch.cat([A for A, _ in pairs])
-        return A, 0.5 * torch.cat([w * B for (_, B), w in zip(pairs, weights, strict=True)], dim=1)
+    def pair(
+        self, pairs: Sequence[Pair], weights: Sequence[float], rank: int, generator: torch.Generator
+    ) -> Pair:
+        A, B = stacked(pairs, weights)
+        return A, 0.5 * B
+
+    def default_rank(self, ranks: Sequence[int]) -> int:
+        return sum(ranks)
 
 
 @pytest.mark.parametrize("name", NAMES)
