@@ -90,7 +90,7 @@ class Merge(ABC):
     alone: ClassVar[str] = ""
     """Why one expert with weight 1 does not come out as it went in, with the settings' defaults; empty: it does."""
     linear: ClassVar[bool] = False
-    """Whether the result, before it is cut to a rank, is linear in the weights."""
+    """Whether the result, before it is cut to a rank, is linear in the weights, with the settings' defaults."""
     one_rank: ClassVar[bool] = False
     """Whether it refuses experts that differ in rank at a map."""
     draws: ClassVar[bool] = False

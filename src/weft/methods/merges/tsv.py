@@ -39,7 +39,7 @@ class Tsv(Merge):
         generator: torch.Generator,
     ) -> Pair:
         shape = pairs[0][1].shape[0], pairs[0][0].shape[1]
-        share = max(1, min(rank, *shape) // len(pairs))
+        share = _share([len(A) for A, _ in pairs], min(rank, *shape))
         downs, ups, strengths = [], [], []
         for (A, B), weight in zip(pairs, weights, strict=True):
             U, S, Vh = thin_svd(A, B)
@@ -55,6 +55,14 @@ class Tsv(Merge):
 
     def default_rank(self, ranks: Sequence[int]) -> int:
         return sum(ranks)
+
+
+def _share(ranks: Sequence[int], room: int) -> int:
+    """The most directions an expert may keep so that all together fit; at least 1."""
+    fitting = [
+        most for most in range(1, max(ranks) + 1) if sum(min(r, most) for r in ranks) <= room
+    ]
+    return max(fitting, default=1)
 
 
 def _polar(vectors: Tensor) -> Tensor:
