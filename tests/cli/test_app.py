@@ -29,7 +29,7 @@ FILES = sorted(
 def loaded_after(code: str) -> set[str]:
     said = f"{code}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_a_command_exists_because_its_file_does() -> None:
