@@ -1,7 +1,7 @@
 """Reference of methods, tasks and bases: a page for each list of `weft list` and for what `weft show` shows."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from weft.catalogue.pages import LISTS, PAGES, Entry, described, listed
@@ -17,15 +17,19 @@ _SAID_ABOVE = {"summary", "equation", "page", "settings", "file", "parameters"}
 _CODE = re.compile(r"(`[^`]*`)")
 
 
-def catalogue_pages() -> dict[str, str]:
-    """Markdown by place on the site."""
+def catalogue_pages(counted_on: Sequence[str] = COUNTED_ON) -> dict[str, str]:
+    """Markdown by place on the site.
+
+    Args:
+        counted_on: Bases that parameters are counted on.
+    """
     texts: dict[str, str] = {}
     for what in LISTS:
         entries, one = listed(what), what.removesuffix("s")
         if one in PAGES:
             texts[f"{FOLDER}/{what}/index.md"] = _list_page(what, entries, linked=True)
             for entry in entries:
-                texts[f"{FOLDER}/{what}/{entry['name']}.md"] = _page(one, entry["name"])
+                texts[f"{FOLDER}/{what}/{entry['name']}.md"] = _page(one, entry["name"], counted_on)
         else:
             texts[f"{FOLDER}/{what}.md"] = _list_page(what, entries, linked=False)
     return texts
@@ -34,7 +38,7 @@ def catalogue_pages() -> dict[str, str]:
 def _list_page(what: str, entries: list[Entry], *, linked: bool) -> str:
     lines = [f"# {what.capitalize()}", "", f"What `weft list {what}` lists.", ""]
     headers = ["name", *(key for key in entries[0] if key != "name")] if entries else ["name"]
-    rows = [[entry.get(key, "") for key in headers] for entry in entries]
+    rows = [[one_line(entry.get(key, "")) for key in headers] for entry in entries]
     table = table_lines(headers, rows, words=len(headers))
     if linked:
         # Links are made after the table, which takes its cells as they are.
@@ -57,7 +61,7 @@ def _docstring(what: str, name: str) -> str:
     return as_markdown(source_of(found).page) if found else ""
 
 
-def _page(what: str, name: str) -> str:
+def _page(what: str, name: str, counted_on: Sequence[str]) -> str:
     """All that `weft show WHAT NAME` shows."""
     found = described(what, name)
     lines = [f"# {name}", "", f"`weft show {what} {name}`", ""]
@@ -71,9 +75,9 @@ def _page(what: str, name: str) -> str:
     if found.get("settings"):
         entries = found["settings"]
         headers = list(entries[0])
-        rows = [[entry[key] for key in headers] for entry in entries]
+        rows = [[one_line(entry[key]) for key in headers] for entry in entries]
         lines += ["## Settings", "", *table_lines(headers, rows, words=len(headers)), ""]
-    lines += _parameters(what, name)
+    lines += _parameters(what, name, counted_on)
     return "\n".join(lines)
 
 
@@ -94,18 +98,23 @@ def _words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _parameters(what: str, name: str) -> Iterator[str]:
+def _parameters(what: str, name: str, counted_on: Sequence[str]) -> Iterator[str]:
     """How many numbers a recipe trains on some bases."""
-    if what != "recipe":
+    if what != "recipe" or not counted_on:
         return
     rows = []
-    for base in COUNTED_ON:
+    for base in counted_on:
         own = described(what, name, base=base)["parameters"]
         rows.append([base, f"{own['trained']:,}", f"{own['of']:,}"])
     yield "## Parameters"
     yield ""
     yield from table_lines(["base", "trained, without the head", "of"], rows, words=1)
     yield ""
+
+
+def one_line(text: str) -> str:
+    """Text of a cell."""
+    return re.sub(r"\s+", " ", text)
 
 
 def as_markdown(text: str) -> str:

@@ -1,6 +1,5 @@
 """Reference of what is called: the Python verbs from their docstrings, commands and settings from themselves."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ from griffe import Expr, ExprName
 from pydantic import BaseModel
 
 import weft
-from website.catalogue import FOLDER, as_markdown
+from website.catalogue import FOLDER, as_markdown, one_line
 from website.sources import ROOT
 from weft import config
 from weft.catalogue.pages import settings
@@ -104,7 +103,7 @@ def _settings() -> Iterator[str]:
         yield as_markdown(kind.__doc__ or "")
         yield ""
         rows = [
-            (entry["name"], entry["default"], entry["limits"], _one_line(entry["meaning"]))
+            (entry["name"], entry["default"], entry["limits"], one_line(entry["meaning"]))
             for entry in settings(kind, {})
         ]
         yield from table_lines(("key", "default", "limits", "meaning"), rows, words=4)
@@ -113,7 +112,3 @@ def _settings() -> Iterator[str]:
 
 def _heading(kind: type[BaseModel]) -> str:
     return kind.__name__.removesuffix("Settings").lower()
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
