@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -150,28 +149,15 @@ def _command(command: str, given: str) -> tuple[int, str, str]:
         if error is not None and not isinstance(error, SystemExit):
             return 1, said.stdout, "".join(traceback.format_exception(error))
         return said.exit_code, said.stdout, _without_bars(said.stderr)
-    if words[0] == "python":
-        return 0, _script(words[1:]), ""
-    run = subprocess.run(
-        ["bash", "-c", command], input=given, capture_output=True, text=True, check=False
-    )
+    # A script of the reader's is a process of its own: what it registers is not there for others.
+    typed = [sys.executable, *words[1:]] if words[0] == "python" else ["bash", "-c", command]
+    run = subprocess.run(typed, input=given, capture_output=True, text=True, check=False)
     return run.returncode, run.stdout, run.stderr
 
 
 def _without_bars(text: str) -> str:
     """What was complained about, without how far the work was."""
     return "".join(line for line in text.splitlines(keepends=True) if "━" not in line)
-
-
-def _script(words: list[str]) -> str:
-    out, before = io.StringIO(), sys.argv
-    sys.argv = words
-    try:
-        with redirect_stdout(out):
-            runpy.run_path(words[0], run_name="__main__")
-    finally:
-        sys.argv = before
-    return out.getvalue()
 
 
 def recorded(page: str, printed: list[tuple[Block, str]]) -> str:
