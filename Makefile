@@ -10,7 +10,7 @@ SMALL := runs/reproduce-small
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test pages lint docs results picture bench small clean help
+.PHONY: setup demo test pages lint docs record results picture bench small clean help
 
 setup: $(STAMP) ## install weft and its tools into .venv, at the versions of constraints.txt
 
@@ -41,6 +41,9 @@ lint: $(STAMP) ## style, form and types
 
 docs: $(STAMP) ## the site into build/site; every link is checked
 	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 $(BIN)/python -m mkdocs build --strict
+
+record: $(STAMP) ## what commands print, into the pages that show it; minutes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m website.record
 
 results: $(STAMP) ## docs/results, docs/findings.md and README's table from results/
 	$(BIN)/python -m website.measured

@@ -3,12 +3,14 @@
 python -m website.record [PAGE...]
 """
 
+import shutil
 import sys
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
-from website.blocks import blocks_of, folder_of
-from website.playing import play, recorded
+from website.blocks import Block, blocks_of, folder_of
+from website.playing import Maker, play, recorded
 from website.sources import DOCS, ROOT
 from weft.atomic import write_text
 
@@ -30,15 +32,44 @@ def before(page: str) -> list[str]:
     return [*before(earlier), earlier] if earlier else []
 
 
-def record(page: str) -> None:
-    """Play a page, with those before it, and write what it printed."""
-    with tempfile.TemporaryDirectory() as folder:
-        for own in [*before(page), page]:
-            printed = play(text_of(own), Path(folder), name=own, slow=True)
-    write_text(ROOT / page, recorded(text_of(page), printed))
+class Reader:
+    """Plays pages, each once, in folders below one: a page that comes after another starts from a copy of its folder.
+
+    Args:
+        root: The folder.
+        slow: Whether to run what takes long.
+    """
+
+    def __init__(self, root: Path, *, slow: bool) -> None:
+        self._root = root
+        self._slow = slow
+        self._played: dict[str, tuple[Path, list[tuple[Block, str]]]] = {}
+
+    def play(self, page: str) -> list[tuple[Block, str]]:
+        """What the blocks of a page print."""
+        if page not in self._played:
+            folder = Path(mkdtemp(dir=self._root))
+            for earlier in before(page)[-1:]:
+                self.play(earlier)
+                shutil.copytree(self._played[earlier][0], folder, dirs_exist_ok=True)
+            make = self.prepare(page, folder)
+            printed = play(text_of(page), folder, name=page, slow=self._slow, make=make)
+            self._played[page] = folder, printed
+        return self._played[page][1]
+
+    def prepare(self, page: str, folder: Path) -> Maker | None:
+        """Lay out what a reader of a page has before its first block, and say what `make` does there."""
+
+
+def record(chosen: Iterable[str]) -> None:
+    """Play pages, and write what they printed."""
+    with TemporaryDirectory() as root:
+        reader = Reader(Path(root), slow=True)
+        for page in chosen:
+            print(page)
+            write_text(ROOT / page, recorded(text_of(page), reader.play(page)))
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or pages():
-        print(chosen)
-        record(chosen)
+    shown = [page for page in pages() if any(b.is_output for b in blocks_of(text_of(page)))]
+    record(sys.argv[1:] or shown)

@@ -4,15 +4,14 @@ Commands of weft run in this process. Blocks that take long are left to a slow t
 """
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from website.blocks import Block, blocks_of
+from website.blocks import blocks_of
 from website.playing import PageError, play, recorded
-from website.record import before, pages, text_of
+from website.record import Reader, pages, text_of
 from website.sources import ROOT
 from weft.catalogue.shipped import lay_out
 from weft.demo.minute import minute
@@ -21,7 +20,6 @@ README = "README.md"
 BRIEF = {"choices": (24, 8), "spans": (24, 8), "entities": (24, 8)}
 """Rows of a demo that leaves the same folders in seconds."""
 SLOW = [page for page in pages() if any(block.said == "slow" for block in blocks_of(text_of(page)))]
-Player = Callable[[str], tuple[Path, list[tuple[Block, str]]]]
 
 
 def targets() -> dict[str, str]:
@@ -30,37 +28,26 @@ def targets() -> dict[str, str]:
     return dict(re.findall(r"^(\w+):.*\n((?:\t.*\n)*)", text, flags=re.MULTILINE))
 
 
-def reader_of(page: str, folder: Path, *, slow: bool) -> Callable[[str], None]:
-    """Lay out what the reader of a page has, and give what `make TARGET` does in it."""
-    if page == README:
-        lay_out(folder)
+class Tester(Reader):
+    """Plays README too: in a folder with what weft brings, where `make demo` leaves what the demo does."""
 
-    def make(target: str) -> None:
-        assert target in targets()
-        if target != "demo":
-            return
-        assert "weft demo" in targets()[target]
-        sizes = {} if slow else {"rows": BRIEF, "training": {"max_steps": 2}}
-        minute(folder / "runs" / "demo", **sizes)
+    def prepare(self, page: str, folder: Path) -> Callable[[str], None]:
+        if page == README:
+            lay_out(folder)
 
-    return make
+        def make(target: str) -> None:
+            assert target in targets()
+            if target == "demo":
+                assert "weft demo" in targets()[target]
+                sizes = {} if self._slow else {"rows": BRIEF, "training": {"max_steps": 2}}
+                minute(folder / "runs" / "demo", **sizes)
+
+        return make
 
 
 @pytest.fixture(scope="session")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Player:
-    """Plays a page where its reader is; every page once, what comes after it starts from a copy of its folder."""
-    done: dict[str, tuple[Path, list[tuple[Block, str]]]] = {}
-
-    def call(page: str) -> tuple[Path, list[tuple[Block, str]]]:
-        if page not in done:
-            folder = tmp_path_factory.mktemp("page")
-            for earlier in before(page)[-1:]:
-                shutil.copytree(call(earlier)[0], folder, dirs_exist_ok=True)
-            make = reader_of(page, folder, slow=False)
-            done[page] = folder, play(text_of(page), folder, name=page, slow=False, make=make)
-        return done[page]
-
-    return call
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    return Tester(tmp_path_factory.mktemp("pages"), slow=False)
 
 
 def said(text: str) -> list[str]:
@@ -70,10 +57,9 @@ def said(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", pages())
-def test_a_page_runs_and_prints_what_it_shows(page: str, played: Player) -> None:
-    _, printed = played(page)
+def test_a_page_runs_and_prints_what_it_shows(page: str, reader: Reader) -> None:
     text = text_of(page)
-    now = [block for block in blocks_of(recorded(text, printed)) if block.is_output]
+    now = [block for block in blocks_of(recorded(text, reader.play(page))) if block.is_output]
     shown = [block for block in blocks_of(text) if block.is_output]
     for old, new in zip(shown, now, strict=True):
         assert old.text.strip(), f"{page}:{old.line} shows nothing: make record"
@@ -85,9 +71,7 @@ def test_a_page_runs_and_prints_what_it_shows(page: str, played: Player) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("page", SLOW)
 def test_a_page_runs_with_what_takes_long(page: str, tmp_path: Path) -> None:
-    for own in [*before(page), page]:
-        make = reader_of(own, tmp_path, slow=True)
-        play(text_of(own), tmp_path, name=own, slow=True, make=make)
+    Tester(tmp_path, slow=True).play(page)
 
 
 def test_a_command_that_fails_and_python_that_raises_are_found(tmp_path: Path) -> None:
