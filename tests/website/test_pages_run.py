@@ -28,7 +28,7 @@ def targets() -> dict[str, str]:
     return dict(re.findall(r"^(\w+):.*\n((?:\t.*\n)*)", text, flags=re.MULTILINE))
 
 
-class Tester(Reader):
+class ReaderHere(Reader):
     """Plays README too: in a folder with what weft brings, where `make demo` leaves what the demo does."""
 
     def prepare(self, page: str, folder: Path) -> Callable[[str], None]:
@@ -47,7 +47,7 @@ class Tester(Reader):
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    return Tester(tmp_path_factory.mktemp("pages"), slow=False)
+    return ReaderHere(tmp_path_factory.mktemp("pages"), slow=False)
 
 
 def said(text: str) -> list[str]:
@@ -56,6 +56,8 @@ def said(text: str) -> list[str]:
     return [line for line in lines if line and not re.search(r"\d", line)]
 
 
+# PEFT asks transformers for a name that changes.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("page", pages())
 def test_a_page_runs_and_prints_what_it_shows(page: str, reader: Reader) -> None:
     text = text_of(page)
@@ -69,9 +71,10 @@ def test_a_page_runs_and_prints_what_it_shows(page: str, reader: Reader) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("page", SLOW)
 def test_a_page_runs_with_what_takes_long(page: str, tmp_path: Path) -> None:
-    Tester(tmp_path, slow=True).play(page)
+    ReaderHere(tmp_path, slow=True).play(page)
 
 
 def test_a_command_that_fails_and_python_that_raises_are_found(tmp_path: Path) -> None:

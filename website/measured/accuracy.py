@@ -91,7 +91,7 @@ def _figure(found: dict[str, dict[str, Any]]) -> Any:
     return points_figure(
         "accuracy",
         points,
-        title="LoRA beside full fine-tuning",
+        title="Scores by recipe",
         axis="score (%)",
         caption="Scores with 95 % bootstrap intervals over rows.",
     )

@@ -37,12 +37,12 @@ def pages() -> dict[str, str]:
     found = documents()
     texts = {}
     for name, document in found.items():
-        texts[f"{FOLDER}/{name}.md"] = f"{MADE}\n\n{to_markdown(document)}"
+        texts[f"{FOLDER}/{name}.md"] = f"{to_markdown(document)}\n{MADE}\n"
         texts |= {
             f"{FOLDER}/{FIGURES}/{figure.name}.svg": figure.file for figure in document.figures
         }
-    texts[f"{FOLDER}/index.md"] = "\n".join([MADE, "", *_index(found)]) + "\n"
-    texts[FINDINGS] = "\n".join([MADE, "", *_findings(found)]) + "\n"
+    texts[f"{FOLDER}/index.md"] = "\n".join([*_index(found), "", MADE, ""])
+    texts[FINDINGS] = "\n".join([*_findings(found), "", MADE, ""])
     table = "\n".join(readme_lines())
     readme = (ROOT / README).read_text(encoding="utf-8")
     texts[README] = MARKED.sub(lambda found: f"{found[1]}{table}\n{found[2]}", readme)
@@ -80,8 +80,9 @@ def _findings(found: dict[str, Document]) -> Iterator[str]:
         yield ""
         yield f"## {escaped(document.title)}"
         yield ""
-        yield from map(escaped, section.words)
-        yield ""
+        for words in section.words:
+            yield escaped(words)
+            yield ""
         yield from (f"- {escaped(note)}" for note in section.notes)
         yield ""
         yield f"[The table](results/{name}.md)"

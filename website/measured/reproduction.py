@@ -104,9 +104,9 @@ def _gap(result: dict[str, Any]) -> tuple[Any, ...]:
     figure = points_figure(
         "reproduction",
         points,
-        title="The study's rate, and a rate of its own",
+        title="Scores by recipe and rate",
         axis="score (%)",
-        caption="Scores with 95 % bootstrap intervals over rows.",
+        caption="At the study's rate and at rates of their own, with 95 % bootstrap intervals over rows.",
     )
     return figure, Table("Means over seeds.", headers, tuple(rows), words=2)
 
