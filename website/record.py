@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 from website.blocks import Block, blocks_of, folder_of
+from website.notebooks import notebooks
+from website.notebooks import record as record_notebook
 from website.playing import Maker, play, recorded
 from website.sources import DOCS, ROOT
 from weft.atomic import write_text
@@ -71,5 +73,8 @@ def record(chosen: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
+    for notebook in [] if sys.argv[1:] else notebooks():
+        print(notebook.name)
+        record_notebook(notebook)
     shown = [page for page in pages() if any(b.is_output for b in blocks_of(text_of(page)))]
     record(sys.argv[1:] or shown)

@@ -57,7 +57,7 @@ def said(text: str) -> list[str]:
 
 
 # PEFT asks transformers for a name that changes.
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("page", pages())
 def test_a_page_runs_and_prints_what_it_shows(page: str, reader: Reader) -> None:
     text = text_of(page)
@@ -71,7 +71,7 @@ def test_a_page_runs_and_prints_what_it_shows(page: str, reader: Reader) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("page", SLOW)
 def test_a_page_runs_with_what_takes_long(page: str, tmp_path: Path) -> None:
     ReaderHere(tmp_path, slow=True).play(page)
