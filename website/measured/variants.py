@@ -1,0 +1,110 @@
+"""The LoRA variants beside plain LoRA: scores, and what a step costs."""
+
+from typing import Any
+
+from website.measured.files import NAMES, by_set, measured_on, read
+from website.measured.points import Point, points_figure
+from weft.reporting.document import Document, Figure, Section, Table
+from weft.reporting.numbers import interval, percent
+
+NOISE = 0.05
+"""Corrected p below which a difference is called one."""
+
+
+def document() -> Document | None:
+    """A section for each set, and one of costs; None where nothing was measured."""
+    found = by_set("variants")
+    if not found:
+        return None
+    words = (
+        "2,000 training rows, rank 8 on query and value where the rank is free, each recipe at its own searched rate, "
+        "three seeds. The difference from plain LoRA is paired by row and seed; p after Holm's correction.",
+    )
+    sections = [Section("short", "In short", words, tuple(_short(found)))]
+    sections += [
+        Section(task, NAMES[task], (measured_on(result),), parts=_parts(task, result))
+        for task, result in found.items()
+    ]
+    costs = read("variants-cost-cpu")
+    if costs is not None:
+        sections.append(_costs(costs))
+    return Document("Variants beside plain LoRA", tuple(sections))
+
+
+def _apart(row: dict[str, Any]) -> bool:
+    return (row["from_lora"] or {}).get("p_corrected", 1) < NOISE
+
+
+def _short(found: dict[str, dict[str, Any]]) -> list[str]:
+    lines = []
+    for task, result in found.items():
+        apart = [row for row in result["rows"] if _apart(row)]
+        said = [
+            f"{word} {', '.join(names)}"
+            for word, sign in (("higher", 1), ("lower", -1))
+            if (names := [row["recipe"] for row in apart if sign * row["from_lora"]["value"] > 0])
+        ]
+        steps = result["rows"][0]["steps"]
+        lines.append(
+            f"{NAMES[task]}, {steps:,} steps: beyond noise (p < {NOISE}) {'; '.join(said) or 'none differs'}."
+        )
+    return lines
+
+
+def _parts(task: str, result: dict[str, Any]) -> tuple[Table | Figure, ...]:
+    rows, points = [], []
+    for row in result["rows"]:
+        score, apart = row["scores"][row["metric"]], row["from_lora"]
+        rows.append(
+            (
+                row["recipe"],
+                f"{row['adapter_parameters']:,}",
+                f"{row['learning_rate']:g}",
+                interval(row["metric"], score),
+                percent(row["deviation"]),
+                "" if apart is None else f"{100 * apart['value']:+.1f}",
+                "" if apart is None else f"{apart['p_corrected']:.2f}",
+            )
+        )
+        kind = "lora" if apart is None else "apart" if _apart(row) else "within noise"
+        own = {key: 100 * value for key, value in score.items()}
+        points.append(Point(row["recipe"], **own, kind=kind))
+    plain = next(point.value for point in points if point.kind == "lora")
+    headers = ("recipe", "adapters", "rate", "score % (95 % interval)", "± seeds", "from lora", "p")
+    table = Table("Means over seeds; intervals over rows.", headers, tuple(rows))
+    figure = points_figure(
+        f"variants-{task}",
+        points,
+        title=NAMES[task],
+        axis="score (%)",
+        caption=(
+            "Scores with 95 % bootstrap intervals over rows; the dotted line is plain LoRA. A difference that is "
+            "beyond noise has a colour and a marker of its own."
+        ),
+        mark=plain,
+    )
+    return figure, table
+
+
+def _costs(costs: dict[str, Any]) -> Section:
+    rows = tuple(
+        (
+            row["recipe"],
+            f"{row['adapter_parameters']:,}",
+            f"{row['step_over_lora']:.2f}",
+            f"{row['memory_over_lora']:.2f}",
+        )
+        for row in sorted(costs["results"], key=lambda row: -row["step_over_lora"])
+    )
+    settings = costs["settings"]
+    words = (
+        f"A training step beside plain LoRA's: CPU, {settings['precision']}, batches of {settings['batch_size']}; "
+        "steps of both take turns.",
+        measured_on(costs),
+    )
+    table = Table(
+        "Times what plain LoRA takes.",
+        ("recipe", "adapters", "time of a step", "peak memory"),
+        rows,
+    )
+    return Section("costs", "What a step costs", words, parts=(table,))
