@@ -3,7 +3,7 @@
     python benchmarks/embedding_scores.py --data ../shared/data
 
 The score is Spearman's correlation of cosine similarity with what people said. The base is a sentence encoder already,
-trained on a billion pairs (its page on the hub lists them), so the question is what 1,600 scored pairs add. Bare, it is
+trained on a billion pairs (its page on the hub lists them), so the question is what 640 scored pairs add. Bare, it is
 mean-pooled as an expert starts from it. Three rates a method, searched on a held-out tenth of train with one seed; the
 best is trained with three seeds and scored once on validation. Intervals are bootstrap over rows, 95 %; the difference
 from the bare base is paired by row, and its interval holds the spread over seeds as far as three can show it. Interrupt
@@ -33,7 +33,7 @@ from weft.tasks.scoring import mean_difference, score
 RESULT = Path("results") / "embeddings.json"
 TASK = "stsb_embedding"
 SEEDS = [0, 1, 2]
-ROWS = 1600
+ROWS = 640
 RECIPES: dict[str, Any] = {
     "lora-all-linear": {
         "recipe": {"name": "lora", "rank": 8, "alpha": 16, "targets": ["all-linear"]},
