@@ -27,6 +27,7 @@ from weft.comparison.jobs import final_jobs
 from weft.model.expert import Expert
 from weft.model.head import Head
 from weft.model.model import Model
+from weft.runs import RunFolder
 from weft.tasks.contract import Example, Prediction, Task
 from weft.tasks.scoring import mean_difference, score
 
@@ -92,7 +93,7 @@ def main() -> None:
         row.recipe: [job.folder for job in final_jobs(grid, runs, row.cell, row.learning_rate)]
         for row in rows
     }
-    loaded = examples_of(folders[rows[0].recipe][0])
+    loaded = examples_of(RunFolder.open(folders[rows[0].recipe][0]))
     task, examples = loaded.task, loaded.splits["validation"]
     untrained = bare(task, examples)
     found = []
