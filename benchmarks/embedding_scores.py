@@ -4,7 +4,7 @@
 
 The score is Spearman's correlation of cosine similarity with what people said. The base is a sentence encoder already,
 trained on a billion pairs (its page on the hub lists them), so the question is what 640 scored pairs add. Bare, it is
-mean-pooled as an expert starts from it. Three rates a method, searched on a held-out tenth of train with one seed; the
+mean-pooled as an expert starts from it. Four rates a method, searched on a held-out tenth of train with one seed; the
 best is trained with three seeds and scored once on validation. Intervals are bootstrap over rows, 95 %; the difference
 from the bare base is paired by row, and its interval holds the spread over seeds as far as three can show it. Interrupt
 it as you like: the same call goes on. The result is results/embeddings.json.
@@ -38,9 +38,9 @@ ROWS = 640
 RECIPES: dict[str, Any] = {
     "lora-all-linear": {
         "recipe": {"name": "lora", "rank": 8, "alpha": 16, "targets": ["all-linear"]},
-        "learning_rates": [1e-4, 3e-4, 1e-3],
+        "learning_rates": [1e-4, 3e-4, 1e-3, 3e-3],
     },
-    "full": {"recipe": {"name": "full"}, "learning_rates": [1e-5, 3e-5, 1e-4]},
+    "full": {"recipe": {"name": "full"}, "learning_rates": [1e-5, 3e-5, 1e-4, 3e-4]},
 }
 
 
