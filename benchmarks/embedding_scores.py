@@ -3,8 +3,8 @@
     python benchmarks/embedding_scores.py --data ../shared/data
 
 The score is Spearman's correlation of cosine similarity with what people said. The base is a sentence encoder already,
-trained on a billion pairs (its page on the hub lists them), so the question is what 1,600 scored pairs add. Bare, it is
-mean-pooled as an expert starts from it. Three rates a method, searched on a held-out tenth of train with one seed; the
+trained on a billion pairs (its page on the hub lists them), so the question is what 640 scored pairs add. Bare, it is
+mean-pooled as an expert starts from it. Four rates a method, searched on a held-out tenth of train with one seed; the
 best is trained with three seeds and scored once on validation. Intervals are bootstrap over rows, 95 %; the difference
 from the bare base is paired by row, and its interval holds the spread over seeds as far as three can show it. Interrupt
 it as you like: the same call goes on. The result is results/embeddings.json.
@@ -27,19 +27,20 @@ from weft.comparison.jobs import final_jobs
 from weft.model.expert import Expert
 from weft.model.head import Head
 from weft.model.model import Model
+from weft.runs import RunFolder
 from weft.tasks.contract import Example, Prediction, Task
 from weft.tasks.scoring import mean_difference, score
 
 RESULT = Path("results") / "embeddings.json"
 TASK = "stsb_embedding"
 SEEDS = [0, 1, 2]
-ROWS = 1600
+ROWS = 640
 RECIPES: dict[str, Any] = {
     "lora-all-linear": {
         "recipe": {"name": "lora", "rank": 8, "alpha": 16, "targets": ["all-linear"]},
-        "learning_rates": [1e-4, 3e-4, 1e-3],
+        "learning_rates": [1e-4, 3e-4, 1e-3, 3e-3],
     },
-    "full": {"recipe": {"name": "full"}, "learning_rates": [1e-5, 3e-5, 1e-4]},
+    "full": {"recipe": {"name": "full"}, "learning_rates": [1e-5, 3e-5, 1e-4, 3e-4]},
 }
 
 
@@ -92,7 +93,7 @@ def main() -> None:
         row.recipe: [job.folder for job in final_jobs(grid, runs, row.cell, row.learning_rate)]
         for row in rows
     }
-    loaded = examples_of(folders[rows[0].recipe][0])
+    loaded = examples_of(RunFolder.open(folders[rows[0].recipe][0]))
     task, examples = loaded.task, loaded.splits["validation"]
     untrained = bare(task, examples)
     found = []

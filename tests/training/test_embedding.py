@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,19 @@ def test_what_cannot_be_trained_is_refused_before_any_work(
     with pytest.raises(ValueError, match=message):
         train(run_of("alike", training=training), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_without_the_library_there_is_no_training_but_everything_else(
+    run_of: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of("alike", training={"max_steps": 1})
+    folder = train(run, out=tmp_path / "run").path
+    monkeypatch.setitem(sys.modules, "sentence_transformers.sentence_transformer", None)
+    assert vectors(folder).shape == (4, 32)
+    weft.export(folder, tmp_path / "theirs", "sentence-transformers")
+    with pytest.raises(ValueError, match=r"pip install 'weft\[embeddings\]'"):
+        train(run, out=tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_head_alone_has_nothing_to_learn(run_of: Settings, tmp_path: Path) -> None:

@@ -249,6 +249,8 @@ def _loading_lines(card: Card, library: str) -> list[str]:
             "model = Model(base)",
             "model.add(expert)",
         ]
+    if kind.is_trunk:
+        found.append("A text's vector is the mean of its tokens' last states.")
     return [*found, "With weft:", _code(*own)]
 
 

@@ -81,8 +81,9 @@ def write_pooling(folder: Path, *, base: Base, max_length: int, normalize: bool)
         max_length: Tokens of a text, those that the tokenizer adds included.
         normalize: Whether vectors have length 1.
     """
-    modules = ["Transformer", "Pooling", "Normalize"][: 2 + normalize]
-    places = ["", "1_Pooling", "2_Normalize"][: len(modules)]
+    modules = {"Transformer": "", "Pooling": "1_Pooling"}
+    if normalize:
+        modules["Normalize"] = "2_Normalize"
     found = {
         "modules.json": [
             {
@@ -91,10 +92,10 @@ def write_pooling(folder: Path, *, base: Base, max_length: int, normalize: bool)
                 "path": place,
                 "type": f"sentence_transformers.models.{name}",
             }
-            for at, (name, place) in enumerate(zip(modules, places, strict=True))
+            for at, (name, place) in enumerate(modules.items())
         ],
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
-        f"{places[1]}/config.json": {
+        "1_Pooling/config.json": {
             "word_embedding_dimension": base.config.hidden_size,
             "pooling_mode_mean_tokens": True,
         },
@@ -102,8 +103,6 @@ def write_pooling(folder: Path, *, base: Base, max_length: int, normalize: bool)
     for name, content in found.items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_text(folder / name, json.dumps(content, indent=2) + "\n")
-    for place in places[1:]:
-        (folder / place).mkdir(exist_ok=True)
 
 
 def _write_tokenizer(folder: Path, base: Base) -> None:

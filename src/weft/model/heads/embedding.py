@@ -26,11 +26,10 @@ TEXT = (
 class MeanPooled(PreTrainedModel):
     """The mean of a trunk's last states over each sequence's tokens; it has no parameter of its own."""
 
-    config_class = PreTrainedConfig
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-
     def __init__(self, config: PreTrainedConfig, trunk: nn.Module) -> None:
-        super().__init__(config)
+        # Theirs settles how layers compute, and refuses what it does not know; here is no layer.
+        nn.Module.__init__(self)
+        self.config = config
         # What a pooler makes of the states is not looked at.
         if "pooler" in dict(trunk.named_children()):
             trunk.register_module("pooler", None)

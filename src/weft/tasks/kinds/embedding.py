@@ -50,7 +50,7 @@ COLUMNS: dict[Form, tuple[str, ...]] = {
     "pairs": ("anchor", "positive"),
     "triples": ("anchor", "positive", "negative"),
 }
-_FORMS = {columns: form for form, columns in COLUMNS.items()}
+_FORMS: dict[tuple[str, ...], Form] = {columns: form for form, columns in COLUMNS.items()}
 
 
 class Embedding(Task):
