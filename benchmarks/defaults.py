@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/defaults")
     arguments = parser.parse_args()
     grid, runs = grid_for(arguments.data), Path(arguments.runs)
-    rows = compare(grid, runs, told=told)
+    rows = compare(grid, runs, told=told, extend=True)
     differences = paired_with(grid, runs, rows, BEFORE)
     described = grid.model_dump(mode="json")
     for name in TASKS:

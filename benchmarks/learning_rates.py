@@ -68,7 +68,6 @@ DRAWS = 2000
 class Family:
     """An architecture, its widths, and what is trained on each."""
 
-    name: str
     architecture: str
     widths: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -77,9 +76,10 @@ class Family:
 
 
 FAMILIES = {
-    "bert": Family("bert", "bert", (64, 128, 256, 512), (0, 1, 2), 120, tuple(METHODS)),
-    "bert-long": Family("bert-long", "bert", (64, 128, 256), (0, 1), 480, ("full", "lora-16")),
-    "llama": Family("llama", "llama", (64, 128, 256), (0, 1), 120, ("full", "lora-16")),
+    "bert": Family("bert", (64, 128, 256, 512), (0, 1, 2), 120, ("full", "lora-16")),
+    "bert, two ranks": Family("bert", (64, 128, 256), (0, 1, 2), 120, ("lora-4", "lora-16")),
+    "bert, 480 steps": Family("bert", (64, 128, 256), (0, 1), 480, ("full", "lora-16")),
+    "llama": Family("llama", (64, 128, 256), (0, 1), 120, ("full", "lora-16")),
 }
 """Longer trainings show what of the exponent is the width's and what is that narrow bases need more steps."""
 
@@ -182,7 +182,8 @@ class Trials:
 
     def loss(self, width: int, method: str, rate: float, seed: int) -> float:
         """The validation loss after training, from its file or from a training now; infinite where it diverged."""
-        name = f"{self.family.name}-{width}-{method}-{rate:.3g}-seed{seed}"
+        own = self.family
+        name = f"{own.architecture}-{own.steps}-{width}-{method}-{rate:.3g}-seed{seed}"
         path = self.folder / "losses" / f"{name}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -293,9 +294,7 @@ def measured(trials: Trials) -> dict[str, Any]:
             ]
             best[method][width] = own
             at_best = with_interval(lambda seeds, own=own: _middle(own, seeds), len(own))
-            print(
-                family.name, width, method, {k: f"{v:.3g}" for k, v in at_best.items()}, flush=True
-            )
+            print(width, method, {k: f"{v:.3g}" for k, v in at_best.items()}, flush=True)
             cells.append(
                 {
                     "width": width,
@@ -327,7 +326,7 @@ def measured(trials: Trials) -> dict[str, Any]:
         **{
             f"{method}_over_{other}": {str(w): ratio(method, other, w) for w in family.widths}
             for method, other in (("lora-16", "full"), ("lora-4", "lora-16"))
-            if method in family.methods
+            if {method, other} <= {*family.methods}
         },
         "cells": cells,
     }
@@ -361,7 +360,7 @@ def main() -> None:
             "machine": machine("cpu"),
         }
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(path, flush=True)
+        print(name, path, flush=True)
 
 
 if __name__ == "__main__":

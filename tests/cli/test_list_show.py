@@ -97,9 +97,13 @@ def test_what_is_looked_up_imports_no_torch() -> None:
     ("recipe", "base", "count"),
     [
         # Rank 8 on query and value of 6, 12 and 24 layers: 2 x layers x 8 x (hidden + hidden).
-        ("lora", "distilbert", 147_456),
-        ("lora", "bert-base", 294_912),
-        ("lora", "bert-large", 786_432),
+        ("rslora", "distilbert", 147_456),
+        ("rslora", "bert-base", 294_912),
+        ("rslora", "bert-large", 786_432),
+        # On all maps of 6, 12 and 24 layers: layers x 8 x (4 x (hidden + hidden) + 2 x (hidden + 4 hidden)).
+        ("lora", "distilbert", 663_552),
+        ("lora", "bert-base", 1_327_104),
+        ("lora", "bert-large", 3_538_944),
         ("head", "bert-base", 0),
         # BERT base as published has 109,482,240 with its pooler of 590,592.
         ("full", "bert-base", 108_891_648),
@@ -110,6 +114,15 @@ def test_parameters_are_counted_without_weights(
 ) -> None:
     page = say("show", "recipe", recipe, "--base", base, "--json").json
     assert page["parameters"]["trained"] == count
+
+
+def test_a_recipe_s_page_says_what_its_rate_is_where(say: Say) -> None:
+    page = say("show", "recipe", "lora", "--base", "bert-large", "--json").json
+    assert page["rate"] == (
+        "0.001; on query, value 0.002 at width 384, which falls with the width to the power 0.5"
+    )
+    assert page["rate on this base"].startswith("0.000612: the recipe's 0.001 at width 384")
+    assert page["rate on this base"].endswith("here 1024")
 
 
 def test_a_recipe_s_page_has_its_equation_settings_and_source(say: Say) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,38 @@ def wanted(run_of: Settings) -> dict[str, Any]:
     return run_of("topic", training={"learning_rate": "search", "max_steps": STEPS})
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A search that nothing stopped, and what was said of it."""
+
+    folder: RunFolder
+    said: list[str]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Whole]:
+    """The run folder of `wanted`, trained once for all tests of it: a search is ten trainings."""
+    made: list[Whole] = []
+
+    def folder(wanted: dict[str, Any]) -> Whole:
+        if not made:
+            said: list[str] = []
+            with speaking(said.append):
+                run = weft.train(wanted, out=tmp_path_factory.mktemp("searched") / "run")
+            made.append(Whole(run, said))
+        return made[0]
+
+    return folder
+
+
 def table(folder: RunFolder) -> dict[str, Any]:
     return json.loads((folder.path / FILE).read_text("utf-8"))
 
 
 def test_the_rate_is_that_of_the_table_and_the_run_is_that_of_a_run_that_says_it(
-    wanted: dict[str, Any], tmp_path: Path
+    wanted: dict[str, Any], tmp_path: Path, searched: Callable[[dict[str, Any]], Whole]
 ) -> None:
-    said: list[str] = []
-    with speaking(said.append):
-        folder = weft.train(wanted, out=tmp_path / "run")
+    folder, said = searched(wanted).folder, searched(wanted).said
     own = table(folder)
     middle = 1e-3 * (384 / 32) ** 0.5
     assert own["around"] == float(f"{middle:.3g}")
@@ -76,7 +99,7 @@ def test_it_never_reads_the_validation_rows(
 
 
 def test_a_search_that_was_killed_goes_on_and_finds_the_same(
-    wanted: dict[str, Any], tmp_path: Path
+    wanted: dict[str, Any], tmp_path: Path, searched: Callable[[dict[str, Any]], Whole]
 ) -> None:
     class Killed(Exception):  # noqa: N818 - stands for the end of the process
         pass
@@ -99,7 +122,7 @@ def test_a_search_that_was_killed_goes_on_and_finds_the_same(
     rest: list[int] = []
     folder = weft.train(resume=half.path, report=lambda event: rest.append(event.step))
     assert table(folder)["tried"][:2] == before["tried"]
-    whole = weft.train(wanted, out=tmp_path / "whole")
+    whole = searched(wanted).folder
     assert table(folder) == table(whole)
     assert folder.metrics == whole.metrics
     # The trial that it was killed in had no checkpoint, and is the only one that begins anew.
