@@ -1,7 +1,7 @@
 """Reference of methods, tasks and bases: a page for each list of `weft list` and for what `weft show` shows."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from weft.catalogue.pages import LISTS, PAGES, Entry, described, listed
@@ -38,15 +38,11 @@ def catalogue_pages(counted_on: Sequence[str] = COUNTED_ON) -> dict[str, str]:
 def _list_page(what: str, entries: list[Entry], *, linked: bool) -> str:
     lines = [f"# {what.capitalize()}", "", f"What `weft list {what}` lists.", ""]
     headers = ["name", *(key for key in entries[0] if key != "name")] if entries else ["name"]
-    rows = [[one_line(entry.get(key, "")) for key in headers] for entry in entries]
-    table = table_lines(headers, rows, words=len(headers))
+    rows = [[entry.get(key, "") for key in headers] for entry in entries]
     if linked:
-        # Links are made after the table, which takes its cells as they are.
-        for at, entry in enumerate(entries, 2):
-            name = escaped(entry["name"])
-            table[at] = table[at].replace(f"| {name} |", f"| [{name}]({entry['name']}.md) |", 1)
-        return "\n".join([*lines, *table, ""])
-    lines += table
+        links = [f"[{entry['name']}]({entry['name']}.md)" for entry in entries]
+        return "\n".join([*lines, *table(headers, rows, first=links), ""])
+    lines += table(headers, rows)
     for entry in entries:
         text = _docstring(what, entry["name"])
         if text:
@@ -75,8 +71,8 @@ def _page(what: str, name: str, counted_on: Sequence[str]) -> str:
     if found.get("settings"):
         entries = found["settings"]
         headers = list(entries[0])
-        rows = [[one_line(entry[key]) for key in headers] for entry in entries]
-        lines += ["## Settings", "", *table_lines(headers, rows, words=len(headers)), ""]
+        rows = [[entry[key] for key in headers] for entry in entries]
+        lines += ["## Settings", "", *table(headers, rows), ""]
     lines += _parameters(what, name, counted_on)
     return "\n".join(lines)
 
@@ -112,9 +108,21 @@ def _parameters(what: str, name: str, counted_on: Sequence[str]) -> Iterator[str
     yield ""
 
 
-def one_line(text: str) -> str:
-    """Text of a cell."""
-    return re.sub(r"\s+", " ", text)
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], first: Sequence[str] = ()
+) -> list[str]:
+    """A table of words, in whose cells code is code.
+
+    Args:
+        headers: Of its columns.
+        rows: Cells as docstrings have them.
+        first: The first cell of every row as Markdown, in place of its own.
+    """
+    lines = [f"| {' | '.join(headers)} |", f"| {' | '.join('---' for _ in headers)} |"]
+    for at, row in enumerate(rows):
+        cells = [as_markdown(re.sub(r"\s+", " ", cell)).replace("|", "\\|") for cell in row]
+        lines.append(f"| {' | '.join([first[at], *cells[1:]] if first else cells)} |")
+    return lines
 
 
 def as_markdown(text: str) -> str:

@@ -10,7 +10,7 @@ from website.catalogue import catalogue_pages
 from website.interface import interface_pages
 from website.navigation import INDEX, navigation, unnamed
 from website.notebooks import notebook_pages
-from website.sources import DOCS, PAGES, ROOT, linked, place_of, source_of, with_links
+from website.sources import DOCS, PAGES, ROOT, linked, place_of, source_of, with_links, with_signs
 
 _TEXTS: dict[str, str] = {}
 """Markdown by place on the site, of the build that is under way."""
@@ -65,6 +65,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     place = page.file.src_uri
     if place not in _GENERATED:
         markdown = with_links(markdown, source_of(place), place)
+    markdown = with_signs(markdown)
     if place.rpartition("/")[2] == INDEX and "/" in place:
         left = unnamed(place, _TEXTS)
         markdown += "\n" + "\n".join(left) + "\n" if left else ""

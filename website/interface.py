@@ -9,12 +9,11 @@ from griffe import Expr, ExprName
 from pydantic import BaseModel
 
 import weft
-from website.catalogue import FOLDER, as_markdown, one_line
+from website.catalogue import FOLDER, as_markdown, table
 from website.sources import ROOT
 from weft import config
 from weft.catalogue.pages import settings
 from weft.cli import app
-from weft.reporting.writers import table_lines
 
 PYTHON = f"{FOLDER}/python"
 SETTINGS = (config.Run, config.TaskSettings, config.RecipeSettings, config.MixtureSettings)
@@ -78,7 +77,7 @@ def _commands() -> Iterator[str]:
         rows = [
             (_called(option), str(getattr(option, "help", "") or "")) for option in command.params
         ]
-        yield from table_lines(("argument", "meaning"), rows, words=2)
+        yield from table(("argument", "meaning"), rows)
     yield ""
 
 
@@ -103,11 +102,16 @@ def _settings() -> Iterator[str]:
         yield as_markdown(kind.__doc__ or "")
         yield ""
         rows = [
-            (entry["name"], entry["default"], entry["limits"], one_line(entry["meaning"]))
+            (entry["name"], _default(entry["default"]), entry["limits"], entry["meaning"])
             for entry in settings(kind, {})
         ]
-        yield from table_lines(("key", "default", "limits", "meaning"), rows, words=4)
+        yield from table(("key", "default", "limits", "meaning"), rows)
     yield ""
+
+
+def _default(said: str) -> str:
+    """A default in a cell; that of settings inside settings is said where those are."""
+    return "its own defaults" if said.startswith("{'") else said
 
 
 def _heading(kind: type[BaseModel]) -> str:

@@ -71,6 +71,14 @@ def with_links(text: str, source: str, place: str) -> str:
     return _each_link(text, source, lambda path: posixpath.relpath(place_of(path), here))
 
 
+def with_signs(text: str) -> str:
+    """A text for Markdown in Python, which takes a backslash before some signs for a sign itself."""
+    parts = _FENCE.split(text)
+    parts[::3] = [part.replace("\\<", "&lt;") for part in parts[::3]]
+    del parts[2::3]
+    return "".join(parts)
+
+
 def _each_link(text: str, source: str, target: Callable[[str], str]) -> str:
     here = posixpath.dirname(source)
 
