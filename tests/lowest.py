@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-WITHOUT = {"lint", "test"}
+WITHOUT = {"lint", "test", "docs"}
 """Extras for work on weft: their versions are those of whoever works on it."""
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from weft.catalogue.machine import FOR_WORK_ON_WEFT
+
 ROOT = Path(__file__).parents[1]
 FORMS = sorted(
     path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"
@@ -90,7 +92,7 @@ def test_the_page_of_extras_has_all_that_users_may_want() -> None:
     extras = {
         name: {re.split("[>=]", line)[0] for line in lines}
         for name, lines in PROJECT["optional-dependencies"].items()
-        if name not in ("test", "lint")
+        if name not in FOR_WORK_ON_WEFT
     }
     assert {name: set(brought.split(", ")) for name, brought in rows.items()} == extras
     assert f"weft-{PROJECT['version']}-py3-none-any.whl" in page
