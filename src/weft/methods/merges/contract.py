@@ -146,7 +146,7 @@ class Merge(ABC):
 
         Raises:
             ValueError: If there is no expert, not one weight each, a weight that is not finite or none but zeros, a
-                rank below 1, or two experts' maps differ in shape.
+                rank below 1, factors that are not finite, or two experts' maps differ in shape.
         """
         _check(experts, weights, rank)
         shares = self.coefficients(weights)
@@ -156,7 +156,7 @@ class Merge(ABC):
         clamped: dict[str, int] = {}
         for module in dict.fromkeys(name for expert, _ in parts for name in expert):
             own = [(expert[module], share) for expert, share in parts if module in expert]
-            _check_shapes(module, [pair for pair, _ in own])
+            _check_map(module, [pair for pair, _ in own])
             dtype = own[0][0][0].dtype
             found = self._merged(module, own, rank, seed)
             merged[module] = found[0].to(dtype).contiguous(), found[1].to(dtype).contiguous()
@@ -313,10 +313,14 @@ def _check(experts: Sequence[Factors], weights: Sequence[float], rank: int | Non
         raise ValueError(f"rank {rank}: a merged expert has at least rank 1")
 
 
-def _check_shapes(module: str, pairs: Sequence[Pair]) -> None:
+def _check_map(module: str, pairs: Sequence[Pair]) -> None:
     shapes = {(B.shape[0], A.shape[1]) for A, B in pairs}
     if len(shapes) > 1:
         raise ValueError(
             f"{module} is {' and '.join(f'{out} x {inner}' for out, inner in sorted(shapes))} in different "
             "experts: they belong to different bases"
+        )
+    if not all(bool(value.isfinite().all()) for pair in pairs for value in pair):
+        raise ValueError(
+            f"{module} has factors that are not finite in one of the experts: its training went wrong, leave it out"
         )
