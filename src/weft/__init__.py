@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from weft.answering.opening import load, predict
     from weft.answering.predictor import Predictor
     from weft.comparison.comparing import compare
+    from weft.merging.merge import merge
     from weft.model.attached import adapter_state, attach, detach, load_adapter_state
     from weft.pruning.prune import prune
     from weft.pruning.recovery import recover
@@ -38,6 +39,7 @@ __all__ = [
     "import_experts",
     "load",
     "load_adapter_state",
+    "merge",
     "predict",
     "prune",
     "push",
@@ -59,6 +61,7 @@ _PLACES = {
     "import_experts": "weft.storage.gathering:import_experts",
     "load": "weft.answering.opening:load",
     "load_adapter_state": "weft.model.attached:load_adapter_state",
+    "merge": "weft.merging.merge:merge",
     "predict": "weft.answering.opening:predict",
     "prune": "weft.pruning.prune:prune",
     "push": "weft.publishing.hub:push",

@@ -7,7 +7,7 @@ import typer
 
 What = Literal[
     "recipes", "tasks", "kinds", "bases", "adapters", "optimizers", "penalties", "controllers",
-    "plans", "heads", "mixtures",
+    "plans", "heads", "mixtures", "merges",
 ]  # fmt: skip
 
 
