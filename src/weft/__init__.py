@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from weft.answering.opening import load, predict
     from weft.answering.predictor import Predictor
     from weft.comparison.comparing import compare
+    from weft.merging.arithmetic import arithmetic
     from weft.merging.merge import merge
     from weft.model.attached import adapter_state, attach, detach, load_adapter_state
     from weft.pruning.prune import prune
@@ -30,6 +31,7 @@ __all__ = [
     "Predictor",
     "__version__",
     "adapter_state",
+    "arithmetic",
     "attach",
     "compare",
     "detach",
@@ -52,6 +54,7 @@ _PLACES = {
     "STOP": "weft.training.callbacks:STOP",
     "Predictor": "weft.answering.predictor:Predictor",
     "adapter_state": "weft.model.attached:adapter_state",
+    "arithmetic": "weft.merging.arithmetic:arithmetic",
     "attach": "weft.model.attached:attach",
     "compare": "weft.comparison.comparing:compare",
     "detach": "weft.model.attached:detach",

@@ -35,7 +35,14 @@ def command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="merge.density=0.5; may be repeated."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
+    arithmetic: Annotated[
+        str | None,
+        typer.Option(metavar="SUM", help="\"base + 1.0*RUN + 1.0*('org/chat' - base)\"."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="--arithmetic: what base is where no expert says it.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data; default: the runs'.")
     ] = None,
@@ -48,6 +55,8 @@ def command(
 ) -> None:
     """Merge the experts of several runs into one and leave a run folder."""
     from weft.config import with_overrides
+    from weft.merging.arithmetic import arithmetic as add_up
+    from weft.merging.arithmetic import notes_of
     from weft.merging.merge import merge
     from weft.merging.record import read_record
     from weft.reporting.combined.merges import document_of
@@ -55,30 +64,31 @@ def command(
 
     folders, shares = parted(runs or [], weights)
     own = with_overrides({}, set_ or [])
-    odd = [key for key in own if key != "merge"]
-    if odd:
-        raise ValueError(f"--set {odd[0]}: a merge has the settings of its method, merge.KEY=VALUE")
-    folder = merge(
-        folders,
-        method,
-        weights=shares,
-        rank=rank,
-        head=head,
-        dense=dense,
-        search=search,
-        settings=own.get("merge"),
-        out=out,
-        data=data,
-        scores=scores,
-        seed=seed,
-        device=device,
-    )
-    record = read_record(folder.path)
-    assert record is not None  # it has just been written
+    given = {"rank": rank, "head": head, "data": data, "scores": scores, "device": device}
+    if arithmetic is not None:
+        if folders or shares or search or own or dense or out is None:
+            raise ValueError("--arithmetic says all that is added up: give it and --out alone")
+        made = add_up(arithmetic, out, base=base, **given)
+    elif base is not None:
+        raise ValueError("--base is for --arithmetic; experts know their own base")
+    else:
+        odd = [key for key in own if key != "merge"]
+        if odd:
+            raise ValueError(
+                f"--set {odd[0]}: a merge has the settings of its method, merge.KEY=VALUE"
+            )
+        more = {"dense": dense, "search": search, "settings": own.get("merge"), "seed": seed}
+        made = merge(folders, method, weights=shares, out=out, **given, **more).path
+    record = read_record(made)
     if as_json:
-        typer.echo(json.dumps({"run": str(folder.path), **asdict(record)}, indent=1))
-        return
-    show(document_of(str(folder.path), record))
+        values = {} if record is None else asdict(record)
+        typer.echo(json.dumps({"run": str(made), **values}, indent=1))
+    elif record is None:
+        typer.echo(str(made))
+        for note in notes_of(made):
+            typer.echo(note, err=True)
+    else:
+        show(document_of(str(made), record))
 
 
 def parted(given: list[Path], weights: str | None) -> tuple[list[Path], list[float] | None]:
