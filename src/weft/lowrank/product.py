@@ -53,6 +53,13 @@ def truncated(A: Tensor, B: Tensor, rank: int) -> Pair:
 
 
 def true_rank(S: Tensor, shape: tuple[int, int]) -> int:
-    """How many singular values are more than rounding, at least 1; numpy's `matrix_rank` has the same threshold."""
+    """How many singular values are more than rounding; numpy's `matrix_rank` has the same threshold."""
     floor = S.max() * max(shape) * torch.finfo(S.dtype).eps
-    return max(1, int(S.gt(floor).sum()))
+    return int(S.gt(floor).sum())
+
+
+def compact(A: Tensor, B: Tensor, rank: int) -> Pair:
+    """Factors of the nearest change of a rank, in as few ranks as that has, at least 1."""
+    U, S, Vh = thin_svd(A, B)
+    own = true_rank(S, (B.shape[0], A.shape[1]))
+    return split(U, S, Vh, min(rank, max(1, own)))

@@ -4,18 +4,20 @@
     error     |dW_merged - dW|_F / |dW|_F, over all maps together, over those of a role, or over one
 
 Pure functions of the factors, map by map: no base, no data. A merge that is not exact says by `errors` how far it is
-at every map, of the factors as they are returned. An expert without an adapter at a map counts as no change there.
+at every map, of the factors as they are returned. An expert without an adapter at a map counts as no change there, and
+one with weight 0 takes no part.
 """
 
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar, Literal, final
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from weft.config import Settings
@@ -88,7 +90,9 @@ class Merge(ABC):
     alone: ClassVar[str] = ""
     """Why one expert with weight 1 does not come out as it went in, with the settings' defaults; empty: it does."""
     linear: ClassVar[bool] = False
-    """Whether the result, before it is cut to a rank, is linear in the weights."""
+    """Whether the result, before it is cut to a rank, is linear in the weights, with the settings' defaults."""
+    one_rank: ClassVar[bool] = False
+    """Whether it refuses experts that differ in rank at a map."""
     draws: ClassVar[bool] = False
     """Whether it draws random numbers; if so, the result depends on the seed and not on the order of the experts."""
 
@@ -146,15 +150,12 @@ class Merge(ABC):
         """
         _check(experts, weights, rank)
         shares = self.coefficients(weights)
+        parts = [(expert, share) for expert, share in zip(experts, shares, strict=True) if share]
         merged: dict[str, Pair] = {}
         missed: dict[str, Missed] = {}
         clamped: dict[str, int] = {}
-        for module in dict.fromkeys(name for expert in experts for name in expert):
-            own = [
-                (expert[module], share)
-                for expert, share in zip(experts, shares, strict=True)
-                if module in expert
-            ]
+        for module in dict.fromkeys(name for expert, _ in parts for name in expert):
+            own = [(expert[module], share) for expert, share in parts if module in expert]
             _check_shapes(module, [pair for pair, _ in own])
             dtype = own[0][0][0].dtype
             found = self._merged(module, own, rank, seed)
@@ -185,6 +186,13 @@ class EntrywiseSettings(Settings):
     B each for itself as PEFT does, which adds cross terms, depends on how a change was factored and needs one rank."""
 
 
+class SparseSettings(EntrywiseSettings):
+    """Settings of merges that leave entries out."""
+
+    density: float = Field(default=0.5, gt=0, le=1)
+    """Share of the entries of every expert that stay."""
+
+
 class Entrywise(Merge):
     """A merge that treats every entry of a matrix alike. A method overrides `combined`.
 
@@ -207,21 +215,26 @@ class Entrywise(Merge):
         rank: int,
         generator: torch.Generator,
     ) -> Pair:
+        def combine(matrices: Iterable[tuple[Tensor, float]]) -> Tensor:
+            return self.combined(matrices, generator)
+
         if self.settings.on == "factors":
-            check_one_rank(pairs)
-            roots = [math.sqrt(abs(weight)) for weight in weights]
-            signed = [math.copysign(root, w) for root, w in zip(roots, weights, strict=True)]
-            A = self.combined(zip((A for A, _ in pairs), signed, strict=True), generator)
-            return A, self.combined(zip((B for _, B in pairs), roots, strict=True), generator)
+            return added_factors(pairs, weights, combine)
         changes = (B @ A for A, B in pairs)
-        return split(*svd(self.combined(zip(changes, weights, strict=True), generator)), rank)
+        return split(*svd(combine(zip(changes, weights, strict=True))), rank)
 
 
-def check_one_rank(pairs: Sequence[Pair]) -> None:
-    """Refuse experts whose factors cannot be added up.
+def added_factors(
+    pairs: Sequence[Pair],
+    weights: Sequence[float],
+    combine: Callable[[Iterable[tuple[Tensor, float]]], Tensor],
+) -> Pair:
+    """Factors of one change, the A's combined to one and the B's to another, as PEFT does.
+
+    Each takes the root of a weight's size, and A its sign.
 
     Raises:
-        ValueError: If they differ in rank.
+        ValueError: If the experts differ in rank.
     """
     ranks = sorted({len(A) for A, _ in pairs})
     if len(ranks) > 1:
@@ -229,6 +242,15 @@ def check_one_rank(pairs: Sequence[Pair]) -> None:
             f"experts of ranks {', '.join(map(str, ranks))} have no sum of factors; merge the changes instead "
             "(cat, svd, sum, or `on: deltas`)"
         )
+    roots = [math.sqrt(abs(weight)) for weight in weights]
+    signed = [math.copysign(root, weight) for root, weight in zip(roots, weights, strict=True)]
+    A = combine(zip((A for A, _ in pairs), signed, strict=True))
+    return A, combine(zip((B for _, B in pairs), roots, strict=True))
+
+
+def weighted_sum(matrices: Iterable[tuple[Tensor, float]]) -> Tensor:
+    """The sum of matrices, each times its weight; one is held at a time."""
+    return reduce(torch.add, (weight * matrix for matrix, weight in matrices))
 
 
 def _together(parts: Iterable[Missed]) -> Missed:
