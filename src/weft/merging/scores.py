@@ -80,7 +80,8 @@ def _of_the_task(stage: Stage, one: Answered) -> list[Answered]:
 def _before(stage: Stage, one: Answered, rows: Rows) -> list[Prediction]:
     """What a task's own expert answers; what it left in its run folder, where that is of the same rows."""
     path = one.part.folder.path
-    if (path / f"predictions-{SPLIT}.jsonl").is_file():
+    # Rows that are numbered are told apart by their numbers alone: of other data they are others.
+    if stage.reads_own_data and (path / f"predictions-{SPLIT}.jsonl").is_file():
         left = read_predictions(path, SPLIT)
         ids = [example["id"] for example in rows.examples]
         if set(left) == set(ids):

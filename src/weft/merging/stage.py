@@ -67,6 +67,11 @@ class Stage:
                 self.model.add(expert.to(self.device))
         self.model.eval()
 
+    @property
+    def reads_own_data(self) -> bool:
+        """Whether rows are those that the runs name."""
+        return self._root is None
+
     def name_of(self, found: Found, label: str) -> str:
         """How routes call the expert of a task."""
         return self._names[found.path, label]
