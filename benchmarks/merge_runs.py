@@ -23,7 +23,7 @@ LORA = {"name": "lora", "rank": 8, "alpha": 16, "targets": ["query", "value"]}
 TRAINING = {"base_dropout": 0.0, "batch_size": 16}
 RATES = {"wnut17": 1.5e-3, "squad": 2.7e-3, "swag": 1.5e-3, "pos": 1.5e-3}
 """What results/mixtures.json found good for own experts; `pos` as the other tagger."""
-EPOCHS = {"wnut17": 6, "squad": 3, "swag": 3, "pos": 3}
+EPOCHS = {"wnut17": 6, "squad": 8, "swag": 3, "pos": 3}
 ROWS = {"wnut17": 1000, "squad": 500, "swag": 600, "pos": 600}
 SCORED = {"wnut17": 400, "squad": 150, "swag": 200, "pos": 400}
 """Rows of a task that are trained on, and that are scored; both are drawn from the published splits."""
