@@ -35,6 +35,13 @@ def test_weights_that_mean_nothing_are_refused(weights: list[float], said: str) 
         Cat().merge([expert(2, 0, "query"), expert(2, 1, "query")], weights)
 
 
+def test_factors_that_are_not_finite_are_refused() -> None:
+    A, B = expert(2, 1, "value")["value"]
+    broken = {"value": (A, B * math.nan)}
+    with pytest.raises(ValueError, match="value has factors that are not finite"):
+        Cat().merge([expert(2, 0, "query", "value"), broken], [1.0, 1.0])
+
+
 def test_a_rank_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 0: a merged expert has at least rank 1"):
         Cat().merge([expert(2, 0, "query")], [1.0], rank=0)

@@ -149,3 +149,9 @@ def test_probabilities_outside_of_zero_to_one_are_refused() -> None:
         with pytest.raises(ValueError, match=r"density - epsilon must be above 0"):
             DellaSettings(density=density, epsilon=epsilon)
     assert DellaSettings(density=1.0).density == 1.0
+
+
+def test_maps_are_drawn_apart_though_their_factors_be_equal() -> None:
+    own = expert(2, 0, "query")["query"]
+    found = dense(Dare().merge([{"query": own, "value": own}], [1.0], rank=FULL).factors)
+    assert not torch.allclose(found["query"], found["value"])

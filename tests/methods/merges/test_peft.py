@@ -75,7 +75,6 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("task_arithmetic", {}, "cat", {}),
     ("svd", {}, "svd", {}),
     ("svd", {"rank": 6}, "svd", {"svd_rank": 6}),
-    ("svd", {"clamp": 0.9}, "svd", {"svd_clamp": 0.9}),
     ("linear", {}, "linear", {}),
     ("ties", {"density": 0.3}, "ties_svd", {"density": 0.3}),
     (

@@ -10,7 +10,7 @@ from weft.methods.merges.contract import Merge
 from weft.methods.merges.iso_c import IsoC
 from weft.methods.merges.knots import Knots, KnotsSettings
 from weft.methods.merges.sum import Sum
-from weft.methods.merges.svd import Svd
+from weft.methods.merges.svd import Svd, SvdSettings
 from weft.methods.merges.task_arithmetic import TaskArithmetic, TaskArithmeticSettings
 from weft.methods.merges.tsv import Tsv
 
@@ -29,6 +29,18 @@ def test_svd_is_the_nearest_of_its_rank_and_exact_from_the_sums_rank_on(rank: in
     found = Svd().merge(EXPERTS, WEIGHTS, rank=rank)
     assert (found.error == 0.0) == (rank >= 6)
     assert found.clamped == ({"query": 6} if rank > 6 else {})
+
+
+def test_a_clamp_cuts_both_factors_to_a_quantile_whatever_signs_they_have() -> None:
+    U, S, Vh = torch.linalg.svd(WANTED, full_matrices=False)
+    turn = torch.tensor([1.0, -1.0, 1.0], dtype=U.dtype)
+    for sign in (turn, -turn):
+        B, A = sign * U[:, :3] * S[:3], (sign * Vh[:3].T).T
+        entries = torch.cat([B.flatten(), A.flatten()])
+        most = torch.cat([entries, -entries]).quantile(0.9)
+        wanted = B.clamp(-most, most) @ A.clamp(-most, most)
+        assert_close(merged(Svd(SvdSettings(clamp=0.9))), wanted)
+    assert_close(merged(Svd(SvdSettings(clamp=1.0))), nearest(WANTED, 3))
 
 
 def test_sum_has_no_more_ranks_than_the_sum() -> None:

@@ -36,13 +36,12 @@ def elected(matrices: Iterable[tuple[Tensor, float]], settings: ElectionSettings
     up, down = _Side(), _Side()
     votes: Tensor | None = None
     for matrix, weight in matrices:
-        weighted = weight * matrix
-        asked = matrix if settings.elect == "before" else weighted
+        asked, factor = (matrix, weight) if settings.elect == "before" else (weight * matrix, 1.0)
         vote = asked if settings.majority == "total" else asked.sign()
-        votes = vote if votes is None else votes + vote
+        votes = vote.clone() if votes is None else votes.add_(vote)
         share = weight if settings.divide == "weights" else 1.0
-        up.add(weighted, asked > 0, share)
-        down.add(weighted, asked < 0, share)
+        up.add(asked.clamp(min=0.0), factor, share)
+        down.add(asked.clamp(max=0.0), factor, share)
     assert votes is not None
     return torch.where(votes >= 0, up.mean(settings.divide), down.mean(settings.divide))
 
@@ -51,16 +50,18 @@ class _Side:
     """The entries of one sign."""
 
     def __init__(self) -> None:
-        self.total: Tensor | float = 0.0
-        self.shares: Tensor | float = 0.0
+        self.total: Tensor | None = None
+        self.shares: Tensor | None = None
 
-    def add(self, values: Tensor, here: Tensor, share: float) -> None:
-        self.total = self.total + torch.where(here, values, 0.0)
-        self.shares = self.shares + here * share
+    def add(self, values: Tensor, factor: float, share: float) -> None:
+        if self.total is None or self.shares is None:
+            self.total, self.shares = torch.zeros_like(values), torch.zeros_like(values)
+        self.total.add_(values, alpha=factor)
+        self.shares.add_(values.ne(0.0), alpha=share)
 
     def mean(self, divide: str) -> Tensor:
-        assert isinstance(self.total, Tensor)
-        assert isinstance(self.shares, Tensor)
+        assert self.total is not None
+        assert self.shares is not None
         if divide == "count":
             return self.total / self.shares.clamp(min=1.0)
         return self.total / torch.where(self.shares == 0, 1.0, self.shares)

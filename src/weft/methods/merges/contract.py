@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.config import Settings
-from weft.lowrank.product import Pair, split, squared_norm, stacked, truncated
+from weft.lowrank.product import Pair, split, stacked, truncated
 from weft.lowrank.roles import Roles, role_of
 from weft.lowrank.start import svd, wide
 
@@ -29,7 +29,7 @@ Factors = Mapping[str, Pair]
 """One expert's factors by module."""
 
 _ROUNDING = 1e-14
-"""Squares below this share of the experts' own are what rounding leaves of zero."""
+"""Squares below this share of the ranks' own are what rounding leaves of zero."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Merge(ABC):
 
         Raises:
             ValueError: If there is no expert, not one weight each, a weight that is not finite or none but zeros, a
-                rank below 1, or two experts' maps differ in shape.
+                rank below 1, factors that are not finite, or two experts' maps differ in shape.
         """
         _check(experts, weights, rank)
         shares = self.coefficients(weights)
@@ -156,7 +156,7 @@ class Merge(ABC):
         clamped: dict[str, int] = {}
         for module in dict.fromkeys(name for expert, _ in parts for name in expert):
             own = [(expert[module], share) for expert, share in parts if module in expert]
-            _check_shapes(module, [pair for pair, _ in own])
+            _check_map(module, [pair for pair, _ in own])
             dtype = own[0][0][0].dtype
             found = self._merged(module, own, rank, seed)
             merged[module] = found[0].to(dtype).contiguous(), found[1].to(dtype).contiguous()
@@ -250,7 +250,12 @@ def added_factors(
 
 def weighted_sum(matrices: Iterable[tuple[Tensor, float]]) -> Tensor:
     """The sum of matrices, each times its weight; one is held at a time."""
-    return reduce(torch.add, (weight * matrix for matrix, weight in matrices))
+    parts = iter(matrices)
+    matrix, weight = next(parts)
+    total = weight * matrix
+    for matrix, weight in parts:
+        total.add_(matrix, alpha=weight)
+    return total
 
 
 def _together(parts: Iterable[Missed]) -> Missed:
@@ -260,14 +265,18 @@ def _together(parts: Iterable[Missed]) -> Missed:
 def _missed(merged: Pair, own: Sequence[tuple[Pair, float]]) -> Missed:
     """The distance of factors from a weighted sum, in double precision and without the dense product."""
     pairs = [(A.double(), B.double()) for (A, B), _ in own]
-    shares = [share for _, share in own]
-    A, B = stacked(pairs, shares)
+    A, B = stacked(pairs, [share for _, share in own])
     down, up = (value.double() for value in merged)
-    parts = sum(share**2 * squared_norm(*pair) for pair, share in zip(pairs, shares, strict=True))
-    floor = _ROUNDING * (parts + squared_norm(down, up))
-    squared = squared_norm(torch.cat([down, A]), torch.cat([up, -B], dim=1))
-    whole = squared_norm(A, B)
-    return Missed(squared if squared > floor else 0.0, whole if whole > floor else 0.0)
+    # <b a, b' a'> = <b, b'> <a, a'> for every two ranks; a squared norm is a sum of these.
+    A, B = torch.cat([down, A]), torch.cat([up, B], dim=1)
+    products = (B.T @ B) * (A @ A.T)
+    n = len(down)
+    theirs = products[n:, n:]
+    whole = theirs.sum()
+    squared = products[:n, :n].sum() - 2 * products[:n, n:].sum() + whole
+    # No square can be known better than the rounding of what it was summed from.
+    floor = _ROUNDING * (products[:n, :n].sum() + theirs.diagonal().sum())
+    return Missed(*(value.item() if value > floor else 0.0 for value in (squared, whole)))
 
 
 def _widened(pairs: Sequence[Pair]) -> list[Pair]:
@@ -304,10 +313,14 @@ def _check(experts: Sequence[Factors], weights: Sequence[float], rank: int | Non
         raise ValueError(f"rank {rank}: a merged expert has at least rank 1")
 
 
-def _check_shapes(module: str, pairs: Sequence[Pair]) -> None:
+def _check_map(module: str, pairs: Sequence[Pair]) -> None:
     shapes = {(B.shape[0], A.shape[1]) for A, B in pairs}
     if len(shapes) > 1:
         raise ValueError(
             f"{module} is {' and '.join(f'{out} x {inner}' for out, inner in sorted(shapes))} in different "
             "experts: they belong to different bases"
+        )
+    if not all(bool(value.isfinite().all()) for pair in pairs for value in pair):
+        raise ValueError(
+            f"{module} has factors that are not finite in one of the experts: its training went wrong, leave it out"
         )

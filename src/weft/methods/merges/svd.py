@@ -7,14 +7,16 @@ the rank is nearer to the sum (Eckart and Young 1936, doi:10.1007/BF02288367). P
 map; here both factors are brought to orthonormal columns and a small matrix between them is decomposed, which gives the
 same. The rank is by default the largest among the experts, as there.
 
-With `clamp`, entries of U_k S_k and of V_k^T that are above the quantile `clamp` of all of them together are cut to it,
-and those below its negative: PEFT's `svd_clamp`, against outliers. It depends on how S is shared between the factors,
-and is for that reason done as PEFT does, with all of S on B.
+With `clamp`, entries of U_k S_k and V_k^T are cut to the quantile `clamp` of all of them together and to its negative,
+against outliers: PEFT's `svd_clamp`, with all of S on B as there, since it depends on how S is shared. PEFT takes the
+quantile of the entries with the signs that singular vectors happen to have; here it is that of the entries and their
+negatives, so that the same experts give the same result everywhere.
 """
 
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -26,8 +28,8 @@ from weft.methods.merges.contract import Merge
 class SvdSettings(Settings):
     """Settings of the truncated SVD."""
 
-    clamp: float | None = Field(default=None, gt=0, le=1)
-    """Quantile of the factors' entries that none may exceed in size; None cuts nothing."""
+    clamp: float | None = Field(default=None, gt=0.5, le=1)
+    """Quantile of the factors' entries, signs aside, that none may exceed; None cuts nothing."""
 
 
 class Svd(Merge):
@@ -50,5 +52,6 @@ class Svd(Merge):
         if self.settings.clamp is None:
             return split(U, S, Vh, rank)
         B, A = U[:, :rank] * S[:rank], Vh[:rank]
-        most = float(torch.cat([B.flatten(), A.flatten()]).quantile(self.settings.clamp))
+        entries = torch.cat([B.flatten(), A.flatten()])
+        most = float(np.quantile(torch.cat([entries, -entries]).cpu().numpy(), self.settings.clamp))
         return A.clamp(-most, most), B.clamp(-most, most)
