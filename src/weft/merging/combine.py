@@ -27,6 +27,8 @@ class Learned:
     """Rows they were learned from."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """How, for the record."""
+    notes: tuple[str, ...] = ()
+    """What must be said of them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def combined(
     merged = method.merge(entering, weights, rank=rank, seed=settings.seed)
     if any(source.exact for source in sources):
         merged = _against_exact(merged, sources, method.coefficients(weights))
-    notes = []
+    notes = list(learned.notes)
     if merged.clamped:
         most, least = max(merged.clamped.values()), min(merged.clamped.values())
         notes.append(

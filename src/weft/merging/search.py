@@ -51,14 +51,23 @@ def found_weights(stage: Stage, method: Merge, settings: MergeSettings) -> Learn
     count = len(stage.sources)
     tried = pattern_search(value, [[1 / count] * count, [1.0] * count], TRIES)
     best = max(tried, key=lambda one: one[1])
-    seen = [one.part.label for one, _ in rows if not _was_held(one)]
     told = {
         "by": "search on held-out rows of train",
         "rows": {one.part.label: len(part.examples) for one, part in rows},
-        "seen_in_training": seen,
         "tried": [{"weights": weights, "value": found} for weights, found in tried],
     }
-    return Learned(best[0], rows=sum(len(part.examples) for _, part in rows), told=told)
+    count_of_rows = sum(len(part.examples) for _, part in rows)
+    return Learned(best[0], rows=count_of_rows, told=told, notes=seen_in_training(stage))
+
+
+def seen_in_training(stage: Stage) -> tuple[str, ...]:
+    """What must be said where an expert was trained on the rows that are held out here."""
+    return tuple(
+        f"{one.part.label}: its expert was trained on the rows that weights are found on, so they flatter it; one that "
+        "stops early (training.early_stopping) holds them out"
+        for one in stage.answered
+        if not _was_held(one)
+    )
 
 
 def pattern_search(

@@ -9,7 +9,7 @@ from weft.answering.inference import padding_id, total_loss
 from weft.config import MergeSettings
 from weft.merging.combine import Learned, combined
 from weft.merging.learned.contract import Learner
-from weft.merging.search import held
+from weft.merging.search import held, seen_in_training
 from weft.merging.stage import MERGED, Stage
 from weft.methods.merges.contract import Merge
 from weft.methods.merges.lorahub import Lorahub, LorahubSettings
@@ -55,7 +55,8 @@ class LorahubLearner(Learner):
             "tried": [{"weights": weights, "value": value} for weights, value in tried],
         }
         rows = sum(len(items) for _, items in tasks)
-        return Learned(best[0], trained=count, rows=rows, told=told)
+        notes = seen_in_training(stage)
+        return Learned(best[0], trained=count, rows=rows, told=told, notes=notes)
 
 
 def searched(

@@ -14,7 +14,7 @@ from weft.lowrank.product import Pair
 from weft.merging.combine import Learned
 from weft.merging.heads import Answered
 from weft.merging.learned.contract import Learner
-from weft.merging.search import held
+from weft.merging.search import held, seen_in_training
 from weft.merging.stage import MERGED, Stage
 from weft.methods.adapters.contract import Factored, Spec
 from weft.methods.merges.contract import Merge
@@ -78,6 +78,7 @@ class SoupsLearner(Learner):
             trained=sum(gate.weights.numel() for gate in gates.values()),
             rows=sum(map(len, items)),
             told={"by": "gradients on held-out rows of train", "loss": [losses[0], losses[-1]]},
+            notes=seen_in_training(stage),
         )
 
 
