@@ -130,6 +130,27 @@ class RateSource(Settings):
     said: str
 
 
+class MergeSettings(Settings):
+    """How experts were combined into one; keys beyond these belong to the method and are checked by it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    name: str = "cat"
+    """A file of `merges/` (`weft list merges`)."""
+    runs: list[str] = []
+    """Run folders whose experts are merged."""
+    weights: list[float] | None = None
+    """One for each expert, in the order of `runs`; None is 1 / their number."""
+    rank: int | None = Field(default=None, ge=1)
+    """Largest rank of the result; None takes the method's own."""
+    head: str | None = None
+    """The run whose head alone answers; None keeps every task's own."""
+    dense: int | None = Field(default=None, ge=1)
+    """Rank at which experts that have no exact factors (DoRA) enter, as the nearest of that rank; None refuses them."""
+    seed: int = 0
+    """Of methods that draw, and of what is learned."""
+
+
 class TrainingSettings(Settings):
     """How long, how fast, and on what terms one expert is trained."""
 
@@ -215,6 +236,8 @@ class Run(Settings):
     recipe: Annotated[RecipeSettings, BeforeValidator(_named)] = RecipeSettings()
     mixture: Annotated[MixtureSettings | None, BeforeValidator(_named)] = None
     """Mix experts instead of training one: `recipe` has no say then."""
+    merge: MergeSettings | None = None
+    """Written by `weft merge`: how the run's expert was made of others; nothing was trained."""
     training: TrainingSettings = TrainingSettings()
     init_from: str | None = None
     """Run folder whose expert the training starts from."""

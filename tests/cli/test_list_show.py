@@ -12,6 +12,7 @@ from weft.base.locate import ALIASES
 from weft.catalogue.pages import LISTS, PAGES, described, equation
 from weft.cli import list as list_file
 from weft.methods.adapters import adapters
+from weft.methods.merges import merges
 from weft.methods.mixtures import mixtures
 from weft.methods.recipes import recipe_file, recipes
 from weft.tasks.kinds import kinds
@@ -147,7 +148,8 @@ def test_every_recipe_has_a_page(recipe: str, say: Say) -> None:
     ("what", "name"),
     [("task", name) for name in sets.names()]
     + [("base", name) for name in ALIASES.names()]
-    + [("adapter", name) for name in adapters.names()],
+    + [("adapter", name) for name in adapters.names()]
+    + [("merge", name) for name in merges.names()],
 )
 def test_every_page_prints(what: str, name: str, say: Say) -> None:
     assert what in PAGES
@@ -169,7 +171,7 @@ def test_the_equation_is_the_first_indented_block() -> None:
 
 @pytest.mark.parametrize("name", ["lor", "contract", "__init__"])
 def test_a_name_that_is_no_methods_is_refused(name: str, say: Say) -> None:
-    for what in ("adapter", "mixture"):
+    for what in ("adapter", "mixture", "merge"):
         said = say("show", what, name)
         assert said.code == 2
         assert f"no {what} named {name!r}" in said.err

@@ -20,6 +20,7 @@ from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind, find_spec
 from weft.methods.adapters import adapters
 from weft.methods.controllers import controllers
+from weft.methods.merges import merges
 from weft.methods.mixtures import mixtures
 from weft.methods.optimizers import optimizers
 from weft.methods.penalties import penalties
@@ -65,7 +66,7 @@ def described(
     experts: int | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> Page:
-    """All about one recipe, task, base, adapter or mixture, as JSON values.
+    """All about one recipe, task, base, adapter, mixture or merge, as JSON values.
 
     Args:
         what: A name of `PAGES`.
@@ -276,6 +277,20 @@ def _mixture_page(name: str, base: str | None) -> Page:
     }
 
 
+def _merge_page(name: str, base: str | None) -> Page:
+    text = _page_of(merges, name)
+    return {
+        "merge": name,
+        "summary": _first_line(text),
+        "equation": equation(text),
+        "keeps": _attribute(merges, name, "keeps"),
+        "loses": _attribute(merges, name, "loses"),
+        "page": text,
+        "settings": settings(_attribute(merges, name, "settings_type"), {}),
+        "file": str(merges.file(name)),
+    }
+
+
 def _task_page(name: str, base: str | None) -> Page:
     spec = find_spec(name)
     kind = find_kind(spec)
@@ -327,6 +342,7 @@ LISTS: dict[str, Callable[[], list[Entry]]] = {
     "plans": _methods(plans),
     "heads": _heads,
     "mixtures": _methods(mixtures),
+    "merges": _methods(merges),
     "grids": _grids,
 }
 PAGES: dict[str, Callable[[str, str | None], Page]] = {
@@ -335,4 +351,5 @@ PAGES: dict[str, Callable[[str, str | None], Page]] = {
     "base": _base_page,
     "adapter": _adapter_page,
     "mixture": _mixture_page,
+    "merge": _merge_page,
 }

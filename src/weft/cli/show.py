@@ -1,4 +1,4 @@
-"""`weft show`: all about one recipe, task, base, adapter or mixture."""
+"""`weft show`: all about one recipe, task, base, adapter, mixture or merge."""
 
 import json
 from typing import Annotated, Literal
@@ -10,7 +10,8 @@ from weft.cli import Include
 
 def command(
     what: Annotated[
-        Literal["recipe", "task", "base", "adapter", "mixture"], typer.Argument(help="Which.")
+        Literal["recipe", "task", "base", "adapter", "mixture", "merge"],
+        typer.Argument(help="Which."),
     ],
     name: Annotated[
         str, typer.Argument(help="Its name; a recipe's, task's or base's may be a path.")

@@ -192,6 +192,11 @@ def _absolute(name: str) -> str:
 
 
 def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
+    if run.merge is not None:
+        raise ValueError(
+            "this run's expert was made by `weft merge` of others and not trained: merge those again, or take `merge` "
+            "out of the config to train one"
+        )
     if recipe.trains == "base" and tasks > 1:
         raise ValueError(
             "recipe full trains a private copy of the base, which no two tasks share; train them apart"
