@@ -47,10 +47,10 @@ def test_it_learns_the_same_alone_and_beside_other_kinds(
     run_of: Settings, tmp_path: Path, accumulation: int
 ) -> None:
     names = ("alike", "topic", "beside", "tags")
-    training = {"max_steps": 6, "accumulation": accumulation}
+    training = {"max_steps": 3, "accumulation": accumulation}
     train(run_of(*names, training=training), out=tmp_path / "several")
     for name in names:
-        train(run_of(name, training={"max_steps": 6}), out=tmp_path / name)
+        train(run_of(name, training={"max_steps": 3}), out=tmp_path / name)
         alone, together = tensors(tmp_path / name), tensors(tmp_path / "several" / name)
         for key, value in alone.items():
             torch.testing.assert_close(together[key], value, rtol=0, atol=1e-9, msg=key)
@@ -162,7 +162,7 @@ def test_a_head_alone_has_nothing_to_learn(run_of: Settings, tmp_path: Path) -> 
         train(run_of("alike", recipe={"name": "head"}), out=tmp_path / "run")
 
 
-@pytest.mark.parametrize("base", ["bert", "distilbert", "gpt2"])
+@pytest.mark.parametrize("base", ["bert", "gpt2"])
 @pytest.mark.parametrize("recipe", ["lora", "full"])
 def test_an_export_opens_in_sentence_transformers_with_the_same_vectors(
     run_of: Settings, tmp_path: Path, base: str, recipe: str
