@@ -65,7 +65,7 @@ def test_on_query_and_value_the_rate_is_the_one_that_was_measured_there() -> Non
     assert completed(run).run.training.learning_rate == 1e-3
 
 
-@pytest.mark.parametrize(("recipe", "rate"), [("lora", 7.07e-4), ("full", 5e-5), ("head", 1e-3)])
+@pytest.mark.parametrize(("recipe", "rate"), [("lora", 5.95e-4), ("full", 5e-5), ("head", 1e-3)])
 def test_a_rate_is_carried_to_the_width_of_the_base(recipe: str, rate: float) -> None:
     found = completed(load_run({"task": "swag", "base": "bert-base", "recipe": recipe})).run
     assert found.training.learning_rate == rate
