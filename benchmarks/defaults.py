@@ -4,12 +4,13 @@
 
 Before: query and value at 2e-3. Now: what `weft train` takes where a config says neither targets nor rate. Both are
 rank 8 and train on the same rows for the same steps; nothing is searched, since a default is what is not. Differences
-are paired by row and seed (`weft.comparison.differences`), with Holm's correction over the three sets. Interrupt it as
+are paired by row and seed (`weft.comparison.differences`), with Holm's correction over the sets. Interrupt it as
 you like: the same call goes on. The result is results/defaults.json.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ TASKS: dict[str, Any] = {
 """Short, so that the whole takes half an hour of one core."""
 
 
-def grid_for(data: str) -> Grid:
-    """The two on three sets."""
+def grid_for(data: str, chosen: Sequence[str]) -> Grid:
+    """The two on some sets."""
     nothing_said = completed(Run(task=TaskSettings(name="swag"), recipe=RecipeSettings())).run
     tasks = {
         name: {
@@ -42,6 +43,7 @@ def grid_for(data: str) -> Grid:
             "training": entry["training"],
         }
         for name, entry in TASKS.items()
+        if name in chosen
     }
     recipes = {
         BEFORE: {
@@ -69,13 +71,14 @@ def main() -> None:
     """Run what is missing and write the result file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--runs", default="runs/defaults")
     arguments = parser.parse_args()
-    grid, runs = grid_for(arguments.data), Path(arguments.runs)
+    grid, runs = grid_for(arguments.data, arguments.tasks), Path(arguments.runs)
     rows = compare(grid, runs, told=told, extend=True)
     differences = paired_with(grid, runs, rows, BEFORE)
     described = grid.model_dump(mode="json")
-    for name in TASKS:
+    for name in arguments.tasks:
         described["tasks"][name]["task"]["data"] = f"<data>/{name}"
     told_rows = []
     for row in rows:

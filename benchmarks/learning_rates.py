@@ -26,13 +26,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from machine import machine
@@ -65,21 +59,19 @@ DRAWS = 2000
 
 
 @dataclass(frozen=True)
-class Family:
-    """An architecture, its widths, and what is trained on each."""
+class Series:
+    """Widths, and what is trained on each."""
 
-    architecture: str
     widths: tuple[int, ...]
     seeds: tuple[int, ...]
     steps: int
     methods: tuple[str, ...]
 
 
-FAMILIES = {
-    "bert": Family("bert", (64, 128, 256, 512), (0, 1, 2), 120, ("full", "lora-16")),
-    "bert, two ranks": Family("bert", (64, 128, 256), (0, 1, 2), 120, ("lora-4", "lora-16")),
-    "bert, 480 steps": Family("bert", (64, 128, 256), (0, 1), 480, ("full", "lora-16")),
-    "llama": Family("llama", (64, 128, 256), (0, 1), 120, ("full", "lora-16")),
+SERIES = {
+    "120 steps": Series((64, 128, 256, 512), (0, 1, 2), 120, ("full", "lora-16")),
+    "120 steps, two ranks": Series((64, 128, 256), (0, 1, 2), 120, ("lora-4", "lora-16")),
+    "480 steps": Series((64, 128, 256), (0, 1), 480, ("lora-16",)),
 }
 """Longer trainings show what of the exponent is the width's and what is that narrow bases need more steps."""
 
@@ -118,28 +110,27 @@ def tokenizer_of(rows: Sequence[Sequence[str]]) -> PreTrainedTokenizerFast:
     )
 
 
-def network(family: str, width: int, words: int) -> torch.nn.Module:
+def network(width: int, words: int) -> BertForMaskedLM:
     """Two layers with heads of 32 dimensions and four times the width between."""
-    sizes: dict[str, Any] = {
-        "vocab_size": words,
-        "hidden_size": width,
-        "num_hidden_layers": 2,
-        "num_attention_heads": width // 32,
-        "intermediate_size": 4 * width,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-    }
-    if family == "bert":
-        return BertForMaskedLM(BertConfig(**sizes, hidden_dropout_prob=0.0))
-    return LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=2, eos_token_id=3))
+    config = BertConfig(
+        vocab_size=words,
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=width // 32,
+        intermediate_size=4 * width,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        hidden_dropout_prob=0.0,
+    )
+    return BertForMaskedLM(config)
 
 
-def make_base(family: str, width: int, data: Path, folder: Path) -> None:
-    """A base that knows its words: masked ones, or the next one of a decoder, of all sentences."""
+def make_base(width: int, data: Path, folder: Path) -> None:
+    """A base that has learnt to say the masked words of all sentences."""
     rows = sentences(data)
     tokenizer = tokenizer_of(rows)
     torch.manual_seed(width)
-    model: Any = network(family, width, len(tokenizer))
+    model: Any = network(width, len(tokenizer))
     ids = tokenizer([" ".join(row) for row in rows], padding=True, return_tensors="pt")["input_ids"]
     rate = 2e-3 * (64 / width) ** 0.5
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
@@ -147,7 +138,7 @@ def make_base(family: str, width: int, data: Path, folder: Path) -> None:
     steps = PRETRAINING_STEPS[width]
     for step in range(steps):
         batch = ids[torch.randint(len(ids), (PRETRAINING_BATCH,), generator=drawn)]
-        seen, labels = shown(family, batch, len(SPECIAL) - 1, drawn)
+        seen, labels = shown(batch, len(SPECIAL) - 1, drawn)
         at = min(1.0, (step + 1) / 40) * (1 - step / steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * at
@@ -163,12 +154,8 @@ def make_base(family: str, width: int, data: Path, folder: Path) -> None:
     print(f"{folder.name}: loss {loss.item():.3f}", flush=True)
 
 
-def shown(
-    family: str, batch: Tensor, mask: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def shown(batch: Tensor, mask: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """What the network sees and what it is to say: -100 where nothing."""
-    if family != "bert":
-        return batch, batch.masked_fill(batch == 0, -100)
     hidden = (torch.rand(batch.shape, generator=generator) < MASKED) & (batch >= len(SPECIAL))
     return batch.masked_fill(hidden, mask), batch.masked_fill(~hidden, -100)
 
@@ -177,13 +164,13 @@ def shown(
 class Trials:
     """Every run that there is, each in a file of its own."""
 
-    family: Family
+    series: Series
     folder: Path
 
     def loss(self, width: int, method: str, rate: float, seed: int) -> float:
         """The validation loss after training, from its file or from a training now; infinite where it diverged."""
-        own = self.family
-        name = f"{own.architecture}-{own.steps}-{width}-{method}-{rate:.3g}-seed{seed}"
+        own = self.series
+        name = f"bert-{own.steps}-{width}-{method}-{rate:.3g}-seed{seed}"
         path = self.folder / "losses" / f"{name}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,13 +181,13 @@ class Trials:
     def _trained(
         self, width: int, method: str, rate: float, seed: int, name: str
     ) -> dict[str, float]:
-        base = self.folder / f"{self.family.architecture}-{width}"
+        base = self.folder / f"bert-{width}"
         if not base.is_dir():
-            make_base(self.family.architecture, width, self.folder / "data", base)
+            make_base(width, self.folder / "data", base)
         out = self.folder / "runs" / name
         shutil.rmtree(out, ignore_errors=True)
         began = time.process_time()
-        steps = self.family.steps
+        steps = self.series.steps
         # Evaluated once, at the end, for the loss; nothing stops and nothing is chosen.
         watched = {"eval_every": steps, "early_stopping": 9, "early_stopping_on": "loss"}
         data = self.folder / "data"
@@ -235,13 +222,13 @@ class Trials:
             found = {
                 float(f"{middle * 2**step:.3g}"): [
                     self.loss(width, method, float(f"{middle * 2**step:.3g}"), seed)
-                    for seed in self.family.seeds
+                    for seed in self.series.seeds
                 ]
                 for step in steps
             }
             rates = list(found)
             best = {
-                min(rates, key=lambda rate: found[rate][at]) for at in range(len(self.family.seeds))
+                min(rates, key=lambda rate: found[rate][at]) for at in range(len(self.series.seeds))
             }
             if rates[0] in best:
                 steps = [steps[0] - 1, *steps]
@@ -281,16 +268,16 @@ def with_interval(of: Any, seeds: int) -> dict[str, float]:
 
 
 def measured(trials: Trials) -> dict[str, Any]:
-    """Best rates and exponents of one family."""
-    family = trials.family
-    best: dict[str, dict[int, list[float]]] = {method: {} for method in family.methods}
+    """Best rates and exponents."""
+    series = trials.series
+    best: dict[str, dict[int, list[float]]] = {method: {} for method in series.methods}
     cells = []
-    for width in family.widths:
-        for method in family.methods:
+    for width in series.widths:
+        for method in series.methods:
             found = trials.searched(width, method)
             own = [
                 lowest({rate: losses[at] for rate, losses in found.items()})
-                for at in range(len(family.seeds))
+                for at in range(len(series.seeds))
             ]
             best[method][width] = own
             at_best = with_interval(lambda seeds, own=own: _middle(own, seeds), len(own))
@@ -307,26 +294,26 @@ def measured(trials: Trials) -> dict[str, Any]:
 
     def falls(method: str) -> dict[str, float]:
         def of(seeds: Sequence[int]) -> float:
-            rates = [_middle(best[method][width], seeds) for width in family.widths]
-            return -slope(family.widths, rates)
+            rates = [_middle(best[method][width], seeds) for width in series.widths]
+            return -slope(series.widths, rates)
 
-        return with_interval(of, len(family.seeds))
+        return with_interval(of, len(series.seeds))
 
     def ratio(method: str, other: str, width: int) -> dict[str, float]:
         def of(seeds: Sequence[int]) -> float:
             return _middle(best[method][width], seeds) / _middle(best[other][width], seeds)
 
-        return with_interval(of, len(family.seeds))
+        return with_interval(of, len(series.seeds))
 
     return {
-        "widths": family.widths,
-        "seeds": family.seeds,
-        "steps": family.steps,
-        "falls_with_width_to_the": {method: falls(method) for method in family.methods},
+        "widths": series.widths,
+        "seeds": series.seeds,
+        "steps": series.steps,
+        "falls_with_width_to_the": {method: falls(method) for method in series.methods},
         **{
-            f"{method}_over_{other}": {str(w): ratio(method, other, w) for w in family.widths}
+            f"{method}_over_{other}": {str(w): ratio(method, other, w) for w in series.widths}
             for method, other in (("lora-16", "full"), ("lora-4", "lora-16"))
-            if {method, other} <= {*family.methods}
+            if {method, other} <= {*series.methods}
         },
         "cells": cells,
     }
@@ -340,7 +327,7 @@ def _middle(rates: Sequence[float], seeds: Sequence[int]) -> float:
 def main() -> None:
     """Run what is missing and write the result file."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES))
     parser.add_argument("--runs", default="runs/learning-rates")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
@@ -348,15 +335,15 @@ def main() -> None:
     if not (folder / "data").is_dir():
         write_demo_data(folder / "data", sizes=SIZES)
     path = Path("results") / "learning-rates.json"
-    families: dict[str, Any] = {}
-    for name in arguments.families:
-        families[name] = measured(Trials(FAMILIES[name], folder))
+    series: dict[str, Any] = {}
+    for name in arguments.series:
+        series[name] = measured(Trials(SERIES[name], folder))
         result = {
             "script": "benchmarks/learning_rates.py",
             "training": TRAINING,
             "methods": METHODS,
             "pretraining_steps": PRETRAINING_STEPS,
-            "families": families,
+            "series": series,
             "machine": machine("cpu"),
         }
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -120,9 +120,9 @@ def test_parameters_are_counted_without_weights(
 def test_a_recipe_s_page_says_what_its_rate_is_where(say: Say) -> None:
     page = say("show", "recipe", "lora", "--base", "bert-large", "--json").json
     assert page["rate"] == (
-        "0.001; on query, value 0.002 at width 384, which falls with the width to the power 0.5"
+        "0.001; on query, value 0.002 at width 384, which falls with the width to the power 0.75"
     )
-    assert page["rate on this base"].startswith("0.000612: the recipe's 0.001 at width 384")
+    assert page["rate on this base"].startswith("0.000479: the recipe's 0.001 at width 384")
     assert page["rate on this base"].endswith("here 1024")
 
 

@@ -30,7 +30,7 @@ def runs_folder(
         named = [{"name": str(tasks / name / f"{name}.yaml")} for name in names]
         what = {"task": named[0]} if len(named) == 1 else {"tasks": named}
         common = {"max_steps": 4, "batch_size": 4, "learning_rate": 5e-3, "base_dropout": 0.0}
-        recipe = {"name": "lora", "rank": 2}
+        recipe = {"name": "lora", "rank": 2, "targets": ["query", "value"]}
         run = {"base": str(tiny_folder("bert")), "recipe": recipe, "seed": 1, "device": "cpu"}
         return run | what | values | {"training": common | (training or {})}
 
@@ -38,7 +38,12 @@ def runs_folder(
     for seed in (1, 2):
         train(settings("topic", seed=seed, training=stopping), out=root / "lora" / f"seed{seed}")
     train(
-        settings("topic", recipe={"name": "lora", "rank": 3}, training=stopping), out=root / "rank3"
+        settings(
+            "topic",
+            recipe={"name": "lora", "rank": 3, "targets": ["query", "value"]},
+            training=stopping,
+        ),
+        out=root / "rank3",
     )
     train(settings("topic", recipe="full"), out=root / "full")
     train(settings("topic", recipe="head"), out=root / "head")

@@ -36,6 +36,14 @@ def test_without_a_terminal_a_line_comes_first_and_every_tenth() -> None:
     assert out.getvalue().splitlines() == [f"train [{step}]" for step in (1, *range(4, 41, 4))]
 
 
+def test_what_is_counted_anew_is_told_anew() -> None:
+    out = io.StringIO()
+    with Bar("train", Console(file=out)) as bar:
+        for words, fraction in (("search", 0.5), ("search", 1.0), ("first", 0.01), ("more", 0.02)):
+            bar.show(fraction, words)
+    assert out.getvalue().splitlines() == ["train search", "train search", "train first"]
+
+
 def test_in_a_terminal_the_bar_holds_the_words_as_they_are() -> None:
     out = io.StringIO()
     with Bar("train", Console(file=out, force_terminal=True, width=100)) as bar:

@@ -95,6 +95,10 @@ def test_every_score_is_the_folders(text: str, report: Report, runs_folder: Path
                 str(training["steps"]),
                 f"{training['seconds']:.1f}",
             )
+            assert (row["rate"], row["its source"]) == (
+                f"{training['learning_rate']:g}",
+                training["learning_rate_from"],
+            )
             seen += 1
     assert seen == sum(len(run.scores) for section in report.groups for run in section.runs) > 15
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from tests.voice import without_voice
 from weft.reporting.progress import Bar
 from weft.reporting.voice import EVERY_S, FIRST_S, Voice, current
-from weft.scoped import tell
+from weft.scoped import announce, listening, tell
 
 SLOW = """
 import sys, time
@@ -89,6 +89,17 @@ def test_what_is_said_ends_a_silence() -> None:
                 voice.say("step 5/9")
             voice.beat()
     assert lines == ["train step 1/9", "train step 5/9", "train step 5/9  (39 s so far)"]
+
+
+def test_what_is_announced_is_said_at_once_and_told_where_nobody_speaks() -> None:
+    voice, _, lines = spoken()
+    with voice:
+        announce("searching: 10 trainings")
+    assert lines == ["train searching: 10 trainings"]
+    told: list[str] = []
+    with listening(told.append):
+        announce("searching: 10 trainings")
+    assert told == ["searching: 10 trainings"]
 
 
 def test_a_short_command_says_nothing() -> None:

@@ -9,6 +9,7 @@ import yaml
 
 import weft
 from weft.config import RecipeSettings
+from weft.methods.rates import rate_for
 from weft.methods.recipes import recipe_file, recipes, resolve, self_contained
 
 OWN: dict[str, Any] = {
@@ -43,7 +44,7 @@ def test_a_run_and_its_expert_need_the_file_no_more(
     folder = weft.train(run, out=tmp_path / "run")
     own.unlink()
     assert folder.run.recipe.name == "mine"
-    assert folder.run.training.learning_rate == float(f"{4e-3 * 12**0.5:.3g}")
+    assert folder.run.training.learning_rate == rate_for(4e-3, "adapters", 32).value
     assert weft.predict(folder.path, ["a good film"])
     again = weft.train(folder.run, out=tmp_path / "again")
     assert again.metrics == folder.metrics

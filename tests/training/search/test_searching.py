@@ -11,6 +11,7 @@ import yaml
 
 import weft
 from weft.config import load_run
+from weft.methods.rates import rate_for
 from weft.runs import RunFolder
 from weft.scoped import speaking
 from weft.training.callbacks import Event
@@ -61,8 +62,7 @@ def test_the_rate_is_that_of_the_table_and_the_run_is_that_of_a_run_that_says_it
 ) -> None:
     folder, said = searched(wanted).folder, searched(wanted).said
     own = table(folder)
-    middle = 1e-3 * (384 / 32) ** 0.5
-    assert own["around"] == float(f"{middle:.3g}")
+    assert own["around"] == rate_for(1e-3, "adapters", 32).value
     last = [row for row in own["tried"] if row["round"] == 3]
     best = max(last, key=lambda row: (row["score"], -row["loss"], -row["learning_rate"]))
     assert folder.run.training.learning_rate == own["best"] == best["learning_rate"]
