@@ -46,7 +46,8 @@ def chart(lines: str) -> str:
         for name, (x, y) in places.items()
     ]
     return (
-        f'<svg class="chart" style="max-width: {1.4 * width:.0f}px" viewBox="-2 -2 {width + 4:.0f} {height + 4}" role="img" '
+        f'<svg class="chart" style="max-width: {1.4 * width:.0f}px" role="img" '
+        f'viewBox="-2 -2 {width + 4:.0f} {height + 4}" '
         f'aria-label="Who imports whom: {escape(_said(below))}">\n'
         f"<g>{''.join(arrows)}</g>\n{''.join(boxes)}</svg>\n"
     )
