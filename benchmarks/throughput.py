@@ -145,7 +145,7 @@ def ours(task: str, data: str, precision: str, device: str) -> float:
                     "data": f"{data}/{task}",
                     "max_examples": {"train": ROWS[task], "validation": 8},
                 },
-                "recipe": "lora",
+                "recipe": {"name": "lora", "targets": ["query", "value"]},
                 "training": {
                     "epochs": 1,
                     "batch_size": BATCH,

@@ -1,12 +1,13 @@
-"""Every recipe trains each kind of task on the embedded base, held against a guess that looks at no input.
+"""Every recipe trains five kinds of task on the embedded base, held against a guess that looks at no input.
 
     python benchmarks/variant_kinds.py
     python benchmarks/variant_kinds.py --recipes lora dora --again
 
-One run a recipe: an expert for each of the five kinds that an encoder serves, all in the same batches. A causal
-language model does not fit a BERT base; every recipe trains one on a tiny GPT-2 in `make test`. Rows are made from a
-seed: `choices`, `spans` and `entities` are the demo's sets; `order` (which of giver and receiver is named first) and
-`fill` (masked words) hold the sentences of `entities`. Rates are the recipe's own; heads share one.
+One run a recipe: an expert for each of five kinds that an encoder serves, all in the same batches; of embeddings see
+`embedding_scores.py`. A causal language model does not fit a BERT base; every recipe trains one on a tiny GPT-2 in
+`make test`. Rows are made from a seed: `choices`, `spans` and `entities` are the demo's sets; `order` (which of giver
+and receiver is named first) and `fill` (masked words) hold the sentences of `entities`. Rates are the recipe's own;
+heads share one.
 
 The guess says the commonest answer of train: class, choice, tag (entity F1 0), word behind a mask, or for spans as many
 first words as answers mostly have. Score, guess and their paired difference (bootstrap over rows, 95 %) go to
@@ -24,16 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
-from variant_scores import NOT_COMPARED
+from variant_scores import NOT_COMPARED, on_query_and_value
 from weft.answering.prediction import predict
 from weft.atomic import write_text
 from weft.comparison.comparing import predictions_of
-from weft.config import to_yaml
+from weft.config import RecipeSettings, to_yaml
 from weft.data.formats import read_rows
 from weft.data.generated import write_demo_data
 from weft.data.reading import load_task
 from weft.demo.demonstration import GUESSES
-from weft.methods.recipes import recipe_file, recipes
+from weft.methods.recipes import recipe_file, recipes, resolve
 from weft.runs import RunFolder
 from weft.tasks.contract import Example, Prediction, Task, TaskSpec
 from weft.tasks.kinds.sequence_classification import SequenceClassification
@@ -93,11 +94,12 @@ def _first_named(tags: Sequence[str]) -> str:
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """Train one recipe on all kinds in an empty folder; by kind its score, the guess's, and how much higher it is."""
-    rate = float(recipe_file(name).training["learning_rate"])
+    recipe = RecipeSettings.model_validate(on_query_and_value(name))
+    rate = resolve(recipe).learning_rate
     run = {
         "base": BASE,
         "tasks": write_tasks(folder),
-        "recipe": name,
+        "recipe": recipe.model_dump(),
         "training": {**TRAINING, "learning_rate": rate},
         "seed": SEED,
         "device": "cpu",

@@ -48,6 +48,12 @@ NOT_COMPARED = ("loram",)
 """Trains on another, pruned base."""
 
 
+def on_query_and_value(name: str) -> dict[str, Any]:
+    """A recipe where all are compared, whatever its own targets are."""
+    woven = recipe_file(name).trains == "adapters"
+    return {"name": name, "targets": ["query", "value"]} if woven else {"name": name}
+
+
 def grid_for(task: str, names: list[str], data: str) -> Grid:
     """What is compared on one set."""
     settings = {
@@ -61,7 +67,7 @@ def grid_for(task: str, names: list[str], data: str) -> Grid:
             "tasks": {task: {**TASKS[task], "task": settings}},
             "recipes": {
                 name: {
-                    "recipe": {"name": name},
+                    "recipe": on_query_and_value(name),
                     "learning_rates": [
                         float(f"{LOWEST.get(name, 3e-4) * factor:.2g}") for factor in SPREAD
                     ],

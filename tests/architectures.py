@@ -147,5 +147,7 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
 
 def text_model_types() -> list[str]:
     """Every model type that transformers has a task class of some kind for."""
-    autos = [getattr(transformers, kind_of(name).auto) for name in heads.names()]
+    # `AutoModel` has models of pictures and sounds too.
+    classes = {kind_of(name).auto for name in heads.names()} - {"AutoModel"}
+    autos = [getattr(transformers, name) for name in classes]
     return sorted({name for auto in autos for name in auto._model_mapping._model_mapping})

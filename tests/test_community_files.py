@@ -1,11 +1,14 @@
-"""What the repository's host reads beside the code: the citation, and the forms of issues."""
+"""What people read beside the code: the citation, the forms of issues, how to install."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from weft.catalogue.machine import FOR_WORK_ON_WEFT
 
 ROOT = Path(__file__).parents[1]
 FORMS = sorted(
@@ -81,3 +84,15 @@ def test_there_is_a_form_for_each_thing_that_people_come_with() -> None:
     assert read(ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml") == {
         "blank_issues_enabled": True
     }
+
+
+def test_the_page_of_extras_has_all_that_users_may_want() -> None:
+    page = (ROOT / "docs" / "how-to" / "install.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page, flags=re.MULTILINE))
+    extras = {
+        name: {re.split("[>=]", line)[0] for line in lines}
+        for name, lines in PROJECT["optional-dependencies"].items()
+        if name not in FOR_WORK_ON_WEFT
+    }
+    assert {name: set(brought.split(", ")) for name, brought in rows.items()} == extras
+    assert f"weft-{PROJECT['version']}-py3-none-any.whl" in page

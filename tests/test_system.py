@@ -12,7 +12,7 @@ import pytest
 from weft import system
 
 PRETENDED = """
-import importlib, pkgutil, signal, sys
+import importlib, os, pkgutil, signal, sys
 from pathlib import Path
 import weft, torch, psutil
 
@@ -29,8 +29,13 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "weft"]:
     del sys.modules[name]
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
-for name in ("SIGKILL", "SIGHUP", "SIGALRM"):
+for name in ("SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGQUIT", "alarm", "setitimer"):
     delattr(signal, name)
+for name in ("fork", "killpg", "setsid", "getuid", "geteuid", "sched_getaffinity", "statvfs", "mkfifo", "uname"):
+    delattr(os, name)
+for name in ("O_NONBLOCK", "O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC", "O_SYNC"):
+    delattr(os, name)
+# `os.name` stays: pathlib cannot make a path of another system. Weft asks `sys.platform` alone, as the next test says.
 sys.platform = "win32"
 import weft
 assert everything() == before and len(before) > 150

@@ -36,9 +36,13 @@ ROOMS = (
 """Lowest first. Every module is in the room that comes after `weft.` in its name; it imports from its own
 level or a lower one. `weft` itself, last, is the public verbs."""
 
-METHOD_FLOORS = (("weft.methods.gates",), METHODS, ("weft.methods.recipes",))
-"""The order inside the one room whose parts stand on each other by law: gates know of no method, no method of a
-recipe."""
+METHOD_FLOORS = (
+    ("weft.methods.gates", "weft.methods.changes"),
+    METHODS,
+    ("weft.methods.recipes",),
+)
+"""The order inside the one room whose parts stand on each other by law: gates and changes know of no method, no method
+of a recipe."""
 
 MOST_LOOSE = 9
 """Modules beside the rooms, in `src/weft` itself."""

@@ -38,13 +38,15 @@ def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
 
 
 def write_tasks(folder: Path) -> Path:
-    """Write `topic` (classes), `tags` (tokens), `endings` (choices), `where` (spans), two of text."""
+    """Write `topic` (classes), `tags` (tokens), `endings` (choices), `where` (spans), two of text, two of vectors."""
     kinds = {
         "topic": "kind: sequence_classification\nformat: csv\nlabels: [animal, thing]\n",
         "tags": "kind: token_classification\nformat: conll\nlabels: [O, B-animal, I-animal]\n",
         "endings": "kind: multiple_choice\nformat: csv\ncolumns: {choices: 'a,b,c'}\noptions: {choices: 3}\n",
         "fill": "kind: masked_lm\nformat: text\n",
         "go_on": "kind: causal_lm\nformat: text\nstride: 1\n",
+        "alike": "kind: embedding\nformat: csv\n",
+        "beside": "kind: embedding\nformat: csv\n",
         "where": "kind: span_extraction\nformat: squad\nstride: 8\n",
     }
     for name, text in kinds.items():
@@ -69,6 +71,24 @@ def write_tasks(folder: Path) -> Path:
             [
                 [" ".join(row), "the", row[0], "river", "berlin", at % 3]
                 for at, row in enumerate(rows)
+            ],
+        )
+        turned = [" ".join(row[1:] + row[:1]) for row in rows]
+        others = turned[1:] + turned[:1]
+        _write_csv(
+            folder / "alike" / f"{split}.csv",
+            ["text_a", "text_b", "score"],
+            [
+                [" ".join(row), *((same, 1) if at % 2 else (other, at / count))]
+                for at, (row, same, other) in enumerate(zip(rows, turned, others, strict=True))
+            ],
+        )
+        _write_csv(
+            folder / "beside" / f"{split}.csv",
+            ["anchor", "positive", "negative"],
+            [
+                [" ".join(row), same, " ".join(reversed(other))]
+                for row, same, other in zip(rows, turned, rows[1:] + rows[:1], strict=True)
             ],
         )
         for name in ("fill", "go_on"):

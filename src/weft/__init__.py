@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from weft.answering.evaluation import evaluate
     from weft.answering.opening import load, predict
     from weft.answering.predictor import Predictor
+    from weft.catalogue.including import including
     from weft.comparison.comparing import compare
+    from weft.merging.arithmetic import arithmetic
+    from weft.merging.merge import merge
     from weft.model.attached import adapter_state, attach, detach, load_adapter_state
     from weft.pruning.prune import prune
     from weft.pruning.recovery import recover
@@ -29,6 +32,7 @@ __all__ = [
     "Predictor",
     "__version__",
     "adapter_state",
+    "arithmetic",
     "attach",
     "compare",
     "detach",
@@ -36,8 +40,10 @@ __all__ = [
     "export",
     "import_expert",
     "import_experts",
+    "including",
     "load",
     "load_adapter_state",
+    "merge",
     "predict",
     "prune",
     "push",
@@ -50,6 +56,7 @@ _PLACES = {
     "STOP": "weft.training.callbacks:STOP",
     "Predictor": "weft.answering.predictor:Predictor",
     "adapter_state": "weft.model.attached:adapter_state",
+    "arithmetic": "weft.merging.arithmetic:arithmetic",
     "attach": "weft.model.attached:attach",
     "compare": "weft.comparison.comparing:compare",
     "detach": "weft.model.attached:detach",
@@ -57,8 +64,10 @@ _PLACES = {
     "export": "weft.storage.exporting:export",
     "import_expert": "weft.storage.importing:import_expert",
     "import_experts": "weft.storage.gathering:import_experts",
+    "including": "weft.catalogue.including:including",
     "load": "weft.answering.opening:load",
     "load_adapter_state": "weft.model.attached:load_adapter_state",
+    "merge": "weft.merging.merge:merge",
     "predict": "weft.answering.opening:predict",
     "prune": "weft.pruning.prune:prune",
     "push": "weft.publishing.hub:push",

@@ -4,6 +4,7 @@ A key that does not exist is an error that names the nearest one. Defaults live 
 that belong to a recipe (its file) or a task (its file); `run.yaml` in a run folder holds every value in force.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -18,6 +19,8 @@ Split = Literal["train", "validation", "test"]
 
 S = TypeVar("S", bound=BaseModel)
 
+SEARCH = "search"
+"""In place of a learning rate: find one."""
 _MOST_SAID = 10
 """Faults of one file that an error tells."""
 
@@ -78,7 +81,9 @@ class RecipeSettings(Settings):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str = "lora"
-    """A file of `recipes/` (`weft list recipes`)."""
+    """A file of `recipes/` (`weft list recipes`), or the path of a recipe's YAML file."""
+    spec: dict[str, Any] | None = None
+    """The recipe's description, in place of a YAML file; written by training where the file is the user's own."""
     targets: list[str] | str | None = None
     """Roles (query key value output ffn_in ffn_out), `all-linear`, module names or regular expressions (`re:...`)."""
     layers: list[int] | None = None
@@ -104,6 +109,48 @@ class MixtureSettings(Settings):
     """Run folders whose scores are shown beside the mixture's: full fine-tuning, one LoRA for all tasks, ..."""
 
 
+def _rate(value: object) -> object:
+    """A rate as YAML has it: a number, a number it reads as text (1e-3), or the word."""
+    if value is None or value == SEARCH:
+        return value
+    try:
+        rate = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"expected a number greater than 0, or {SEARCH}")
+    return rate
+
+
+class RateSource(Settings):
+    """Where a run's rate comes from."""
+
+    rate: float
+    """The rate that this is said of; of another it says nothing."""
+    said: str
+
+
+class MergeSettings(Settings):
+    """How experts were combined into one; keys beyond these belong to the method and are checked by it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    name: str = "cat"
+    """A file of `merges/` (`weft list merges`)."""
+    runs: list[str] = []
+    """Run folders whose experts are merged."""
+    weights: list[float] | None = None
+    """One for each expert, in the order of `runs`; None is 1 / their number."""
+    rank: int | None = Field(default=None, ge=1)
+    """Largest rank of the result; None takes the method's own."""
+    head: str | None = None
+    """The run whose head alone answers; None keeps every task's own."""
+    dense: int | None = Field(default=None, ge=1)
+    """Rank at which experts that have no exact factors (DoRA) enter, as the nearest of that rank; None refuses them."""
+    seed: int = 0
+    """Of methods that draw, and of what is learned."""
+
+
 class TrainingSettings(Settings):
     """How long, how fast, and on what terms one expert is trained."""
 
@@ -115,8 +162,12 @@ class TrainingSettings(Settings):
     """Rows of one task per optimizer step: over all processes and accumulation steps together."""
     accumulation: int = Field(default=1, ge=1)
     """Pieces a batch is cut into, to save memory; the result is the same."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate; None takes the recipe's measured default."""
+    learning_rate: Annotated[
+        Annotated[float, Field(gt=0)] | Literal["search"] | None, BeforeValidator(_rate)
+    ] = None
+    """Peak rate; None takes the recipe's at the base's width; `search` tries several on held-out rows of train."""
+    rate_from: RateSource | None = None
+    """Where `learning_rate` comes from, if not from the user; written by training, never read."""
     head_learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate of the head; None takes `learning_rate`."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -157,6 +208,11 @@ class TrainingSettings(Settings):
     tracker: str | None = None
     """A tracker accelerate knows: tensorboard, wandb, mlflow, ..."""
 
+    @property
+    def rate(self) -> float | None:
+        """`learning_rate` where it is a number, as it is in every run that learns."""
+        return None if self.learning_rate == SEARCH else self.learning_rate
+
 
 def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
@@ -180,6 +236,8 @@ class Run(Settings):
     recipe: Annotated[RecipeSettings, BeforeValidator(_named)] = RecipeSettings()
     mixture: Annotated[MixtureSettings | None, BeforeValidator(_named)] = None
     """Mix experts instead of training one: `recipe` has no say then."""
+    merge: MergeSettings | None = None
+    """Written by `weft merge`: how the run's expert was made of others; nothing was trained."""
     training: TrainingSettings = TrainingSettings()
     init_from: str | None = None
     """Run folder whose expert the training starts from."""

@@ -20,7 +20,8 @@ import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
@@ -80,6 +81,7 @@ class Registry(Generic[Contract]):
         self.group = f"weft.{folder}"
         """The entry points by which packages add to it."""
         self._added: dict[str, type[Contract]] = {}
+        self._included: dict[str, Path] = {}
 
     @property
     def contract_place(self) -> str:
@@ -105,7 +107,7 @@ class Registry(Generic[Contract]):
         brought = self._brought()
         for name in brought:
             self._refuse_conflict(name)
-        return sorted(self._own() | set(self._added) | set(brought))
+        return sorted(self._own() | set(self._added) | set(self._included) | set(brought))
 
     def file(self, name: str) -> Traversable:
         """The file that defines `name`, which is not imported.
@@ -117,6 +119,8 @@ class Registry(Generic[Contract]):
         self._refuse_conflict(name)
         if name in self._added:
             return Path(inspect.getfile(self._added[name]))
+        if name in self._included:
+            return self._included[name]
         if name in self._own():
             return resources.files(self.package) / f"{name}{self.suffix}"
         if name not in self._brought():
@@ -137,6 +141,29 @@ class Registry(Generic[Contract]):
         if name in self.names():
             raise ValueError(f"{self.kind} {name!r} is registered already; choose another name")
         self._added[name] = contract
+
+    @contextmanager
+    def including(self, folder: Path) -> Iterator[None]:
+        """Inside the block the files of a folder of the user's own are registered, under their names.
+
+        Raises:
+            ValueError: If a name is taken.
+        """
+        before = dict(self._included)
+        try:
+            for path in sorted(folder.glob(f"*{self.suffix}")):
+                if path.stem in self.names():
+                    raise ValueError(
+                        f"{path}: {self.kind} {path.stem!r} is registered already; rename the file"
+                    )
+                self._included[path.stem] = path.resolve()
+            yield
+        finally:
+            self._included = before
+
+    def included(self, name: str) -> Path | None:
+        """The user's own file that a name stands for; None where it is another's."""
+        return self._included.get(name)
 
     def load(self, name: str) -> type[Contract]:
         """The class that the file, or the package, of `name` defines.

@@ -21,11 +21,17 @@ def scoped(variable: ContextVar[Value], value: Value) -> Iterator[Value]:
 Listener = Callable[[str], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_speaker: ContextVar[Listener | None] = ContextVar("speaker", default=None)
 
 
 def listening(listener: Listener) -> AbstractContextManager[Listener | None]:
     """Whatever is told inside the block is told to `listener`."""
     return scoped(_listener, listener)
+
+
+def speaking(speaker: Listener) -> AbstractContextManager[Listener | None]:
+    """Whatever is announced inside the block is put out by `speaker`."""
+    return scoped(_speaker, speaker)
 
 
 def tell(what: str, done: int | None = None, total: int | None = None) -> None:
@@ -39,3 +45,8 @@ def tell(what: str, done: int | None = None, total: int | None = None) -> None:
     listener = _listener.get()
     if listener is not None:
         listener(what if total is None else f"{what} {done or 0:,}/{total:,}")
+
+
+def announce(what: str) -> None:
+    """Say at once what a user is to know before it costs time; where nobody speaks, it is told like anything else."""
+    (_speaker.get() or tell)(what)

@@ -34,6 +34,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "span_extraction": {"max_length": 40, "stride": 8},
     "multiple_choice": {"options": {"choices": 2}},
     "masked_lm": {},
+    "embedding": {},
     "causal_lm": {},
 }
 CONTEXT = "the river was in paris and the old city of london had a big house for john and mary"
@@ -43,6 +44,7 @@ ROWS: list[tuple[str, Any]] = [
     ("multiple_choice", {"id": "mine", "context": "the dog", "choices": ["said it", "went"]}),
     ("sequence_classification", "a good film"),
     ("masked_lm", "the [MASK] dog was [MASK]"),
+    ("embedding", {"text_a": "a good film", "text_b": CONTEXT, "score": "?"}),
     ("token_classification", {"tokens": ["john", "was", "here"], "tags": ["B-x", "?", "O"]}),
     (
         "sequence_classification",
@@ -100,7 +102,7 @@ def test_mixed_company_changes_no_answer(
 
 
 def test_inputs_are_numbered_unless_they_have_ids(answers: list[Prediction]) -> None:
-    assert [row["id"] for row in answers] == ["0", "1", "mine", "3", "4", "5", "7"]
+    assert [row["id"] for row in answers] == ["0", "1", "mine", "3", "4", "5", "6", "7"]
 
 
 def test_entities_are_found_where_the_user_s_text_has_them(
@@ -113,7 +115,7 @@ def test_entities_are_found_where_the_user_s_text_has_them(
         assert TWEET[entity["start"] : entity["end"]] == entity["text"]
         assert entity["type"] == "x"
         assert 0 < entity["score"] <= 1
-    assert len(answers[5]["tags"]) == 3
+    assert len(answers[6]["tags"]) == 3
 
 
 def test_each_kind_answers_in_its_own_form(answers: list[Prediction]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from tests.voice import without_voice
 from weft.cli import doctor
 
 
@@ -23,7 +24,7 @@ def examined(**environment: str) -> tuple[int, dict[str, Any]]:
         text=True,
         check=False,
     )
-    assert ran.stderr == ""
+    assert without_voice(ran.stderr) == ""
     return ran.returncode, json.loads(ran.stdout)
 
 
@@ -67,3 +68,18 @@ def test_what_is_wrong_is_said_with_what_to_do(tmp_path: Path) -> None:
     assert page["extras"] == [
         {"extra": "more", "state": "absent (also-absent): pip install 'weft[more]'"}
     ]
+
+
+def test_a_doctor_is_asked_where_torch_is_broken(tmp_path: Path) -> None:
+    lacks = "libcudart.so.12: cannot open shared object file"
+    for name in ("torch", "datasets"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError({lacks!r})\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    code, page = examined(WEFT_CACHE=str(tmp_path), PYTHONPATH=path)
+    assert code == doctor.WRONG
+    assert page["wrong"] == [
+        f"torch cannot be imported ({lacks}): reinstall it",
+        f"datasets cannot be imported ({lacks}): reinstall it",
+    ]
+    assert (page["devices"], page["threads"]["torch"]) == ([], None)
+    assert [one["folder"] for one in page["folders"]] == ["cache", "hub", "temporary", "here"]

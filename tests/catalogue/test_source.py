@@ -14,6 +14,7 @@ import pytest
 from weft.catalogue.pages import LISTS, settings
 from weft.catalogue.source import Source
 from weft.methods.adapters import adapters
+from weft.methods.merges import merges
 from weft.methods.mixtures import mixtures
 from weft.methods.recipes import recipe_file, recipes, settings_types
 from weft.model.heads import heads
@@ -39,6 +40,7 @@ def alone() -> dict[str, Any]:
     asked = [("recipe", name) for name in recipes.names()]
     asked += [("adapter", name) for name in adapters.names()]
     asked += [("mixture", name) for name in mixtures.names()]
+    asked += [("merge", name) for name in merges.names()]
     asked += [("task", name) for name in sets.names()]
     ran = subprocess.run(
         [sys.executable, "-c", ALONE],
@@ -64,6 +66,9 @@ def test_settings_are_those_of_the_classes_themselves(alone: dict[str, Any]) -> 
         f"mixture {name}": settings(mixtures.load(name).settings_type, {})
         for name in mixtures.names()
     }
+    expected |= {
+        f"merge {name}": settings(merges.load(name).settings_type, {}) for name in merges.names()
+    }
     assert {name: found[name] for name in expected} == expected
 
 
@@ -73,10 +78,17 @@ def _of_recipe(name: str) -> list[dict[str, str]]:
 
 
 def test_pages_and_rates_are_those_of_the_modules_themselves(alone: dict[str, Any]) -> None:
-    for registry, kind in ((adapters, "adapter"), (mixtures, "mixture")):
+    for registry, kind in (
+        (adapters, "adapter"),
+        (mixtures, "mixture"),
+        (merges, "merge"),
+    ):
         for name in registry.names():
             module = sys.modules[registry.load(name).__module__]
             assert alone["pages"][f"{kind} {name}"]["page"] == inspect.getdoc(module)
+    for name in merges.names():
+        page, kind = alone["pages"][f"merge {name}"], merges.load(name)
+        assert (page["keeps"], page["loses"]) == (kind.keeps, kind.loses)
     rates = {name: mixtures.load(name).learning_rate for name in mixtures.names()}
     assert {name: alone["pages"][f"mixture {name}"]["learning_rate"] for name in rates} == rates
 

@@ -13,6 +13,7 @@ import typer
 
 import weft
 import weft.cli
+from tests.voice import without_voice
 from weft.answering.opening import load
 from weft.reporting.voice import Voice
 from weft.training.loop import train
@@ -28,7 +29,7 @@ FILES = sorted(
 def loaded_after(code: str) -> set[str]:
     said = f"{code}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_a_command_exists_because_its_file_does() -> None:
@@ -105,8 +106,9 @@ def test_version_is_the_package_s(say: Say) -> None:
 def test_an_error_is_one_sentence_without_a_traceback(say: Say) -> None:
     said = say("show", "recipe", "lorra")
     assert (said.code, said.out) == (2, "")
-    assert said.err.startswith("weft: no recipe named 'lorra'. Did you mean 'lora'? Known: ")
-    assert said.err.count("\n") == 1
+    error = without_voice(said.err)
+    assert error.startswith("weft: no recipe named 'lorra'. Did you mean 'lora'? Known: ")
+    assert error.count("\n") == 1
 
 
 def test_debug_shows_the_traceback(say: Say) -> None:

@@ -72,6 +72,7 @@ def given(
         ),
         "prune": call("out", "prune", base, out, "--kind", "unstructured", "--ratio", "0.5", again=["list", "tasks"]),
         "recover": call("out", "recover", folder / "small", out, "--base", base, again=["list", "tasks"]),
+        "merge": call("out", "merge", run, "--weights", "0.5", "--out", out, again=["list", "tasks"]),
         "report": call("out", "report", run, "--out", out),
         "compare": call("out", "compare", folder / "grid.yaml", "--out", out, "--quiet"),
     }  # fmt: skip
@@ -94,7 +95,7 @@ def _killed(command: str, points: int, given: Path, work: Path) -> list[dict]:
 
 POINTS = {
     "train": 25, "mix": 20, "evaluate": 12, "predict": 4, "export": 12, "import": 12, "prune": 10, "recover": 10,
-    "report": 8, "compare": 6,
+    "merge": 12, "report": 8, "compare": 6,
 }  # fmt: skip
 
 

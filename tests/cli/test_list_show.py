@@ -1,12 +1,19 @@
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
 
+from tests.voice import without_voice
 from weft.base.locate import ALIASES
 from weft.catalogue.pages import LISTS, PAGES, described, equation
 from weft.cli import list as list_file
 from weft.methods.adapters import adapters
+from weft.methods.merges import merges
+from weft.methods.mixtures import mixtures
 from weft.methods.recipes import recipe_file, recipes
 from weft.tasks.kinds import kinds
 from weft.tasks.sets import sets
@@ -52,13 +59,52 @@ def test_licences_and_citations_are_listed() -> None:
     assert [row["name"] for row in LISTS["adapters"]() if not row["citation"]] == []
 
 
+# What is looked up by its name alone; the page of a base is counted in its model.
+LOOKED_UP = [["--version"], ["--help"], *(["list", what] for what in LISTS)]
+LOOKED_UP += [["show", "recipe", name] for name in recipes.names()]
+LOOKED_UP += [["show", "adapter", name] for name in adapters.names()]
+LOOKED_UP += [["show", "mixture", name] for name in mixtures.names()]
+LOOKED_UP += [["show", "task", name] for name in sets.names()]
+WALK = """
+import json, sys
+from weft.cli import app
+for asked in json.load(sys.stdin):
+    try:
+        app(asked)
+    except SystemExit as end:
+        heavy = {"torch", "transformers", "datasets", "accelerate", "pandas"} & sys.modules.keys()
+        if end.code or heavy:
+            sys.exit(f"weft {' '.join(asked)}: code {end.code}, imported {heavy}")
+"""
+
+
+def test_what_is_looked_up_imports_no_torch() -> None:
+    """By the commands, as a user asks: what they print with is as light as what they print."""
+    assert {what for _, what, *_ in LOOKED_UP[2 + len(LISTS) :]} == PAGES.keys() - {"base"}
+    asked = [*LOOKED_UP, *([*one, "--json"] for one in LOOKED_UP[2:])]
+    ran = subprocess.run(
+        [sys.executable, "-c", WALK],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, without_voice(ran.stderr)) == (0, "")
+    assert ran.stdout.count('"name": "lora"') >= 2
+
+
 @pytest.mark.parametrize(
     ("recipe", "base", "count"),
     [
         # Rank 8 on query and value of 6, 12 and 24 layers: 2 x layers x 8 x (hidden + hidden).
-        ("lora", "distilbert", 147_456),
-        ("lora", "bert-base", 294_912),
-        ("lora", "bert-large", 786_432),
+        ("rslora", "distilbert", 147_456),
+        ("rslora", "bert-base", 294_912),
+        ("rslora", "bert-large", 786_432),
+        # On all maps of 6, 12 and 24 layers: layers x 8 x (4 x (hidden + hidden) + 2 x (hidden + 4 hidden)).
+        ("lora", "distilbert", 663_552),
+        ("lora", "bert-base", 1_327_104),
+        ("lora", "bert-large", 3_538_944),
         ("head", "bert-base", 0),
         # BERT base as published has 109,482,240 with its pooler of 590,592.
         ("full", "bert-base", 108_891_648),
@@ -69,6 +115,15 @@ def test_parameters_are_counted_without_weights(
 ) -> None:
     page = say("show", "recipe", recipe, "--base", base, "--json").json
     assert page["parameters"]["trained"] == count
+
+
+def test_a_recipe_s_page_says_what_its_rate_is_where(say: Say) -> None:
+    page = say("show", "recipe", "lora", "--base", "bert-large", "--json").json
+    assert page["rate"] == (
+        "0.001; on query, value 0.002 at width 384, which falls with the width to the power 0.5"
+    )
+    assert page["rate on this base"].startswith("0.000612: the recipe's 0.001 at width 384")
+    assert page["rate on this base"].endswith("here 1024")
 
 
 def test_a_recipe_s_page_has_its_equation_settings_and_source(say: Say) -> None:
@@ -93,7 +148,8 @@ def test_every_recipe_has_a_page(recipe: str, say: Say) -> None:
     ("what", "name"),
     [("task", name) for name in sets.names()]
     + [("base", name) for name in ALIASES.names()]
-    + [("adapter", name) for name in adapters.names()],
+    + [("adapter", name) for name in adapters.names()]
+    + [("merge", name) for name in merges.names()],
 )
 def test_every_page_prints(what: str, name: str, say: Say) -> None:
     assert what in PAGES
@@ -115,7 +171,7 @@ def test_the_equation_is_the_first_indented_block() -> None:
 
 @pytest.mark.parametrize("name", ["lor", "contract", "__init__"])
 def test_a_name_that_is_no_methods_is_refused(name: str, say: Say) -> None:
-    for what in ("adapter", "mixture"):
+    for what in ("adapter", "mixture", "merge"):
         said = say("show", what, name)
         assert said.code == 2
         assert f"no {what} named {name!r}" in said.err

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def fits(value: Any, schema: Any, whole: Any) -> bool:
         "$defs", "$schema", "$ref", "anyOf", "oneOf", "type", "enum", "const", "not", "properties",
         "required", "additionalProperties", "propertyNames", "items", "maxItems", "minItems",
         "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "title", "description",
-        "default",
+        "default", "pattern",
     }  # fmt: skip
     assert set(schema) <= known
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -37,6 +38,7 @@ def fits(value: Any, schema: Any, whole: Any) -> bool:
             and not (isinstance(value, bool) and kind in ("integer", "number"))
         ),
         "enum": lambda values: value in values,
+        "pattern": lambda wanted: not isinstance(value, str) or bool(re.search(wanted, value)),
         "const": lambda only: value == only,
         "required": lambda names: not isinstance(value, dict) or set(names) <= set(value),
         "properties": lambda own: (
@@ -91,6 +93,7 @@ def test_a_complete_run_yaml_obeys_it(trained: RunFolder, schema: Any) -> None:
             "training": {"epochs": 0.5},
             "recipe": {"name": "lora", "ranks": {"query": 2}},
         },
+        {"task": "swag", "training": {"learning_rate": "search"}},
     ],
 )
 def test_what_a_run_takes_it_takes(settings: dict[str, Any], schema: Any) -> None:
@@ -110,6 +113,8 @@ def test_what_a_run_takes_it_takes(settings: dict[str, Any], schema: Any) -> Non
         {"task": "swag", "recipe": {"name": "full", "targets": ["query"]}},
         {"task": "swag", "training": {"epoch": 1}},
         {"task": "swag", "training": {"epochs": 0}},
+        {"task": "swag", "training": {"learning_rate": "serach"}},
+        {"task": "swag", "training": {"learning_rate": 0}},
         {"task": 3},
     ],
 )

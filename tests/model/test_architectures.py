@@ -64,18 +64,21 @@ CANNOT_RUN = (
 
 
 def rows_of(kind: str) -> list[list[list[int]]]:
-    """Two rows of unequal length; a pair of equal sequences each, where rows are compared."""
+    """Two rows of unequal length; a pair of equal sequences each, where rows have several."""
     generator = torch.Generator().manual_seed(1)
 
     def sequence(length: int) -> list[int]:
         return [2, *torch.randint(5, 90, (length - 2,), generator=generator).tolist(), 3]
 
-    return [[sequence(size) for _ in range(1 + (kind == "multiple_choice"))] for size in (12, 7)]
+    count = 2 if kind in ("multiple_choice", "embedding") else 1
+    return [[sequence(size) for _ in range(count)] for size in (12, 7)]
 
 
 def labels_of(kind: str, row: list[list[int]]) -> Any:
     if kind in ("sequence_classification", "multiple_choice"):
         return 1
+    if kind == "embedding":
+        return [[0.0, 20.0, 1 / len(row[0])]] * len(row)
     if kind == "span_extraction":
         return [[1, 2]] * len(row)
     return [[1] * len(ids) if kind == "token_classification" else ids for ids in row]
@@ -91,6 +94,8 @@ def task_class(kind: str, model_type: str) -> PreTrainedModel:
 
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
     kind = trunk_class(model.config)
+    if type(model) is kind:
+        return model
     return next(part for part in model.children() if type(part) is kind)  # type: ignore[return-value]
 
 
@@ -101,7 +106,8 @@ def answers(model: PreTrainedModel, kind: str) -> list[Tensor]:
         for row in rows_of(kind):
             ids = torch.tensor(row)[None] if kind_of(kind).compares else torch.tensor(row)
             output = model(input_ids=ids, attention_mask=torch.ones_like(ids))
-            found.append(kind_of(kind).logits(output))
+            pooled = kind == "embedding"
+            found.append(output[0].mean(1) if pooled else kind_of(kind).logits(output))
     return found
 
 
@@ -125,7 +131,7 @@ def check_kind(kind: str, model: PreTrainedModel, folder: Path) -> None:
         batch = collate([Item("plain", kind, (), record) for record in records], 0)
         got = weft(batch)["plain"]
     for at, wanted in enumerate(answers(model, kind)):
-        one = got[at : at + 1]
+        one = got[at * len(wanted) : (at + 1) * len(wanted)]
         one = one if one.shape == wanted.shape else one[:, : wanted.shape[1]]
         # Single precision through two layers, logits of size 1 to 10.
         torch.testing.assert_close(one, wanted, rtol=1e-5, atol=1e-5)

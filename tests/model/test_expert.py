@@ -34,7 +34,7 @@ def made(base: Base, seed: int = 0, head: Head | None = None, **settings: object
 
 def test_its_trained_parameters_are_adapters_head_and_copies_each_once(bert: Base) -> None:
     head = Head("multiple_choice", bert, 1, seed=0)
-    own = made(bert, head=head, rank=3, train_also=["norms"])
+    own = made(bert, head=head, targets=["query", "value"], rank=3, train_also=["norms"])
     trained = own.trained()
     assert len({id(value) for value in trained.values()}) == len(trained)
     assert not {id(value) for value in bert.trunk.parameters()} & {id(v) for v in trained.values()}

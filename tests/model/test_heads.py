@@ -29,14 +29,27 @@ FITTING = {
             "multiple_choice",
             "span_extraction",
             "masked_lm",
+            "embedding",
         ),
     ),
     **dict.fromkeys(
         ("gpt2", "llama"),
-        ("sequence_classification", "token_classification", "span_extraction", "causal_lm"),
+        (
+            "sequence_classification",
+            "token_classification",
+            "span_extraction",
+            "causal_lm",
+            "embedding",
+        ),
     ),
 }
-PAIRS = [(model_type, kind) for model_type, fitting in FITTING.items() for kind in fitting]
+PAIRS = [
+    (model_type, kind)
+    for model_type, fitting in FITTING.items()
+    for kind in fitting
+    # Transformers has no class that pools: `test_embedding.py` holds it against sentence-transformers.
+    if kind != "embedding"
+]
 NUM_LABELS = 3
 
 Load = Callable[..., Base]
@@ -605,6 +618,7 @@ def test_only_language_models_and_given_sizes_decide_the_number_of_logits(load: 
         "multiple_choice": (2, 3),
         "span_extraction": (4, 9, 2),
         "masked_lm": (4, 9, base.config.vocab_size),
+        "embedding": (4, base.config.hidden_size),
     }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from weft.reporting.combined.mixtures import short_names
 from weft.reporting.groups import Group
-from weft.reporting.mixtures import short_names
 from weft.reporting.run_report import Report, gather
 
 

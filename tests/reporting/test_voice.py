@@ -14,6 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from tests.voice import without_voice
 from weft.reporting.progress import Bar
 from weft.reporting.voice import EVERY_S, FIRST_S, Voice, current
 from weft.scoped import tell
@@ -50,6 +51,16 @@ def spoken(first: float = 5, every: float = 20) -> tuple[Voice, Clock, list[str]
         clock,
         lines,
     )
+
+
+def test_what_else_stderr_has_is_told_from_the_voice() -> None:
+    voice, clock, lines = spoken()
+    with voice:
+        clock.now = 6
+        voice.beat()
+    (line,) = lines
+    assert without_voice(f"{line}\nweft: no room\n{line}\n") == "weft: no room\n"
+    assert without_voice(f"weft: {line}, it says\n") == f"weft: {line}, it says\n"
 
 
 def test_a_line_comes_after_the_first_silence_and_every_other() -> None:

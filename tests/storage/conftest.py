@@ -131,7 +131,11 @@ class Lab:
         if kind == "multiple_choice":
             batch = {name: value.view(2, 2, -1) for name, value in batch.items()}
         with torch.no_grad():
-            return without_padding(kind_of(kind).logits(model.eval()(**batch)), base)
+            output = model.eval()(**batch)
+            if kind == "embedding":
+                mask = batch["attention_mask"].unsqueeze(-1)
+                return (output.last_hidden_state * mask).sum(1) / mask.sum(1)
+            return without_padding(kind_of(kind).logits(output), base)
 
 
 def inputs(base: Base, pad: int | None = None) -> dict[str, Tensor]:

@@ -36,6 +36,8 @@ KINDS = [
     ("llama", "causal_lm", ()),
     ("llama", "token_classification", ("O", "B-a", "I-a", "B-b")),
     ("bert", "multiple_choice", ()),
+    ("bert", "embedding", ()),
+    ("gpt2", "embedding", ()),
 ]
 
 

@@ -108,6 +108,17 @@ CASES = {
         lambda prediction: {"text": prediction["text"], "start": prediction["start"]},
         spec={"stride": 4},
     ),
+    "embedding": Case(
+        [
+            {"id": "a", "text_a": "a good film", "text_b": "a fine film", "score": 1},
+            {"id": "b", "text_a": "Paris", "text_b": "He ate.", "score": 0},
+        ],
+        lambda task, record: [
+            one_hot(4, at * (row[2] < 1)) for at, row in enumerate(record["labels"])
+        ],
+        lambda prediction: prediction["similarity"],
+        spec={"metrics": ["pearson", "spearman"]},
+    ),
     "causal_lm": Case(
         [{"id": "a", "text": LONG}, {"id": "b", "text": "A word."}],
         certain(1),

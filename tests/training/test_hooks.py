@@ -202,7 +202,8 @@ def test_a_plan_skips_maps_and_sets_ranks(run_of: Settings) -> None:
         ) -> dict[str, int | None]:
             return {name: None if ".0." in name else rank // 2 for name, rank in spec.items()}
 
-    run = load_run(run_of("tags"))
+    on = {"name": "lora", "targets": ["query", "value"]}
+    run = load_run(run_of("tags", recipe=on))
     session = assemble(completed(run), torch.device("cpu"))
     recipe = replace(resolve(run.recipe), plan=Taper())
     ranks = plan_ranks(session.base.trunk, recipe)

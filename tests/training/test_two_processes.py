@@ -128,6 +128,8 @@ def test_two_processes_equal_one(runs: Runs, tmp_path: Path) -> None:
         "sampled": runs.settings(
             "bert", "topic", "tags", experts="shared", training={"sampling": 0.5}
         ),
+        # Rows that learn from each other.
+        "joint": runs.settings("bert", "beside", "tags", training=together),
         "decoder": runs.settings("gpt2", "go_on"),
         "stopped": runs.settings("bert", "tags", training={"early_stopping": 1, "eval_every": 1}),
     }

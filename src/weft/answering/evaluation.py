@@ -16,14 +16,16 @@ from weft.answering.gate_maps import gate_maps
 from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.answering.recognition import RECOGNITION, recognition
 from weft.atomic import write_text
+from weft.base.loading import Base
 from weft.base.tokens import check_tokens
-from weft.config import Split
+from weft.config import Run, Split
 from weft.data.encoding import cache_folder, encode_examples
 from weft.data.memory import Given, given_by_task
 from weft.data.reading import LoadedTask, load_task
 from weft.guard import json_lines
 from weft.lowrank.route import Members
 from weft.model.batching import Item
+from weft.model.expert import Card
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.runs import RunFolder
@@ -171,23 +173,46 @@ def _rows(
     loaded: LoadedRun, data: str | Given | None, split: Split, max_examples: int | None
 ) -> tuple[LoadedTask, list[Record]]:
     """A split of the run's task, read and encoded."""
-    settings = loaded.run.task
+    return rows_of(
+        loaded.run, loaded.card, loaded.model.base, split, data=data, max_examples=max_examples
+    )
+
+
+def rows_of(
+    run: Run,
+    card: Card,
+    base: Base,
+    split: Split,
+    *,
+    data: str | Given | None = None,
+    max_examples: int | None = None,
+) -> tuple[LoadedTask, list[Record]]:
+    """A split of the task that an expert was trained on, read and encoded.
+
+    Args:
+        run: The run of that one task.
+        card: The expert's.
+        base: Its base.
+        split: Which rows.
+        data: Folder of the task's data, or rows in memory; None takes the run's own.
+        max_examples: Size of a seeded sample; None takes what the run says.
+    """
+    settings = run.task
     assert settings is not None  # load_run_model refuses a folder of several tasks
     given = None if data is None or isinstance(data, str) else data
-    changed: dict[str, Any] = {"data": None if given else data or settings.data or loaded.run.data}
+    changed: dict[str, Any] = {"data": None if given else data or settings.data or run.data}
     if max_examples is not None:
         changed["max_examples"] = max_examples
     rows = load_task(
         settings.model_copy(update=changed),
         splits=[split],
-        seed=loaded.run.seed,
-        labels=loaded.card.labels,
+        seed=run.seed,
+        labels=card.labels,
         given=given,
     )
-    base = loaded.model.base
     records = encode_examples(rows.task, rows.splits[split], base.tokenizer, cache=cache_folder())
     check_tokens(base, records)
-    found = rows.task.with_found(loaded.card.task.get("options", {}))
+    found = rows.task.with_found(card.task.get("options", {}))
     return replace(rows, task=found), records
 
 

@@ -85,7 +85,9 @@ def total_loss(
 ) -> tuple[float, float]:
     """The sum of the loss over the labelled items of rows, without dropout and smoothing, and of their weights."""
     loss, count = torch.zeros((), dtype=torch.float64), 0
-    units = [unit for item in items for unit in units_of(item)]
+    units = [
+        unit for item in items for unit in ([item] if kind_of(item.kind).joint else units_of(item))
+    ]
     for _, batch, answers in _forwards(
         model.snapshot,
         units,

@@ -8,7 +8,7 @@ from weft.answering.generation import Generation
 from weft.answering.inference import TOKENS_PER_BATCH, Progress
 from weft.answering.inputs import Inputs
 from weft.answering.predictor import AUTO, Held, Predictor
-from weft.methods.recipes import recipe_file
+from weft.methods.recipes import file_of
 from weft.runs import RunFolder
 from weft.storage.loading import LoadedRun, load_beside, load_mixture_model, load_run_model
 from weft.tasks.contract import Prediction
@@ -54,7 +54,7 @@ def _all_of(parts: Mapping[str, RunFolder], where: Mapping[str, Any]) -> Predict
     runs: dict[str, LoadedRun] = {}
     for name, part in parts.items():
         first = next(iter(runs.values()), None)
-        if first is None or recipe_file(part.run.recipe.name).trains == "base":
+        if first is None or file_of(part.run.recipe).trains == "base":
             runs[name] = load_run_model(part.path, **where)
         else:
             runs[name] = load_beside(part.path, first, name=name)

@@ -12,7 +12,7 @@ from weft.answering.prediction import Input, checked_input
 from weft.base.tokens import check_tokens
 from weft.model.batching import Item
 from weft.model.heads import kind_of
-from weft.model.heads.contract import ByToken
+from weft.model.heads.contract import BySequence, ByToken
 from weft.model.snapshot import Snapshot
 from weft.storage.loading import LoadedRun
 
@@ -67,7 +67,7 @@ def logits(
 
     `(row, class)` of a sequence classification, `(row, choice)` of a multiple choice, `(sequence, token, class)` of a
     tagger, `(sequence, token, outcome)` with start and end of a span extraction, `(sequence, token, vocabulary)` of a
-    language model.
+    language model, `(sequence, dimension)` of an embedding.
     """
     items = _items(run, inputs)
     units = [(row, unit) for row, item in enumerate(items) for unit in units_of(item)]
@@ -88,6 +88,8 @@ def logits(
     if kind.compares:
         last, names = "choice", ()
     axes = ("sequence", "token", last) if isinstance(kind, ByToken) else ("row", last)
+    if isinstance(kind, BySequence):
+        axes = ("sequence", "dimension")
     ragged = kind.compares or isinstance(kind, ByToken)
     return _padded(found, axes, tuple(row for row, _ in units), names, ragged=ragged)
 

@@ -219,7 +219,7 @@ def checkpoint_tensors(base: Base, names: Iterable[str]) -> dict[str, Tensor]:
     Old checkpoints say `gamma` and `beta` for a norm's `weight` and `bias`; they are found under
     the new names.
     """
-    stored = {_modern(name): (name, tensor) for name, tensor in stored_tensors(base.files).items()}
+    stored = {modern(name): (name, tensor) for name, tensor in stored_tensors(base.files).items()}
     wanted = {name: stored[name] for name in names if name in stored}
     values = read_tensors(dict(wanted.values()))
     return {name: values[old] for name, (old, _) in wanted.items()}
@@ -277,7 +277,8 @@ def _check_fit(
         raise ValueError(f"{folder} does not fit its config.json: {'; '.join(shapes)}")
 
 
-def _modern(name: str) -> str:
+def modern(name: str) -> str:
+    """A tensor's name as checkpoints say it now; old ones call a norm's `weight` and `bias` gamma and beta."""
     parent, _, last = name.rpartition(".")
     last = {"gamma": "weight", "beta": "bias"}.get(last, last)
     return f"{parent}.{last}" if parent else last

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import tempfile
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,16 @@ Page = dict[str, Any]
 def examined() -> Page:
     """All of it, as JSON values; `wrong` holds a sentence for each thing that is, with what to do."""
     wrong: list[str] = []
+    packages = _packages(wrong)
+    torch = _imported("torch", wrong)
     return {
         "weft": metadata.version("weft"),
         "python": platform.python_version(),
         "system": platform.platform(),
-        "packages": _packages(wrong),
+        "packages": packages,
         "extras": _extras(),
-        "devices": _devices(wrong),
-        "threads": _threads(),
+        "devices": _devices(torch, wrong) if torch else [],
+        "threads": _threads(torch),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "offline": {name: os.environ[name] for name in OFFLINE if name in os.environ},
         "default_base": _default_base(),
@@ -73,6 +75,19 @@ def _packages(wrong: list[str]) -> list[dict[str, str]]:
     return found
 
 
+def _imported(name: str, wrong: list[str]) -> Any:
+    """A module that the examination needs; None where it is absent or broken, for that is when one asks a doctor."""
+    try:
+        return import_module(name)
+    except (ImportError, OSError) as error:
+        package = name.partition(".")[0]
+        # One that is absent is named among the packages.
+        if _installed(package) is not None:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            wrong.append(f"{package} cannot be imported ({why:.200}): reinstall it")
+        return None
+
+
 def _extras() -> list[dict[str, str]]:
     """Whether what an extra brings is there."""
     names = metadata.metadata("weft").get_all("Provides-Extra") or []
@@ -93,10 +108,8 @@ def _extras() -> list[dict[str, str]]:
     return found
 
 
-def _devices(wrong: list[str]) -> list[dict[str, str]]:
+def _devices(torch: Any, wrong: list[str]) -> list[dict[str, str]]:
     """Where torch can compute, each tried."""
-    import torch
-
     names = {"cpu": platform.processor() or platform.machine()}
     if torch.cuda.is_available():
         for at in range(torch.cuda.device_count()):
@@ -125,11 +138,9 @@ def _devices(wrong: list[str]) -> list[dict[str, str]]:
     return found
 
 
-def _threads() -> Page:
-    import torch
-
+def _threads(torch: Any) -> Page:
     return {
-        "torch": torch.get_num_threads(),
+        "torch": torch.get_num_threads() if torch else None,
         "cores": os.cpu_count() or 1,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
     }
@@ -147,13 +158,13 @@ def _default_base() -> Page:
 
 def _folders(wrong: list[str]) -> list[Page]:
     """Caches, the folder for drafts and the one weft runs in: sizes, rights, free disk."""
-    from datasets.config import HF_DATASETS_CACHE
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    places = {
-        "cache": (cache_folder(), "set WEFT_CACHE to another folder"),
-        "hub": (Path(HF_HUB_CACHE), "set HF_HUB_CACHE to another folder"),
-        "datasets": (Path(HF_DATASETS_CACHE), "set HF_DATASETS_CACHE to another folder"),
+    places = {"cache": (cache_folder(), "set WEFT_CACHE to another folder")}
+    if hub := _imported("huggingface_hub.constants", wrong):
+        places["hub"] = (Path(hub.HF_HUB_CACHE), "set HF_HUB_CACHE to another folder")
+    if datasets := _imported("datasets.config", wrong):
+        advice = "set HF_DATASETS_CACHE to another folder"
+        places["datasets"] = (Path(datasets.HF_DATASETS_CACHE), advice)
+    places |= {
         "temporary": (Path(tempfile.gettempdir()), "set TMPDIR to another folder"),
         "here": (Path.cwd(), "give --out a folder elsewhere"),
     }

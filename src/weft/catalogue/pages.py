@@ -14,16 +14,27 @@ from typing import Any
 from pydantic import BaseModel
 
 from weft.base.locate import ALIASES, Alias
+from weft.catalogue.including import grid_files
 from weft.catalogue.source import Kept, file_of, source_of
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind, find_spec
 from weft.methods.adapters import adapters
 from weft.methods.controllers import controllers
+from weft.methods.merges import merges
 from weft.methods.mixtures import mixtures
 from weft.methods.optimizers import optimizers
 from weft.methods.penalties import penalties
 from weft.methods.plans import plans
-from weft.methods.recipes import PARTS, RecipeFile, parts_of, recipe_file, recipes, resolve
+from weft.methods.rates import REFERENCE_WIDTH, fall_of, rate_for
+from weft.methods.recipes import (
+    PARTS,
+    RecipeFile,
+    own_file,
+    parts_of,
+    recipe_file,
+    recipes,
+    resolve,
+)
 from weft.model.heads import heads
 from weft.registry import Registry, unknown
 from weft.tasks.kinds import kinds
@@ -55,7 +66,7 @@ def described(
     experts: int | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> Page:
-    """All about one recipe, task, base, adapter or mixture, as JSON values.
+    """All about one recipe, task, base, adapter, mixture or merge, as JSON values.
 
     Args:
         what: A name of `PAGES`.
@@ -205,7 +216,8 @@ def _alias(name: str) -> Alias:
 
 def _recipe_page(name: str, base: str | None) -> Page:
     file = recipe_file(name)
-    page: Page = {"recipe": name, "summary": file.summary}
+    own = own_file(name)
+    page: Page = {"recipe": own.stem if own else name, "summary": file.summary}
     if file.adapter is not None:
         page |= {"equation": equation(_page_of(adapters, file.adapter)), "adapter": file.adapter}
     else:
@@ -219,11 +231,21 @@ def _recipe_page(name: str, base: str | None) -> Page:
             entry for kind in settings_of(file) for entry in settings(kind, file.settings)
         ]
     page["training"] = file.training
+    others = "".join(
+        f"; on {', '.join(other.targets)} {other.learning_rate:g}" for other in file.rates_elsewhere
+    )
+    stated = f"{file.training['learning_rate']:g}{others}"
+    page["rate"] = f"{stated} at width {REFERENCE_WIDTH}{fall_of(file.trains)}"
     if base is not None:
+        from weft.base.loading import config_of
         from weft.catalogue.counting import parameters
 
-        page["parameters"] = parameters(resolve(RecipeSettings(name=name)), base)
-    return page | {"file": str(recipes.file(name))}
+        recipe = resolve(RecipeSettings(name=name))
+        page["parameters"] = parameters(recipe, base)
+        width = config_of(base).hidden_size
+        rate = rate_for(recipe.learning_rate, file.trains, width)
+        page["rate on this base"] = f"{rate.value:g}: {rate.said}"
+    return page | {"file": str(own or recipes.file(name))}
 
 
 def _adapter_page(name: str, base: str | None) -> Page:
@@ -252,6 +274,20 @@ def _mixture_page(name: str, base: str | None) -> Page:
         "settings": settings(_attribute(mixtures, name, "settings_type"), {}),
         "learning_rate": _attribute(mixtures, name, "learning_rate"),
         "file": str(mixtures.file(name)),
+    }
+
+
+def _merge_page(name: str, base: str | None) -> Page:
+    text = _page_of(merges, name)
+    return {
+        "merge": name,
+        "summary": _first_line(text),
+        "equation": equation(text),
+        "keeps": _attribute(merges, name, "keeps"),
+        "loses": _attribute(merges, name, "loses"),
+        "page": text,
+        "settings": settings(_attribute(merges, name, "settings_type"), {}),
+        "file": str(merges.file(name)),
     }
 
 
@@ -290,6 +326,10 @@ def _base_page(name: str, base: str | None) -> Page:
     }
 
 
+def _grids() -> list[Entry]:
+    return [{"name": name, "file": str(path)} for name, path in grid_files().items()]
+
+
 LISTS: dict[str, Callable[[], list[Entry]]] = {
     "recipes": _recipes,
     "tasks": _tasks,
@@ -302,6 +342,8 @@ LISTS: dict[str, Callable[[], list[Entry]]] = {
     "plans": _methods(plans),
     "heads": _heads,
     "mixtures": _methods(mixtures),
+    "merges": _methods(merges),
+    "grids": _grids,
 }
 PAGES: dict[str, Callable[[str, str | None], Page]] = {
     "recipe": _recipe_page,
@@ -309,4 +351,5 @@ PAGES: dict[str, Callable[[str, str | None], Page]] = {
     "base": _base_page,
     "adapter": _adapter_page,
     "mixture": _mixture_page,
+    "merge": _merge_page,
 }

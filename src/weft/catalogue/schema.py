@@ -9,6 +9,17 @@ from weft.methods.recipes import recipe_file, recipes, settings_types
 NAMED = ("TaskSettings", "RecipeSettings")
 """Settings that may be said as a bare name."""
 EMPTY = [None, [], {}]
+_OWN = {"type": "string", "pattern": r"\.ya?ml$"}
+_OWN_RECIPE: dict[str, Any] = {
+    "title": "a recipe of the user's own",
+    "description": "The path of its YAML file, or its description; its settings are checked when it is read.",
+    "type": "object",
+    "required": ["name"],
+    "anyOf": [
+        {"properties": {"name": _OWN}},
+        {"properties": {"spec": {"type": "object"}}, "required": ["spec"]},
+    ],
+}
 
 
 def run_schema() -> dict[str, Any]:
@@ -17,8 +28,12 @@ def run_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     for name in recipes.names():
         definitions[f"recipe_{name}"] = _recipe_schema(name)
+    definitions["own_recipe"] = _OWN_RECIPE
     definitions["RecipeSettings"] = {
-        "anyOf": [{"$ref": f"#/$defs/recipe_{name}"} for name in recipes.names()]
+        "anyOf": [
+            *({"$ref": f"#/$defs/recipe_{name}"} for name in recipes.names()),
+            {"$ref": "#/$defs/own_recipe"},
+        ]
     }
     for place in schema["properties"].values():
         _allow_bare_names(place)
@@ -46,6 +61,7 @@ def _recipe_schema(name: str) -> dict[str, Any]:
         for key, value in {"targets": file.targets, **file.settings}.items():
             properties[key]["default"] = value
     properties["name"] = {"const": name, "title": "Name"}
+    properties["spec"] = {"enum": [None], "title": "Spec"}
     return {
         "title": f"recipe {name}",
         "description": f"{file.summary} {file.citation}",
@@ -64,6 +80,6 @@ def _allow_bare_names(place: dict[str, Any]) -> None:
             continue
         bare: dict[str, Any] = {"type": "string"}
         if name == "RecipeSettings":
-            bare["enum"] = recipes.names()
+            bare = {"anyOf": [{**bare, "enum": recipes.names()}, _OWN]}
         place.pop("$ref", None)
         place["anyOf"] = [bare, *choices]

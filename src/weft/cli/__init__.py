@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,10 +36,28 @@ Cluster = Annotated[
 ]
 
 
+Include = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR",
+        help="A folder of your own with recipes/, tasks/ or grids/, whose files get names; may be repeated.",
+    ),
+]
+
+
 class Spoken(typer.core.TyperCommand):
     """A command that says on stderr what it does whenever it has been silent for a while, unless it is to be quiet."""
 
     def invoke(self, ctx: Any) -> Any:
+        folders = ctx.params.get("include")
+        if not folders:
+            return self._spoken(ctx)
+        from weft.catalogue.including import including
+
+        with including(*folders):
+            return self._spoken(ctx)
+
+    def _spoken(self, ctx: Any) -> Any:
         from weft.reporting.voice import Voice
 
         # Of the processes that torchrun or accelerate started, the first alone speaks.
@@ -100,7 +119,7 @@ def show_training(
         folder = work(report)
     if not is_first:
         return
-    from weft.reporting.tables import show_runs, summary_of
+    from weft.reporting.answers.scores import show_runs, summary_of
 
     if as_json:
         typer.echo(json.dumps(summary_of(folder), indent=1))

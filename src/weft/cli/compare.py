@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-from weft.cli import RUNS_FAILED, AtOnce, Cluster
+from weft.cli import RUNS_FAILED, AtOnce, Cluster, Include
 
 
 def command(
-    grid: Annotated[Path, typer.Argument(help="The grid's YAML file.")],
+    grid: Annotated[
+        Path, typer.Argument(help="The grid's YAML file, or a grid's name in an included folder.")
+    ],
     *,
     set_: Annotated[
         list[str] | None,
@@ -26,10 +28,12 @@ def command(
     extend: Annotated[
         bool, typer.Option("--extend", help="Take a folder of another grid; keep its runs.")
     ] = False,
+    include: Include = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the leaderboard as JSON.")] = False,
 ) -> None:
     """Run what is missing of a grid and print its leaderboard; the same call goes on where it stopped."""
+    from weft.catalogue.including import grid_file
     from weft.comparison.comparing import Unfinished, compare
     from weft.comparison.grid import cells_of, load_grid
     from weft.comparison.jobs import planned
@@ -38,7 +42,7 @@ def command(
     from weft.reporting.boards import comparison_shown, show_plan, write_leaderboard
     from weft.reporting.writers import show, to_json
 
-    chosen = load_grid(grid, set_ or [])
+    chosen = load_grid(grid_file(grid), set_ or [])
     if baseline is not None:
         cells_of(chosen, [baseline])
     folder = out or Path("runs") / grid.stem

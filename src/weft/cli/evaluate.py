@@ -41,7 +41,7 @@ def command(
         found = evaluate(
             run, split=split, max_examples=max_examples, gates=gates, progress=progress, **where
         )
-    from weft.reporting.tables import as_json_value, show_scores
+    from weft.reporting.answers.scores import as_json_value, show_scores
 
     if as_json:
         typer.echo(json.dumps(as_json_value(found), indent=1))

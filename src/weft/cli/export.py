@@ -10,9 +10,10 @@ def command(
     run: Annotated[Path, typer.Argument(help="The run folder of one task, or of a mixture.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
     to: Annotated[
-        Literal["peft", "merged"],
+        Literal["peft", "merged", "sentence-transformers"],
         typer.Option(
-            help="peft: files that PEFT opens (LoRA, X-LoRA). merged: a transformers checkpoint."
+            help="peft: files that PEFT opens (LoRA, X-LoRA). merged: a transformers checkpoint. "
+            "sentence-transformers: that of an embedding, with its pooling."
         ),
     ] = "peft",
     rank: Annotated[
@@ -20,7 +21,7 @@ def command(
         typer.Option(help="peft: the nearest plain LoRA of this rank, and how far it is."),
     ] = None,
 ) -> None:
-    """Write a run's expert, or its X-LoRA mixture, for PEFT or transformers."""
+    """Write a run's expert, or its X-LoRA mixture, for PEFT, transformers or sentence-transformers."""
     from weft.storage.experts import read_card
     from weft.storage.exporting import export
 

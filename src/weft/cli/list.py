@@ -5,14 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from weft.cli import Include
+
 What = Literal[
     "recipes", "tasks", "kinds", "bases", "adapters", "optimizers", "penalties", "controllers",
-    "plans", "heads", "mixtures",
+    "plans", "heads", "mixtures", "merges", "grids",
 ]  # fmt: skip
 
 
 def command(
     what: Annotated[What, typer.Argument(help="Which list.", show_choices=True)],
+    *,
+    include: Include = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what there is, each with a line and its source."""

@@ -1,16 +1,21 @@
-"""`weft show`: all about one recipe, task, base, adapter or mixture."""
+"""`weft show`: all about one recipe, task, base, adapter, mixture or merge."""
 
 import json
 from typing import Annotated, Literal
 
 import typer
 
+from weft.cli import Include
+
 
 def command(
     what: Annotated[
-        Literal["recipe", "task", "base", "adapter", "mixture"], typer.Argument(help="Which.")
+        Literal["recipe", "task", "base", "adapter", "mixture", "merge"],
+        typer.Argument(help="Which."),
     ],
-    name: Annotated[str, typer.Argument(help="Its name; a task's or base's may be a path.")],
+    name: Annotated[
+        str, typer.Argument(help="Its name; a recipe's, task's or base's may be a path.")
+    ],
     *,
     base: Annotated[
         str | None, typer.Option(help="Count parameters on this base; needs no weights.")
@@ -22,6 +27,7 @@ def command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="mixture: count it with a setting."),
     ] = None,
+    include: Include = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show equation, settings, sizes and source of one of them."""

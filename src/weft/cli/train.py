@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weft.cli import show_training
+from weft.cli import Include, show_training
 
 if TYPE_CHECKING:
     from weft.runs import RunFolder
@@ -21,6 +21,7 @@ def command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
+    include: Include = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Scores and costs as JSON.")] = False,
 ) -> None:

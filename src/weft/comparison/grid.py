@@ -17,7 +17,9 @@ from weft.config import (
     validate,
     with_overrides,
 )
+from weft.methods.recipes import self_contained
 from weft.registry import unknown
+from weft.tasks.sets import sets
 
 
 class TaskEntry(Settings):
@@ -111,13 +113,27 @@ def cells_of(grid: Grid, recipes: Iterable[str] | None = None) -> list[Cell]:
 
 
 def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
-    """A grid from its YAML file, with `a.b=c` overrides applied.
+    """A grid from its YAML file, with `a.b=c` overrides applied; what is the user's own in it needs its folder no more.
 
     Raises:
         ValueError: If the file or a setting is wrong, naming the key.
     """
     values = with_overrides(read_yaml(Path(path)), list(overrides))
-    return validate(Grid, values, str(path))
+    grid = validate(Grid, values, str(path))
+    recipes = {
+        name: entry.model_copy(update={"recipe": self_contained(entry.recipe)})
+        for name, entry in grid.recipes.items()
+    }
+    tasks = {name: _by_path(entry) for name, entry in grid.tasks.items()}
+    return grid.model_copy(update={"recipes": recipes, "tasks": tasks})
+
+
+def _by_path(entry: TaskEntry) -> TaskEntry:
+    """The entry with the path of a set of the user's own in place of a name that stands for it here and now."""
+    path = sets.included(entry.task.name)
+    if path is None:
+        return entry
+    return entry.model_copy(update={"task": entry.task.model_copy(update={"name": str(path)})})
 
 
 def claim(grid: Grid, folder: Path, *, extend: bool) -> None:

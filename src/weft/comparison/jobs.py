@@ -17,8 +17,10 @@ from filelock import FileLock
 from weft.atomic import make_folder, writing
 from weft.comparison.grid import Cell, Grid, cells_of, label_of
 from weft.config import Run, TrainingSettings, validate
-from weft.data.reading import find_kind, find_spec
+from weft.data.reading import find_spec
 from weft.runs import CONFIG, RunFolder
+from weft.storage.card import read_card
+from weft.storage.loading import task_of
 from weft.training.loop import Report, train
 from weft.training.settings import completed
 
@@ -101,8 +103,8 @@ def best_rate(grid: Grid, cell: Cell, jobs: Mapping[float, Job]) -> tuple[float,
     """The rate that scored best on held-out rows, and the score of each; a single one needs no search."""
     if not jobs:
         return grid.recipes[cell.recipe].learning_rates[0], {}
-    spec = find_spec(grid.tasks[cell.task].task)
-    task = find_kind(spec)(spec, spec.labels or ())
+    # As it was trained: what it is selected on may depend on the form of its rows.
+    task = task_of(read_card(RunFolder.open(next(iter(jobs.values())).folder).expert))
     scores = {rate: score_of(job.folder, task.metric)["value"] for rate, job in jobs.items()}
     sign = 1 if task.higher_is_better else -1
     best = max(scores, key=lambda rate: sign * scores[rate])

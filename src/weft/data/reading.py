@@ -49,6 +49,7 @@ def find_spec(task: str | TaskSettings) -> TaskSpec:
         ValueError: If the description has a key or a value that is wrong.
     """
     name = task if isinstance(task, str) else task.name
+    name = str(sets.included(name) or name)
     if not isinstance(task, str) and task.spec is not None:
         return validate(TaskSpec, {"name": name, **task.spec}, f"task {name}: spec")
     path = Path(name).expanduser()

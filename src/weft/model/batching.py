@@ -228,13 +228,41 @@ def pieces(
 ) -> list[list[Item]]:
     """`items` cut into pieces that run through the model one after another; sums over them do not change.
 
-    Rows of similar length stay together, so that a long paragraph does not pad a short sentence.
+    Rows of similar length stay together, so that a long paragraph does not pad a short sentence. Rows of a head whose
+    loss is of all of them together are one piece, whatever its size.
 
     Args:
         items: The rows of a step.
         accumulation: How many pieces there are at least.
         most_tokens: Padded tokens of a piece of more than one row; a row of many windows counts them all.
     """
+    found = [[*rows] for rows in _joint(items).values()]
+    apart = [item for item in items if not kind_of(item.kind).joint]
+    return found + _cut(apart, accumulation, most_tokens)
+
+
+def _joint(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """By head, the rows whose loss is of all of them together."""
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        if kind_of(item.kind).joint:
+            found.setdefault(item.head, []).append(item)
+    return found
+
+
+def share_of(items: Sequence[Item], process: int, of: int) -> list[Item]:
+    """The rows of a step that one of several processes computes: every so-manieth, those of a joint loss all on one.
+
+    The first process has some whenever there are any.
+    """
+    heads = list(_joint(items))
+    apart = [item for item in items if not kind_of(item.kind).joint]
+    mine = {head for at, head in enumerate(heads) if at % of == process}
+    own = {id(item) for item in apart[process::of]}
+    return [item for item in items if item.head in mine or id(item) in own]
+
+
+def _cut(items: Sequence[Item], accumulation: int, most_tokens: int | None) -> list[list[Item]]:
     ordered = sorted(items, key=lambda item: item.length)
     most = -(-len(ordered) // accumulation)
     found: list[list[Item]] = []

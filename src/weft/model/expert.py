@@ -271,8 +271,9 @@ def check_head_settings(head: Head, training: TrainingSettings) -> None:
     """Refuse training settings that this head's loss does not have.
 
     Raises:
-        ValueError: If labels are to be smoothed where the loss is no cross-entropy.
+        ValueError: If labels are to be smoothed where the loss is no cross-entropy, or the kind cannot be trained so.
     """
+    head.kind.check_training(training)
     classes = head.module.config.num_labels
     if training.label_smoothing and head.kind_name == "sequence_classification" and classes == 1:
         raise ValueError("label_smoothing: a regression has no classes to smooth; set it to 0")

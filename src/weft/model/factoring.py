@@ -28,7 +28,7 @@ def merged(
         weights: One an expert.
     """
     found = merge.merge([factors_of(owner, trunk) for owner in owners], weights)
-    adapters = {module: _lora(A, B) for module, (A, B) in found.factors.items()}
+    adapters = {module: lora_of(A, B) for module, (A, B) in found.factors.items()}
     return Expert(name, adapters, None), found.error
 
 
@@ -57,14 +57,14 @@ def approximated(expert: Expert, trunk: nn.Module, rank: int) -> tuple[Expert, f
             delta = adapter.delta(wide(weight))
             U, S, Vh = svd(delta)
             root = S[:rank].sqrt()
-            adapters[module] = _lora(root[:, None] * Vh[:rank], U[:, :rank] * root)
+            adapters[module] = lora_of(root[:, None] * Vh[:rank], U[:, :rank] * root)
             missed += S[rank:].square().sum().item()
             whole += S.square().sum().item()
     near = Expert(expert.name, adapters, expert.head, expert.copies)
     return near, (missed / whole) ** 0.5 if whole else 0.0
 
 
-def _lora(A: Tensor, B: Tensor) -> LoRA:
+def lora_of(A: Tensor, B: Tensor) -> LoRA:
     """A plain LoRA with these factors and scale 1."""
     adapter = LoRA(
         torch.empty(B.shape[0], A.shape[1], device="meta"),

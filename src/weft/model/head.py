@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from weft.base.forms import trunk_class
 from weft.base.loading import Base, checkpoint_tensors
 from weft.model.heads import kind_for
 from weft.model.passage import Passage, ask, blank, initialise
@@ -40,7 +41,9 @@ class Head(nn.Module):
         config = copy.deepcopy(base.config)
         # Span classes read it too, for start and end.
         config.num_labels = num_labels if self.kind.has_classes else 2
-        module, self.prefix = blank(self.kind, config)
+        module, self.place = blank(self.kind, config)
+        # What the trunk is called in checkpoints.
+        self.prefix = "" if self.kind.is_trunk else self.place
         self._frozen: set[str] = set()
         self._initialise(module, base, seed)
         self.module: PreTrainedModel = module
@@ -49,14 +52,14 @@ class Head(nn.Module):
         initialise(module, self.kind, seed)
         # Before anything of the base is shared: its tensors keep their own type.
         nn.Module.to(module, dtype=trained_dtype(base))
-        passage: Passage = getattr(module, self.prefix)
+        passage: Passage = getattr(module, self.place)
         if passage.pooler is not None and base.pooler is not None:
             if self.kind.trains_pooler:
                 passage.pooler.load_state_dict(base.pooler.state_dict())
             else:
                 passage.pooler = base.pooler
                 self._frozen |= {
-                    f"{self.prefix}.pooler.{name}" for name, _ in base.pooler.named_parameters()
+                    f"{self.place}.pooler.{name}" for name, _ in base.pooler.named_parameters()
                 }
         if self.kind.language_model:
             self._take_language_model_head(module, base)
@@ -83,13 +86,24 @@ class Head(nn.Module):
             parent, _, last = target.rpartition(".")
             setattr(module.get_submodule(parent), last, shared)
 
+    @property
+    def below(self) -> str:
+        """What stands before the trunk's names in checkpoints of the task class."""
+        return f"{self.prefix}." if self.prefix else ""
+
+    @property
+    def class_name(self) -> str:
+        """The class of transformers whose checkpoint the head and its trunk make."""
+        own = trunk_class(self.module.config) if self.kind.is_trunk else type(self.module)
+        return own.__name__
+
     def unfreeze(self, trunk: nn.Module) -> None:
         """Train what the checkpoint brought as well, as recipe `full` does: a copy of the pooler, the LM head.
 
         Args:
             trunk: The private trunk; weights tied to the embeddings stay tied, to its own.
         """
-        passage: Passage = getattr(self.module, self.prefix)
+        passage: Passage = getattr(self.module, self.place)
         passage.pooler = copy.deepcopy(passage.pooler)
         tied = {
             target: source.removeprefix(f"{self.prefix}.")
@@ -108,8 +122,8 @@ class Head(nn.Module):
         Args:
             modules: Names, as in the task class, of modules that hold parameters. Parameters that are one stay one.
         """
-        passage: Passage = getattr(self.module, self.prefix)
-        if any(name.startswith(f"{self.prefix}.pooler") for name in modules):
+        passage: Passage = getattr(self.module, self.place)
+        if any(name.startswith(f"{self.place}.pooler") for name in modules):
             passage.pooler = copy.deepcopy(passage.pooler)
         frozen = {name: self.module.get_parameter(name) for name in sorted(self._frozen)}
         twins = {
@@ -189,13 +203,13 @@ class Head(nn.Module):
         """
         module = copy.copy(self.module)
         module._modules = dict(self.module._modules)
-        passage: Passage = getattr(self.module, self.prefix)
+        passage: Passage = getattr(self.module, self.place)
         own = passage.pooler if passage.pooler is not None else pooler
         if own is not None and hasattr(trunk, "pooler"):
             trunk = copy.copy(trunk)
             trunk._modules = dict(trunk._modules)
             trunk.pooler = own
-        setattr(module, self.prefix, trunk)
+        setattr(module, self.place, trunk)
         return module
 
 

@@ -8,7 +8,6 @@ import copy
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
@@ -103,10 +102,7 @@ def blank(kind: Kind, config: PreTrainedConfig) -> tuple[PreTrainedModel, str]:
     """
     own = trunk_class(config)
     with torch.device("meta"):
-        # In single precision whatever the base is in, so that start values drawn for it are the same.
-        module = getattr(transformers, kind.auto).from_config(
-            config, dtype=torch.float32, trust_remote_code=False
-        )
+        module = kind.task_class(config)
     name = type(module).__name__
     places = [place for place, part in module.named_children() if type(part) is own]
     if not places:

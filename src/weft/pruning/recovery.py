@@ -22,7 +22,7 @@ from weft.base.locate import checkpoint_files, locate
 from weft.config import RecipeSettings, to_yaml
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.peft.writing import PeftFolder
-from weft.methods.recipes import recipe_file, resolve
+from weft.methods.recipes import file_of, resolve
 from weft.model.expert import Expert, factors_of
 from weft.pruning.record import FILE, Pruning, read_pruning
 from weft.pruning.units import groups_of
@@ -117,7 +117,7 @@ def _check_expert(loaded: LoadedRun, run: str | Path) -> None:
     """Refuse a run without adapters, or without their exact factors."""
     expert = loaded.model.expert(loaded.name)
     if not expert.adapters:
-        whole = recipe_file(loaded.card.recipe["name"]).trains == "base"
+        whole = file_of(RecipeSettings(**loaded.card.recipe)).trains == "base"
         raise ValueError(
             f"{run} trained {'every weight' if whole else 'a head alone'}, so there is no adapter to "
             "recover; train with recipe loram"

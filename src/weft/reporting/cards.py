@@ -31,6 +31,7 @@ PIPELINES = {
     "span_extraction": "question-answering",
     "causal_lm": "text-generation",
     "masked_lm": "fill-mask",
+    "embedding": "sentence-similarity",
 }
 """The hub's task by kind."""
 HERE = "path/to/this/folder"
@@ -248,6 +249,8 @@ def _loading_lines(card: Card, library: str) -> list[str]:
             "model = Model(base)",
             "model.add(expert)",
         ]
+    if kind.is_trunk:
+        found.append("A text's vector is the mean of its tokens' last states.")
     return [*found, "With weft:", _code(*own)]
 
 

@@ -64,6 +64,10 @@ class Bar:
         self._progress.update(self._task, total=1.0, completed=fraction)
         self._behind(words)
         tenth = int(fraction * LINES + 1e-9)
+        if tenth < self._tenth:
+            self._tenth = (
+                -1
+            )  # something else is counted from here on: a search is over, its training begins
         if self.console.is_terminal:
             return
         if tenth > self._tenth:

@@ -1,16 +1,18 @@
 """The report of some runs: which is best, how sure that is and what it cost; gates of mixtures; what is missing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from weft.reporting.answers.classes import class_tables
 from weft.reporting.answers.mistakes import mistake_parts
 from weft.reporting.answers.verdict import verdict
+from weft.reporting.combined.merges import MergedRun, merges_of
+from weft.reporting.combined.merges import section as merge_section
+from weft.reporting.combined.mixtures import MixtureRun, mixture_section, mixtures_of
 from weft.reporting.document import Document, Section, Table
 from weft.reporting.groups import Entry, Group, groups_of
-from weft.reporting.mixtures import MixtureRun, mixture_section, mixtures_of
 from weft.reporting.numbers import (
     NONE,
     counted,
@@ -42,6 +44,7 @@ class Report:
 
     groups: tuple[Group, ...]
     mixtures: tuple[MixtureRun, ...]
+    merges: tuple[MergedRun, ...] = ()
 
     @property
     def missing(self) -> list[str]:
@@ -68,7 +71,7 @@ def gather(paths: Sequence[str | Path]) -> Report:
         ValueError: If there is none, or one is damaged.
     """
     runs = read_runs(paths)
-    return Report(tuple(groups_of(runs)), tuple(mixtures_of(runs)))
+    return Report(tuple(groups_of(runs)), tuple(mixtures_of(runs)), tuple(merges_of(runs)))
 
 
 def document(report: Report) -> Document:
@@ -83,6 +86,7 @@ def document(report: Report) -> Document:
         (
             *map(group_section, report.groups),
             *map(mixture_section, report.mixtures),
+            *map(merge_section, report.merges),
             Section(
                 "missing",
                 "What is missing",
@@ -229,10 +233,22 @@ def _runs_table(group: Group) -> Table:
                     whole(cost.get("examples")),
                     whole(cost.get("steps")),
                     NONE if rate is None else f"{rate:g}",
+                    cost.get("learning_rate_from") or NONE,
                     decimal(cost.get("seconds")),
                 )
             )
-    headers = ("#", "run", "seed", *map(unit, names), "rows", "trained on", "steps", "rate", "s")
+    headers = (
+        "#",
+        "run",
+        "seed",
+        *map(unit, names),
+        "rows",
+        "trained on",
+        "steps",
+        "rate",
+        "its source",
+        "s",
+    )
     caption = (
         f"{group.heading}, run by run: every score with its 95 % bootstrap interval over rows."
     )
@@ -283,6 +299,7 @@ def _values(report: Report) -> dict[str, Any]:
             }
             for mixture in report.mixtures
         ],
+        "merges": [{"run": own.run, **asdict(own.record)} for own in report.merges],
         "missing": report.missing,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from weft.config import Run
 from weft.data.reading import find_kind, find_spec
-from weft.methods.recipes import recipe_file
+from weft.methods.recipes import file_of
 from weft.model.expert import Card
 from weft.runs import CONFIG, RunFolder
 from weft.storage.experts import CARD, read_card
@@ -32,7 +32,7 @@ class TaskRun:
     folder: RunFolder
     task: str
     method: str
-    """The recipe's name, or the mixture's."""
+    """The recipe's name, or the mixture's or the merge's."""
     family: str
     """mixture, or what the recipe trains: adapters, head or base."""
     seed: int
@@ -54,6 +54,8 @@ class TaskRun:
     card: Card | None
     missing: tuple[str, ...]
     """What the folder lacks, as sentences."""
+    merged: bool = False
+    """Whether its expert was made of others and not trained."""
 
     @property
     def score(self) -> Mapping[str, Any] | None:
@@ -127,14 +129,14 @@ def _task_run(part: RunFolder, run: Run, place: Path) -> TaskRun:
     if not scores:
         missing.append("it has not been scored: run `weft evaluate` on it")
     loss, selection = _curves(part, run.task.label)
-    if not loss:
+    if not loss and run.merge is None:
         missing.append("no learning curve: its log has no losses")
     first = scores[0]["name"] if scores else "score"
     return TaskRun(
         run=place.as_posix(),
         folder=part,
         task=run.task.label,
-        method=run.mixture.name if run.mixture else run.recipe.name,
+        method=_method(run),
         family=family or "adapters",
         seed=run.seed,
         settings=settings_of(run),
@@ -149,7 +151,14 @@ def _task_run(part: RunFolder, run: Run, place: Path) -> TaskRun:
         selection=selection,
         card=card,
         missing=tuple(missing),
+        merged=run.merge is not None,
     )
+
+
+def _method(run: Run) -> str:
+    if run.merge is not None:
+        return f"{run.merge.name} merge"
+    return run.mixture.name if run.mixture else run.recipe.name
 
 
 def settings_of(run: Run) -> dict[str, Any]:
@@ -159,6 +168,8 @@ def settings_of(run: Run) -> dict[str, Any]:
     if mixture is not None:
         mixture["runs"] = [_settings_at(path) for path in mixture["runs"]]
         del mixture["beside"]
+    if values["merge"] is not None:
+        values["merge"]["runs"] = [_settings_at(path) for path in values["merge"]["runs"]]
     return values
 
 
@@ -172,7 +183,7 @@ def _family(run: Run) -> str | None:
     if run.mixture is not None:
         return "mixture"
     try:
-        return recipe_file(run.recipe.name).trains
+        return file_of(run.recipe).trains
     except KeyError:
         return None
 

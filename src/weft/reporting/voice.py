@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Self
 
-from weft.scoped import listening
+from weft.scoped import listening, speaking
 
 FIRST_S = 5.0
 """How long a command may run before it says what it does; most have ended by then."""
@@ -64,8 +65,9 @@ class Voice:
 
     def __enter__(self) -> Self:
         self._token: Token[Voice | None] = _current.set(self)
-        self._listening = listening(self.hear)
-        self._listening.__enter__()
+        self._scopes = ExitStack()
+        self._scopes.enter_context(listening(self.hear))
+        self._scopes.enter_context(speaking(self.say))
         if self._thread is not None:
             self._thread.start()
         return self
@@ -79,7 +81,7 @@ class Voice:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        self._listening.__exit__(kind, error, trace)
+        self._scopes.close()
         _current.reset(self._token)
 
     def hear(self, words: str) -> None:

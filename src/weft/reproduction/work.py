@@ -88,7 +88,7 @@ def _mixtures(plan: Plan) -> Iterator[Planned]:
             for entry in entries
         )
         tasks = tuple(plan.profile.tasks)
-        rate = training.learning_rate
+        rate = training.rate
         yield Planned(run.base, "mixtures", "final", run.name, tasks, rate, run.seed, tokens, False)
 
 

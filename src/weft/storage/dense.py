@@ -70,6 +70,41 @@ def write_frame(folder: Path, *, head: Head, base: Base, labels: Sequence[str]) 
     write_text(folder / INDEX, json.dumps(index, indent=1, sort_keys=True) + "\n")
 
 
+def write_pooling(folder: Path, *, base: Base, max_length: int, normalize: bool) -> None:
+    """Write beside a trunk's checkpoint what makes it a `SentenceTransformer`: mean pooling, and vectors of length 1.
+
+    In the form that all its versions read (https://sbert.net, `modules.json`).
+
+    Args:
+        folder: Holds the checkpoint.
+        base: Where the size of vectors comes from.
+        max_length: Tokens of a text, those that the tokenizer adds included.
+        normalize: Whether vectors have length 1.
+    """
+    modules = {"Transformer": "", "Pooling": "1_Pooling"}
+    if normalize:
+        modules["Normalize"] = "2_Normalize"
+    found = {
+        "modules.json": [
+            {
+                "idx": at,
+                "name": str(at),
+                "path": place,
+                "type": f"sentence_transformers.models.{name}",
+            }
+            for at, (name, place) in enumerate(modules.items())
+        ],
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": base.config.hidden_size,
+            "pooling_mode_mean_tokens": True,
+        },
+    }
+    for name, content in found.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_text(folder / name, json.dumps(content, indent=2) + "\n")
+
+
 def _write_tokenizer(folder: Path, base: Base) -> None:
     tokenizer = copy.deepcopy(base.tokenizer)
     if base.max_positions is not None:
@@ -81,7 +116,7 @@ def _write_tokenizer(folder: Path, base: Base) -> None:
 
 def _config(head: Head, base: Base, labels: Sequence[str]) -> PreTrainedConfig:
     config = copy.deepcopy(base.config)
-    config.architectures = [type(head.module).__name__]
+    config.architectures = [head.class_name]
     if head.module.config.num_labels:
         config.num_labels = head.module.config.num_labels
     if labels:
@@ -102,9 +137,12 @@ def _tensors(head: Head, trunk: nn.Module, base: Base) -> dict[str, Tensor]:
         plain = canonical(name)
         module, _, last = plain.rpartition(".")
         turned = last == "weight" and module in base.transposed
-        found[f"{head.prefix}.{plain}"] = value.T if turned else value
+        found[f"{head.below}{plain}"] = value.T if turned else value
     dtype = next(trunk.parameters()).dtype
     found |= {name: value.to(dtype) for name, value in head.module.state_dict().items()}
+    if head.kind.is_trunk and base.pooler is not None:
+        # Nothing here looks at it, but the class has it.
+        found |= {f"pooler.{name}": v.to(dtype) for name, v in base.pooler.state_dict().items()}
     return found
 
 

@@ -56,6 +56,7 @@ TASK_TYPES = {
     "causal_lm": "CAUSAL_LM",
     "multiple_choice": None,
     "masked_lm": None,
+    "embedding": "FEATURE_EXTRACTION",
 }
 """PEFT's task type by kind; None where PEFT has none."""
 

@@ -1,4 +1,4 @@
-"""Experts and mixtures for other tools: PEFT folders, and whole transformers checkpoints."""
+"""Experts and mixtures for other tools: PEFT folders, transformers checkpoints, folders of sentence-transformers."""
 
 import shutil
 from dataclasses import replace
@@ -8,20 +8,24 @@ from typing import Literal
 from weft.atomic import atomic_folder
 from weft.config import RecipeSettings
 from weft.lowrank.peft.writing import CONFIG as PEFT_CONFIG
-from weft.methods.recipes import recipe_file, resolve
+from weft.methods.recipes import file_of, resolve
 from weft.model.factoring import approximated
 from weft.runs import RunFolder
-from weft.storage.dense import write_checkpoint
+from weft.storage.dense import write_checkpoint, write_pooling
 from weft.storage.experts import read_card, save_expert
 from weft.storage.links import refuse_links
-from weft.storage.loading import load_run_model
+from weft.storage.loading import LoadedRun, load_run_model
 from weft.storage.xlora import export_xlora
+from weft.tasks.kinds.embedding import Embedding
+
+FORMS = ("peft", "merged", "sentence-transformers")
+"""What an expert is written as."""
 
 
 def export(
     run_folder: str | Path,
     folder: str | Path,
-    to: Literal["peft", "merged"],
+    to: Literal["peft", "merged", "sentence-transformers"],
     rank: int | None = None,
 ) -> Path:
     """Write a run's expert for other tools.
@@ -31,7 +35,8 @@ def export(
         folder: Where to write; must not exist.
         to: `peft` is the expert's own folder, which PEFT opens, or the X-LoRA folder of a mixture
             (`storage/xlora.py`); `merged` is a transformers checkpoint of the task's class whose
-            weights are the base's plus the expert's.
+            weights are the base's plus the expert's; `sentence-transformers` is the merged checkpoint of an embedding
+            with its pooling, which `SentenceTransformer` opens.
         rank: For `peft`: write the nearest plain LoRA of this rank instead, for variants that have
             no exact one (DoRA) or a larger one; `weft.json` says under `metrics` how far it is
             (`approximation_error`, the share of the change that is lost).
@@ -45,8 +50,8 @@ def export(
     run, folder = RunFolder.open(run_folder), Path(folder)
     if folder.exists():
         raise ValueError(f"{folder} exists; choose another folder, or remove it")
-    if to not in ("peft", "merged"):
-        raise ValueError(f"export to {to!r}: expected peft or merged")
+    if to not in FORMS:
+        raise ValueError(f"export to {to!r}: expected {', '.join(FORMS)}")
     if run.run.mixture is not None:
         if to != "peft" or rank is not None:
             raise ValueError(
@@ -54,7 +59,12 @@ def export(
                 "export it to peft without a rank"
             )
         return export_xlora(run.path, folder)
-    whole = recipe_file(read_card(run.expert).recipe["name"]).trains == "base"
+    if to == "sentence-transformers" and (kind := read_card(run.expert).head) != "embedding":
+        raise ValueError(
+            f"{run.expert}: sentence-transformers opens embeddings, and this expert's kind is {kind or 'none'}; export "
+            "it to peft or merged"
+        )
+    whole = file_of(RecipeSettings(**read_card(run.expert).recipe)).trains == "base"
     if to == "peft" and not (run.expert / PEFT_CONFIG).is_file():
         trained = "every weight" if whole else "a head alone"
         raise ValueError(
@@ -69,6 +79,8 @@ def export(
         refuse_links(run.expert)
         with atomic_folder(folder) as draft:
             shutil.copytree(run.expert, draft, dirs_exist_ok=True)
+            if to == "sentence-transformers":
+                _write_pooling(draft, load_run_model(run.path, device="cpu"))
         return folder
     loaded = load_run_model(run.path, device="cpu")
     model, expert = loaded.model, loaded.model.expert(loaded.name)
@@ -84,7 +96,20 @@ def export(
             base=model.base,
             labels=loaded.card.labels,
         )
+        if to == "sentence-transformers":
+            _write_pooling(draft, loaded)
     return folder
+
+
+def _write_pooling(folder: Path, loaded: LoadedRun) -> None:
+    task = loaded.task
+    assert isinstance(task, Embedding)
+    write_pooling(
+        folder,
+        base=loaded.model.base,
+        max_length=task.spec.max_length,
+        normalize=task.options.normalize,
+    )
 
 
 def _export_near(run: RunFolder, folder: Path, rank: int) -> Path:

@@ -186,7 +186,7 @@ def expert_of(folder: Path, base: Base, spec: TaskSpec) -> tuple[Expert, RecipeS
     peft = read_peft(folder, linear_shapes(base.trunk), places_of(head, base))
     check_kind(peft, spec.kind, head.prefix, folder)
     answers, inside = settled(peft, head, base, folder)
-    below = f"{head.prefix}."
+    below = head.below
     copied = sorted({name.removeprefix(below).rpartition(".")[0] for name in inside})
     recipe, adapters, shared = adapters_of(peft, base, folder, copied)
     copies = take_copies(inside, dict.fromkeys(copied, False), base, head.prefix, folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from weft.base.loading import Base
 from weft.config import TaskSettings
-from weft.methods.recipes import recipe_file
+from weft.methods.recipes import file_of
 from weft.model.mixing import Ingredient
 from weft.registry import unknown
 from weft.runs import RunFolder
@@ -66,7 +66,7 @@ def read_ingredients(runs: Sequence[str], base: Base) -> dict[str, Ingredient]:
     for part in parts_of(runs):
         task = part.run.task
         assert task is not None  # checked by parts_of
-        if recipe_file(part.run.recipe.name).trains != "adapters":
+        if file_of(part.run.recipe).trains != "adapters":
             raise ValueError(
                 f"{part.path}: recipe {part.run.recipe.name} trains no adapters, so there is nothing to mix; "
                 "train an expert, e.g. with recipe lora"

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from weft.base.loading import Base, attention_for, load_base
-from weft.config import Run, validate
+from weft.config import RecipeSettings, Run, validate
 from weft.data.reading import find_kind
 from weft.lowrank.route import Members
-from weft.methods.recipes import recipe_file
+from weft.methods.recipes import file_of
 from weft.model.expert import Card
 from weft.model.mixed import Mix
 from weft.model.model import Model
@@ -82,7 +82,7 @@ def load_run_model(
         raise ValueError(f"{path} holds no expert yet; train it to its end first")
     where, precision, dtype = _settled(run, device, precision)
     card = read_card(folder.expert)
-    if recipe_file(card.recipe["name"]).trains == "base":
+    if file_of(RecipeSettings(**card.recipe)).trains == "base":
         model, expert, card = load_full(folder.expert)
         model.to(device=where, dtype=dtype)
     else:

@@ -18,7 +18,7 @@ from weft.model.head import Head, trained_dtype
 
 def places_of(head: Head, base: Base) -> Places:
     """The parameters of the head's task class on this base, for `read_peft`."""
-    below = f"{head.prefix}."
+    below = head.below
     own = dict(head.module.named_parameters(remove_duplicate=False))
     trunk = {f"{below}{canonical(name)}": value for name, value in base.trunk.named_parameters()}
     turned = {f"{below}{module}.weight" for module in base.transposed}
@@ -57,7 +57,7 @@ def settled(
     brought = own.keys() - set(head.trained_names())
     known = {name: own[name] for name in brought} | from_base(head, base)
     trunk = {
-        f"{head.prefix}.{canonical(name)}": value.detach()
+        f"{head.below}{canonical(name)}": value.detach()
         for name, value in base.trunk.named_parameters()
     }
     values = dict(peft.extra)
@@ -78,16 +78,16 @@ def settled(
         if name not in brought or name.rpartition(".")[0] in holders
     }
     inside = {name: value for name, value in values.items() if name in trunk}
-    return answers, _copies(inside, peft, head.prefix, base, path)
+    return answers, _copies(inside, peft, head.below, base, path)
 
 
 def _copies(
-    values: dict[str, Tensor], peft: PeftFolder, prefix: str, base: Base, path: Path
+    values: dict[str, Tensor], peft: PeftFolder, below: str, base: Base, path: Path
 ) -> dict[str, Tensor]:
     """The whole state of every module of the trunk of which a tensor is not the base's."""
     changed: dict[str, dict[str, Tensor]] = {}
     for name, value in values.items():
-        module, _, last = name.removeprefix(f"{prefix}.").rpartition(".")
+        module, _, last = name.removeprefix(below).rpartition(".")
         before = original(base.trunk, module).get_parameter(last)
         if torch.equal(before.to(value), value):
             continue
@@ -101,7 +101,7 @@ def _copies(
     for module, parts in changed.items():
         state = {**original(base.trunk, module).state_dict(), **parts}
         dtype = trained_dtype(base)
-        found |= {f"{prefix}.{module}.{last}": value.to(dtype) for last, value in state.items()}
+        found |= {f"{below}{module}.{last}": value.to(dtype) for last, value in state.items()}
     return found
 
 
@@ -110,7 +110,7 @@ def from_base(head: Head, base: Base) -> dict[str, Tensor]:
     names = head.trained_names()
     found = checkpoint_tensors(base, names)
     if base.pooler is not None:
-        below = f"{head.prefix}.pooler."
+        below = f"{head.below}pooler."
         pooler = {f"{below}{key}": value for key, value in base.pooler.state_dict().items()}
         found |= {name: pooler[name] for name in names if name in pooler}
     return found

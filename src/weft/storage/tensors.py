@@ -242,7 +242,7 @@ def whole_modules(expert: Expert, base: Base) -> tuple[dict[str, Tensor], dict[s
     biases: dict[str, Tensor] = {}
     below = ""
     if expert.head is not None:
-        below = f"{expert.head.prefix}."
+        below = expert.head.below
         found = expert.head.state()
         tops = {name.partition(".")[0] for name in found if not name.startswith(below)}
         found |= {

@@ -1,4 +1,7 @@
-"""The arithmetic of scores that several kinds of task share, vectorised over leading dimensions."""
+"""The arithmetic of scores that several kinds of task share, vectorised over leading dimensions.
+
+Why our own: scikit-learn and seqeval score one set of predictions; an interval needs a thousand resamples at once.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +41,17 @@ def matthews(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np
     above = correct.sum(-1) * rows - (predicted * gold).sum(-1)
     spread = (rows**2 - (predicted**2).sum(-1)) * (rows**2 - (gold**2).sum(-1))
     return ratio(above, np.sqrt(spread), empty=np.nan)
+
+
+def pearson(sums: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of two numbers; NaN where it is undefined.
+
+    Args:
+        sums: Over rows, (..., 6): 1, x, y, xx, yy, xy.
+    """
+    rows, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    spread = np.maximum(rows * xx - x * x, 0) * np.maximum(rows * yy - y * y, 0)
+    return ratio(rows * xy - x * y, np.sqrt(spread), empty=np.nan)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

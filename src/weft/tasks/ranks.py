@@ -8,6 +8,9 @@ import numpy as np
 
 from weft.tasks.metrics import ratio
 
+_ANCHORS = 1024
+"""Anchors whose distances to all candidates are held at a time."""
+
 
 def spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Pearson's correlation of ranks, equal values sharing their mean rank (Spearman 1904).
@@ -72,6 +75,31 @@ def best_threshold(
         (counts * without).sum(1) + path[np.arange(len(path)), best], counts.sum(1), empty=np.nan
     )
     return value, np.append(none, distinct)[best]
+
+
+def nearest_is_own(texts: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Whether each anchor is nearer to its own positive than to every other candidate: 1.0 or 0.0, (rows,).
+
+    Candidates are all positives and all negatives. Of these an anchor is held against none that is its own text or that
+    some row gives as its positive; a candidate as near as its own positive is a miss.
+
+    Args:
+        texts: A number for each text, (rows, 2 or 3): anchor, positive, negative; the same for the same text.
+        vectors: Of length 1, (rows, 2 or 3, dimensions).
+    """
+    rows = len(texts)
+    anchors, others = texts[:, 0], texts[:, 1:].T.ravel()
+    candidates = vectors[:, 1:].transpose(1, 0, 2).reshape(len(others), -1)
+    positives: dict[float, set[float]] = {}
+    for anchor, positive in texts[:, :2].tolist():
+        positives.setdefault(anchor, {anchor}).add(positive)
+    hits = np.zeros(rows)
+    for start in range(0, rows, _ANCHORS):
+        near = vectors[start : start + _ANCHORS, 0] @ candidates.T
+        for at, own in enumerate(near, start=start):
+            known = np.isin(others, list(positives[float(anchors[at])]))
+            hits[at] = not (own[~known] >= own[at]).any()
+    return hits
 
 
 def _groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from weft.answering.evaluation import Evaluation, predictions, sampled, save_eva
 from weft.answering.inference import padding_id, total_loss
 from weft.answering.recognition import RECOGNITION, fit_rows, recognition
 from weft.atomic import atomic_folder
+from weft.config import TrainingSettings
 from weft.runs import RunFolder
 from weft.scoped import tell
 from weft.storage.experts import save_expert, save_full
@@ -218,6 +219,7 @@ def _summary(
         "tokens_per_second": tokens / max(seconds, 1e-9),
         "peak_memory_mib": peak_memory_mib(session.device),
         "learning_rate": learners[0].peaks[0] if learners else None,
+        "learning_rate_from": _rate_from(session.run.training) if learners else None,
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
         "device": session.device.type,
@@ -225,6 +227,11 @@ def _summary(
         "python": sys.version.split()[0],
         "torch": torch.__version__,
     }
+
+
+def _rate_from(training: TrainingSettings) -> str:
+    """Where the rate comes from, as a sentence."""
+    return "stated" if training.rate_from is None else training.rate_from.said
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -180,7 +180,7 @@ class Learner:
     def _groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = []
         for expert, recipe in self.experts:
-            rate = self.training.learning_rate or recipe.learning_rate
+            rate = self.training.rate or recipe.learning_rate
             own = recipe.optimizer.param_groups(expert.adapters, rate)
             held = {id(value) for group in own for value in group["params"]}
             head = list(expert.head.parameters()) if expert.head else []
@@ -191,7 +191,7 @@ class Learner:
             own.append({"params": rest, "lr": rate})
             groups += own
         if self._trunk is not None:
-            rate = self.training.learning_rate or self.experts[0][1].learning_rate
+            rate = self.training.rate or self.experts[0][1].learning_rate
             trained = [value for value in self._trunk.parameters() if value.requires_grad]
             groups.append({"params": trained, "lr": rate})
         seen: set[int] = set()

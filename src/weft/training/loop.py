@@ -28,6 +28,7 @@ from weft.training.finishing import finish, mean_loss, score_rows
 from weft.training.interruption import Interrupted, interrupts
 from weft.training.learning import Learner, Stream
 from weft.training.locking import held, refuse_held
+from weft.training.search.searching import Search, is_searched
 from weft.training.settings import completed
 from weft.training.stepping import Stepper, summed
 from weft.training.tracking import Log, accelerator_for
@@ -95,16 +96,20 @@ def train(
         folder.refuse_existing()
     accelerator = accelerator_for(complete.run, folder.path)
     assert not isinstance(data, str | Path)  # by now a setting
+    begun = resume is not None
+    if is_searched(complete.run):
+        search = Search(complete, folder, accelerator, train, data, report)
+        complete, begun = search.found(begun=begun), True
     session = assemble(complete, accelerator.device, data)
-    if resume is not None:
+    if begun:
         _refuse_other_rows(complete.run, session.run)
     accelerator.wait_for_everyone()
-    if resume is None and accelerator.is_main_process:
+    if not begun and accelerator.is_main_process:
         RunFolder.create(folder.path, session.run)
     accelerator.wait_for_everyone()
     is_main = accelerator.is_main_process
     with (
-        _nothing_left_behind(folder, new=resume is None and is_main),
+        _nothing_left_behind(folder, new=not begun and is_main),
         held(folder, is_main=is_main),
         torch.random.fork_rng(),
     ):

@@ -78,7 +78,7 @@ def prepare(
         ) -> Mapping[str, Tensor]:
             return weight_gradients(model, stream, rows, weights)
 
-        peak = run.training.learning_rate or recipe.learning_rate
+        peak = run.training.rate or recipe.learning_rate
         rate = peak * rate_factor(run.training, 0, stream.total_steps)
         recipe.adapter.prepare(expert.adapters, weights, gradients, rate)
 

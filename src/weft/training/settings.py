@@ -9,12 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weft.base.loading import config_of
 from weft.base.locate import ALIASES
-from weft.config import MixtureSettings, RecipeSettings, Run, TaskSettings, load_run
+from weft.config import (
+    SEARCH,
+    MixtureSettings,
+    RateSource,
+    RecipeSettings,
+    Run,
+    TaskSettings,
+    TrainingSettings,
+    load_run,
+)
 from weft.methods.gates.settings import Spec
+from weft.methods.rates import Rate, rate_for
 from weft.methods.recipes import HEAD_ONLY, Recipe, resolve
 from weft.model.mixing import method_of, starts_from_experts
 from weft.storage.ingredients import parts_of, tasks_of
+from weft.tasks.sets import sets
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,6 @@ def completed(run: Run) -> Complete:
     recipe = resolve(run.recipe)
     tasks = _tasks(run)
     _refuse(run, recipe, len(tasks))
-    rate = run.training.learning_rate or recipe.learning_rate
     values = {
         "base": _absolute(run.base),
         "init_from": _absolute(run.init_from) if run.init_from else None,
@@ -64,9 +75,36 @@ def completed(run: Run) -> Complete:
         "tasks": tasks if run.tasks else [],
         "data": None,
         "recipe": recipe.describe(),
-        "training": run.training.model_copy(update={"learning_rate": rate}),
+        "training": _with_rate(run, recipe),
     }
     return Complete(run.model_copy(update=values), recipe, gates)
+
+
+def _with_rate(run: Run, recipe: Recipe) -> TrainingSettings:
+    """The training with its rate, and where that comes from; `search` stays what it is."""
+    training = run.training
+    if training.learning_rate is not None:
+        source = training.rate_from
+        # A setting that was changed in a run that was complete is the user's own.
+        kept = source if source is not None and source.rate == training.learning_rate else None
+        return training.model_copy(update={"rate_from": kept})
+    found = own_rate(run, recipe)
+    source = RateSource(rate=found.value, said=found.said)
+    return training.model_copy(update={"learning_rate": found.value, "rate_from": source})
+
+
+def own_rate(run: Run, recipe: Recipe) -> Rate:
+    """The rate of a run that says none.
+
+    Raises:
+        KeyError: If the base has a name that nothing has.
+        ValueError: If the base is not there.
+    """
+    if run.mixture is not None:
+        value = method_of(run.mixture)[0].learning_rate
+        return Rate(value, f"the mixture's {value:g}, whatever the base's width")
+    width = config_of(run.base, revision=run.revision).hidden_size
+    return rate_for(recipe.learning_rate, recipe.trains, width)
 
 
 def mix_config(runs: Sequence[str | Path], mixture: str, overrides: Sequence[str] = ()) -> Run:
@@ -103,21 +141,18 @@ def mix_config(runs: Sequence[str | Path], mixture: str, overrides: Sequence[str
 
 
 def _mixed(run: Run, mixture: MixtureSettings) -> tuple[Run, Spec]:
-    """A mixture's run with its tasks, its method's settings and its rate written out."""
+    """A mixture's run with its tasks and its method's settings written out."""
     if run.recipe != RecipeSettings() and run.recipe.name != HEAD_ONLY:
         raise ValueError(
             f"recipe {run.recipe.name}: a mixture's experts are trained as `mixture` says; remove the recipe"
         )
-    kind, spec = method_of(mixture)
+    _, spec = method_of(mixture)
     chosen = [run.task] if run.task else run.tasks
     values = {
         "task": None,
         "tasks": tasks_of(mixture.runs, chosen) if mixture.runs else chosen,
         "recipe": RecipeSettings(name=HEAD_ONLY),
         "mixture": _described(mixture, spec),
-        "training": run.training.model_copy(
-            update={"learning_rate": run.training.learning_rate or kind.learning_rate}
-        ),
     }
     return run.model_copy(update=values), spec
 
@@ -139,9 +174,10 @@ def _tasks(run: Run) -> list[TaskSettings]:
         data = task.data
         if data is None and run.data is not None:
             data = run.data if run.task else str(Path(run.data) / task.label)
-        is_file = task.name.endswith((".yaml", ".yml"))
+        name = str(sets.included(task.name) or task.name)
+        is_file = name.endswith((".yaml", ".yml"))
         values = {
-            "name": str(Path(task.name).resolve()) if is_file else task.name,
+            "name": str(Path(name).resolve()) if is_file else name,
             "data": None if data is None else str(Path(data).expanduser().resolve()),
         }
         found.append(task.model_copy(update=values))
@@ -156,6 +192,11 @@ def _absolute(name: str) -> str:
 
 
 def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
+    if run.merge is not None:
+        raise ValueError(
+            "this run's expert was made by `weft merge` of others and not trained: merge those again, or take `merge` "
+            "out of the config to train one"
+        )
     if recipe.trains == "base" and tasks > 1:
         raise ValueError(
             "recipe full trains a private copy of the base, which no two tasks share; train them apart"
@@ -168,6 +209,11 @@ def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
         raise ValueError(
             "sampling draws a step's rows from several tasks for what they train together; use it with experts: "
             "shared or both, or with a mixture"
+        )
+    if run.training.learning_rate == SEARCH and run.training.evaluate_on == "holdout":
+        raise ValueError(
+            "training.learning_rate: search chooses on the rows that evaluate_on: holdout reports; evaluate on "
+            "validation, or give a rate"
         )
     if run.experts == "both" and recipe.adapter is not None and not recipe.adapter.low_rank:
         raise ValueError(

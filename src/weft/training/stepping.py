@@ -8,7 +8,7 @@ from torch import Tensor
 
 from weft.answering.inference import autocast, padding_id
 from weft.methods.gates.trace import GateTrace, traced
-from weft.model.batching import MOST_TOKENS, Batch, Item, collate, labelled, pieces
+from weft.model.batching import MOST_TOKENS, Batch, Item, collate, labelled, pieces, share_of
 from weft.model.heads import kind_of
 from weft.training.assembly import Session
 from weft.training.learning import Learner
@@ -46,7 +46,7 @@ class Stepper:
         counts = self._counts(items)
         weights = {stream.head: stream.weight(step) for stream in streams}
         tokens = sum(len(ids) for item in items for ids in item.record["input_ids"])
-        own = items[self.accelerator.process_index :: self.accelerator.num_processes]
+        own = share_of(items, self.accelerator.process_index, self.accelerator.num_processes)
         sums = {
             head: torch.zeros((), dtype=torch.float64, device=self.session.device)
             for head in counts

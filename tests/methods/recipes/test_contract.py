@@ -20,6 +20,7 @@ from weft.model.expert import Expert, build, plan_ranks
 
 NAMES = tuple(recipes.names())
 WOVEN = tuple(name for name in NAMES if recipe_file(name).trains == "adapters")
+QV = ["query", "value"]
 BARE = tuple(name for name in NAMES if recipe_file(name).trains != "adapters")
 
 
@@ -143,7 +144,7 @@ def ranks(built: Expert) -> dict[str, int]:
 
 def test_ranks_by_role_by_name_and_by_expression(bert: Base) -> None:
     layer = "encoder.layer.{}.attention.self.{}"
-    found = expert(bert, rank=3, ranks={"query": 2, layer.format(1, "query"): 5})
+    found = expert(bert, targets=QV, rank=3, ranks={"query": 2, layer.format(1, "query"): 5})
     assert ranks(found) == {
         layer.format(0, "query"): 2,
         layer.format(0, "value"): 3,
@@ -151,9 +152,10 @@ def test_ranks_by_role_by_name_and_by_expression(bert: Base) -> None:
         layer.format(1, "value"): 3,
     }
     # The most particular key has the last word, wherever it stands.
-    turned = expert(bert, rank=3, ranks={layer.format(1, "query"): 5, "query": 2})
+    turned = expert(bert, targets=QV, rank=3, ranks={layer.format(1, "query"): 5, "query": 2})
     assert ranks(turned) == ranks(found)
-    by_end = expert(bert, rank=3, ranks={"attention.self.query": 2, r"re:.*\.1\..*query": 5})
+    ends = {"attention.self.query": 2, r"re:.*\.1\..*query": 5}
+    by_end = expert(bert, targets=QV, rank=3, ranks=ends)
     assert ranks(by_end) == ranks(found)
 
 
@@ -169,7 +171,7 @@ def test_a_fused_map_takes_the_rank_of_any_role_it_plays(
 
 def test_a_rank_for_what_is_no_target_is_refused(bert: Base) -> None:
     with pytest.raises(ValueError, match="ranks: no target of this expert named 'ffn_in'"):
-        expert(bert, ranks={"ffn_in": 2})
+        expert(bert, targets=QV, ranks={"ffn_in": 2})
     with pytest.raises(ValueError, match=r"ranks: .*no target named 'valeu'. Did you mean 'value'"):
         expert(bert, ranks={"valeu": 2})
     with pytest.raises(ValueError, match="ranks: no target of this expert"):
@@ -177,7 +179,7 @@ def test_a_rank_for_what_is_no_target_is_refused(bert: Base) -> None:
 
 
 def test_alpha_is_divided_by_each_maps_own_rank(bert: Base) -> None:
-    built = expert(bert, rank=4, alpha=12, ranks={"query": 2})
+    built = expert(bert, targets=QV, rank=4, alpha=12, ranks={"query": 2})
     scales = {}
     for module, adapter in built.adapters.items():
         with torch.no_grad():

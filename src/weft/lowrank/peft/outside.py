@@ -32,7 +32,12 @@ class Places:
 
     def full(self, name: str, prefix: str) -> str:
         """The name of what a folder calls `name`, where it calls the trunk `prefix`."""
-        return name if prefix else f"{self.prefix}.{name}"
+        return name if prefix else f"{self.below}{name}"
+
+    @property
+    def below(self) -> str:
+        """What stands before the trunk's names in the task class."""
+        return f"{self.prefix}." if self.prefix else ""
 
 
 def changes_of(
@@ -176,7 +181,7 @@ def check_saved(
         ValueError: Names the tensor.
     """
     saved, bias = config.get("modules_to_save") or (), config.get("bias", "none")
-    below = f"{places.prefix}."
+    below = places.below
     for name in places.shapes.keys() - extra.keys():
         module, _, last = name.rpartition(".")
         parts = module.split(".")

@@ -200,7 +200,7 @@ def _check_head_targets(
     """Refuse a folder that lacks the adapter of a head's map; `all-linear` leaves some of them out."""
     if config.get("target_modules") == "all-linear":
         return
-    inside = f"{places.prefix}."
+    inside = places.below
     said = [
         n if prefix else n.removeprefix(inside)
         for n in places.linears

@@ -4,16 +4,33 @@
 
 The rank is the sum of the ranks. PEFT's `combination_type="cat"` (add_weighted_adapter). What weights of 1 mean is that
 every expert acts in full, as one that was trained beside the others did not expect; see Huang et al. 2023, LoraHub,
-arXiv:2307.13269, for weights that are searched.
+arXiv:2307.13269, for weights that are searched. Asked for a lower rank, it is `svd`.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from weft.methods.merges.contract import Merge, Pair, exact_sum
+import torch
+
+from weft.lowrank.product import Pair, stacked
+from weft.methods.merges.contract import Merge
 
 
 class Cat(Merge):
     """The exact sum."""
 
-    def pair(self, pairs: Sequence[Pair], weights: Sequence[float]) -> Pair:
-        return exact_sum(pairs, weights)
+    keeps: ClassVar[str] = "The weighted sum of all changes, to the last bit of rounding."
+    loses: ClassVar[str] = "Nothing; the rank grows to the sum of the experts' ranks."
+    linear: ClassVar[bool] = True
+
+    def pair(
+        self,
+        pairs: Sequence[Pair],
+        weights: Sequence[float],
+        rank: int,
+        generator: torch.Generator,
+    ) -> Pair:
+        return stacked(pairs, weights)
+
+    def default_rank(self, ranks: Sequence[int]) -> int:
+        return sum(ranks)

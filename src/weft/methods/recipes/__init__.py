@@ -4,11 +4,15 @@ A recipe is one short YAML file of this folder. `resolve` turns what a run says 
 file's defaults filled in and every setting checked by the variant that owns it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from weft.config import RecipeSettings, Settings, validate
+from pydantic import field_validator
+
+from weft.config import RecipeSettings, Settings, read_yaml, validate
 from weft.methods.adapters import adapters
 from weft.methods.controllers import controllers
 from weft.methods.optimizers import optimizers
@@ -40,12 +44,19 @@ PARTS: dict[str, Registry[Any]] = {
 """The folders, beside `adapters`, that a recipe composes, by what its file calls them."""
 
 
+class MeasuredRate(Settings):
+    """The rate that was best on some targets."""
+
+    targets: list[str]
+    learning_rate: float
+
+
 class RecipeFile(Settings):
     """What a recipe's YAML file says."""
 
-    summary: str
-    paper: str
-    citation: str
+    summary: str = ""
+    paper: str = ""
+    citation: str = ""
     trains: Literal["adapters", "head", "base"] = "adapters"
     """What learns: adapters and head; the head alone; or all weights of a private copy of the base."""
     adapter: str | None = None
@@ -56,8 +67,25 @@ class RecipeFile(Settings):
     penalties: list[str] = []
     controller: str | None = None
     plan: str | None = None
-    training: dict[str, Any] = {}
-    """Measured defaults for training settings that a run leaves open."""
+    training: dict[str, Any]
+    """Measured defaults for training settings that a run leaves open; the rate is that at `rates.REFERENCE_WIDTH`."""
+
+    @field_validator("training")
+    @classmethod
+    def _has_a_rate(cls, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            # YAML 1.1 reads 1e-3 as text.
+            rate = float(values["learning_rate"])
+        except (KeyError, TypeError, ValueError):
+            rate = math.nan
+        if values.keys() != {"learning_rate"} or not (math.isfinite(rate) and rate > 0):
+            raise ValueError(
+                "expected {learning_rate: NUMBER}, the rate for a base whose states have 384 numbers"
+            )
+        return {"learning_rate": rate}
+
+    rates_elsewhere: list[MeasuredRate] = []
+    """Rates on other targets than its own: the fewer maps learn, the larger their steps may be."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +108,11 @@ class Recipe:
 
     @property
     def learning_rate(self) -> float:
+        """The rate for its targets, on a base of the width that rates were measured at."""
+        wanted = set(self.settings.targets or [])
+        for other in self.file.rates_elsewhere:
+            if set(other.targets) == wanted:
+                return other.learning_rate
         return float(self.file.training["learning_rate"])
 
     def describe(self) -> RecipeSettings:
@@ -116,10 +149,48 @@ def parts_of(file: RecipeFile, kind: str) -> list[str]:
 def recipe_file(name: str) -> RecipeFile:
     """The recipe called `name` as its file says it.
 
+    Args:
+        name: A recipe's name, or the path of a YAML file of the user's own.
+
     Raises:
         KeyError: If there is none; the message names the nearest.
+        ValueError: If a file of the user's own is missing or wrong.
     """
+    path = own_file(name)
+    if path is not None:
+        return validate(RecipeFile, read_yaml(path), str(path))
     return validate(RecipeFile, recipes.read(name), f"recipes/{name}.yaml")
+
+
+def own_file(name: str) -> Path | None:
+    """The user's own file that a recipe's name is or stands for; None where it is a recipe of weft's or a package's.
+
+    It is the file of an including folder, or said by its path.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).expanduser().absolute()
+    return recipes.included(name)
+
+
+def file_of(settings: RecipeSettings) -> RecipeFile:
+    """The recipe that a run's or an expert's settings name, or hold.
+
+    Raises:
+        KeyError: If there is none; the message names the nearest.
+        ValueError: If what they hold, or the file, is wrong.
+    """
+    if settings.spec is not None:
+        return validate(RecipeFile, settings.spec, f"recipe {settings.name}: spec")
+    return recipe_file(settings.name)
+
+
+def self_contained(settings: RecipeSettings) -> RecipeSettings:
+    """The settings with the description of a recipe of the user's own in them, so that its file may go."""
+    path = own_file(settings.name) if settings.spec is None else None
+    if path is None:
+        return settings
+    spec = file_of(settings).model_dump(mode="json")
+    return settings.model_copy(update={"name": path.stem, "spec": spec})
 
 
 def resolve(settings: RecipeSettings) -> Recipe:
@@ -134,7 +205,8 @@ def resolve(settings: RecipeSettings) -> Recipe:
     from weft.methods.optimizers.contract import Optimizer
     from weft.methods.plans.contract import Plan
 
-    file = recipe_file(settings.name)
+    settings = self_contained(settings)
+    file = file_of(settings)
     own = dict(settings.model_extra or {})
     where = f"recipe {settings.name}"
     variant = adapters.load(file.adapter) if file.adapter else None
@@ -178,7 +250,7 @@ def _chosen(kind: type[AnySettings], values: Mapping[str, Any], where: str) -> A
 
 
 def _refuse_unknown(file: RecipeFile, own: Mapping[str, Any], where: str) -> None:
-    known = {name for name in RecipeSettings.model_fields if name != "name"}
+    known = RecipeSettings.model_fields.keys() - {"name", "spec"}
     known |= {name for kind in settings_types(file) for name in kind.model_fields}
     for key in own:
         if key not in known:

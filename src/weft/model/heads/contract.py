@@ -12,6 +12,8 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
+from weft.config import TrainingSettings
+
 IGNORE = -100
 """The label of positions that no loss and no score looks at."""
 
@@ -27,12 +29,31 @@ class Kind(ABC):
     """Whether the task decides how many logits there are."""
     compares = False
     """Whether the sequences of a row are set against each other, and so never answered apart."""
+    joint = False
+    """Whether a row's loss depends on the rows beside it: those of one step are then never parted."""
+    is_trunk = False
+    """Whether the task class is the trunk itself, so that nothing stands before the trunk's names in a checkpoint."""
     outcomes: tuple[str, ...] = ()
     """What the logits of a place speak of, where neither the task's classes nor a vocabulary say it."""
 
     def fits(self, config: transformers.PreTrainedConfig) -> bool:
         """Whether transformers has a task class of this kind for the base."""
         return has_class(getattr(transformers, self.auto), config)
+
+    def task_class(self, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
+        """The task class of this kind, with a trunk of that config inside."""
+        # In single precision whatever the base is in, so that start values drawn for it are the same.
+        return getattr(transformers, self.auto).from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
+
+    def check_training(self, training: TrainingSettings) -> None:
+        """Refuse what this kind cannot be trained with, before any work.
+
+        Raises:
+            ValueError: If it cannot; says what to do.
+        """
+        return
 
     def logits(self, output: Any) -> Tensor:
         return output.logits
@@ -94,6 +115,19 @@ class ByRow(Kind):
         self, logits: Tensor, labels: Tensor | None, lengths: Sequence[Sequence[int]]
     ) -> list[Any]:
         return list(logits.float().cpu().numpy())
+
+
+class BySequence(Kind):
+    """One answer for every sequence of a row, in which the others have no part."""
+
+    def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
+        return (sequences,)
+
+    def outputs(
+        self, logits: Tensor, labels: Tensor | None, lengths: Sequence[Sequence[int]]
+    ) -> list[Any]:
+        answers = iter(logits.float().cpu().numpy())
+        return [[next(answers) for _ in row] for row in lengths]
 
 
 class ByToken(Kind):

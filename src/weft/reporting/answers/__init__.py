@@ -1,1 +1,1 @@
-"""What an expert answered, row by row: its classes, its mistakes, and what its confidence is worth."""
+"""What an expert answered: its scores, its classes, its mistakes, and what its confidence is worth."""

@@ -12,7 +12,7 @@ from weft.registry import unknown
 from weft.tasks.cases import Case, Claim, Option, loss_of
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
 from weft.tasks.details import Details, class_table, confusion
-from weft.tasks.metrics import f1, gold, matthews, ratio, softmax
+from weft.tasks.metrics import f1, gold, matthews, pearson, ratio, softmax
 from weft.tasks.ranks import mean_defined, roc_auc, spearman
 from weft.tasks.text import encoding_of, extent, fit, identity, sequences, text_of
 
@@ -270,10 +270,9 @@ class SequenceClassification(Task):
 
 
 def _regression(totals: np.ndarray) -> dict[str, np.ndarray]:
-    rows, x, y, xx, yy, xy, absolute = np.moveaxis(totals, -1, 0)
-    spread = np.maximum(rows * xx - x * x, 0) * np.maximum(rows * yy - y * y, 0)
+    rows, _, _, xx, yy, xy, absolute = np.moveaxis(totals, -1, 0)
     return {
-        "pearson": ratio(rows * xy - x * y, np.sqrt(spread), empty=np.nan),
+        "pearson": pearson(totals[..., :6]),
         "mse": ratio(xx - 2 * xy + yy, rows, empty=np.nan),
         "mae": ratio(absolute, rows, empty=np.nan),
     }

@@ -1,0 +1,62 @@
+"""Changes as products: what can be known of `B A`, or of a weighted sum of such products, without the dense matrix.
+
+    sum_i w_i B_i A_i = [w_1 B_1, ..., w_n B_n] [A_1; ...; A_n] = Q_B (R_B R_A^T) Q_A^T = (Q_B U) S (Q_A V)^T
+
+The two thin factors are brought to orthonormal columns by QR, and the small matrix between them is decomposed: exact,
+in O((in + out) R^2 + R^3) for R ranks together.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from weft.lowrank.start import svd
+
+Pair = tuple[Tensor, Tensor]
+"""`A (rank, in)` and `B (out, rank)`, every scale in B."""
+
+
+def stacked(pairs: Sequence[Pair], weights: Sequence[float]) -> Pair:
+    """Factors of `sum_i w_i B_i A_i`, one under the other."""
+    A = torch.cat([A for A, _ in pairs])
+    return A, torch.cat([weight * B for (_, B), weight in zip(pairs, weights, strict=True)], dim=1)
+
+
+def squared_norm(A: Tensor, B: Tensor) -> float:
+    """`|B A|_F^2` in double precision; rounding below zero is zero."""
+    A, B = A.double(), B.double()
+    return max(0.0, ((B.T @ B) * (A @ A.T)).sum().item())
+
+
+def thin_svd(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`U (out, k), S (k,), Vh (k, in)` with `B A == U @ diag(S) @ Vh`, S falling.
+
+    `k` is the number of ranks, or the smaller side where that is less. Signs are as `weft.lowrank.start.svd` sets them,
+    on the small matrix.
+    """
+    Q_A, R_A = torch.linalg.qr(A.T)
+    Q_B, R_B = torch.linalg.qr(B)
+    U, S, Vh = svd(R_B @ R_A.T)
+    return Q_B @ U, S, Vh @ Q_A.T
+
+
+def split(U: Tensor, S: Tensor, Vh: Tensor, rank: int) -> Pair:
+    """Factors of the leading `rank` terms, or of fewer where the rest is rounding, at least 1.
+
+    Each has the root of the singular values.
+    """
+    kept = min(rank, max(1, true_rank(S, (U.shape[0], Vh.shape[1]))))
+    root = S[:kept].sqrt()
+    return root[:, None] * Vh[:kept], U[:, :kept] * root
+
+
+def truncated(A: Tensor, B: Tensor, rank: int) -> Pair:
+    """Factors of the nearest change of a rank, in as few ranks as that has, at least 1."""
+    return split(*thin_svd(A, B), rank)
+
+
+def true_rank(S: Tensor, shape: tuple[int, int]) -> int:
+    """How many singular values are more than rounding; numpy's `matrix_rank` has the same threshold."""
+    floor = S.max() * max(shape) * torch.finfo(S.dtype).eps
+    return int(S.gt(floor).sum())

@@ -1,0 +1,1 @@
+"""Several experts combined beforehand into one that costs what one costs; sums and differences of whole models."""

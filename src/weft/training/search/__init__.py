@@ -1,0 +1,1 @@
+"""Finding a learning rate before a training: which rates are tried, and trying them."""
