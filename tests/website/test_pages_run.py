@@ -114,3 +114,9 @@ def test_files_are_written_pipes_are_joined_and_outputs_are_put_in_their_place(
     assert "```text\na\nb\na\nb\n```\n\n```text\nno output\n```" in written
     assert written.endswith("```text\ntwo words\n```\n")
     assert recorded(written, printed) == written
+
+
+def test_no_folder_of_this_machine_is_shown(tmp_path: Path) -> None:
+    page = "```python\nimport os\nprint(f'│ {os.getcwd()}/runs/a │ 1 │', f'{os.getcwd()}/b')\n```"
+    ((_, out),) = play(page, tmp_path, name="p.md", slow=False)
+    assert out == f"│ runs/a{' ' * len(f'{tmp_path}/')} │ 1 │ b\n"
