@@ -7,7 +7,7 @@
 
 A comment before a block says more of it: `<!-- slow -->` (left to the slow tests), `<!-- fails -->` (is refused; what
 is shown is the refusal), `<!-- not run: REASON -->`. At the top of a page `<!-- after: PAGE -->` names the page whose
-folder the reader has.
+folder the reader has, `<!-- run by: TEST -->` a test of its own that runs the page.
 """
 
 import re
@@ -20,6 +20,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _AFTER = re.compile(r"^<!-- after: (?P<page>\S+) -->$", re.MULTILINE)
+_RUN_BY = re.compile(r"^<!-- run by: (?P<test>\S+) -->$", re.MULTILINE)
 RUN = ("sh", "python")
 SHOWN = "text"
 
@@ -67,3 +68,9 @@ def folder_of(page: str) -> str | None:
     """The page whose folder a page's reader has; None starts from an empty one."""
     found = _AFTER.search(page)
     return found["page"] if found else None
+
+
+def test_of(page: str) -> str | None:
+    """The file of the test that runs a page in place of the one that runs all others."""
+    found = _RUN_BY.search(page)
+    return found["test"] if found else None

@@ -7,6 +7,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from website.catalogue import catalogue_pages
+from website.chart import with_charts
 from website.interface import interface_pages
 from website.navigation import INDEX, navigation, unnamed
 from website.notebooks import notebook_pages
@@ -65,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     place = page.file.src_uri
     if place not in _GENERATED:
         markdown = with_links(markdown, source_of(place), place)
-    markdown = with_signs(markdown)
+    markdown = with_signs(with_charts(markdown))
     if place.rpartition("/")[2] == INDEX and "/" in place:
         left = unnamed(place, _TEXTS)
         markdown += "\n" + "\n".join(left) + "\n" if left else ""

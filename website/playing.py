@@ -81,7 +81,13 @@ def _screen() -> Iterator[None]:
 
 def _clean(text: str, folder: Path) -> str:
     """What is shown: no colours, no white space at the ends of lines, no folder of this machine."""
-    plain = _COLOURS.sub("", text).replace(f"{folder}/", "")
+    here = re.escape(f"{folder}/")
+    plain = _COLOURS.sub("", text)
+    # In a cell of a table what is left of a path keeps its width.
+    cells = re.sub(
+        f"{here}([^│\\n]*)│", lambda found: f"{found[1]}{' ' * len(str(folder))} │", plain
+    )
+    plain = re.sub(here, "", cells)
     return "\n".join(line.rstrip() for line in plain.strip("\n").splitlines()) + "\n"
 
 

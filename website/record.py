@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
-from website.blocks import Block, blocks_of, folder_of
+from website.blocks import Block, blocks_of, folder_of, test_of
 from website.notebooks import notebooks
 from website.notebooks import record as record_notebook
 from website.playing import Maker, play, recorded
@@ -18,9 +18,14 @@ from weft.atomic import write_text
 
 
 def pages() -> list[str]:
-    """Every page with something to run, by its path from the root."""
+    """Every page with something to run that has no test of its own, by its path from the root."""
     found = ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / DOCS).rglob("*.md"))]
-    return sorted(page for page in found if any(block.is_run for block in blocks_of(text_of(page))))
+    texts = {page: text_of(page) for page in found}
+    return sorted(
+        page
+        for page, text in texts.items()
+        if test_of(text) is None and any(block.is_run for block in blocks_of(text))
+    )
 
 
 def text_of(page: str) -> str:

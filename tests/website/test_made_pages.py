@@ -9,6 +9,7 @@ import pytest
 from website import picture
 from website.measured import pages as measured
 from website.measured.files import NAMES, read
+from website.measured.merges import kept_table, parts_table
 from website.measured.reproduction import RECIPES
 from website.sources import ROOT
 
@@ -60,10 +61,30 @@ def test_the_picture_shows_every_expert_and_what_it_found() -> None:
         assert f"{found['text'][mark['start'] : mark['end']]}{mark['label']}" in words
 
 
+def test_merges_are_means_over_seeds_by_way() -> None:
+    def row(method: str, share: float, **more: object) -> dict[str, object]:
+        return {"method": method, "tasks": [{"task": "squad", "share_of_own": share}], **more}
+
+    rows = [
+        row("cat", 0.5, weights=[0.5, 0.5], error=0.0),
+        row("cat", 0.7, weights=[0.5, 0.5], error=0.1),
+    ]
+    rows += [row("cat", 0.9, weights=[1.0, 1.0]), row("cat", 0.8, searched=True)]
+    assert kept_table(rows).rows == (
+        ("cat", "60.0", "5.0", "2"),
+        ("cat, a sum", "90.0", "", "1"),
+        ("cat, searched", "80.0", "", "1"),
+    )
+    score = {"score": {"value": 0.5}, "difference_to_all_rows": {"value": -0.25}}
+    assert parts_table([{"parts": 3, "what": "ties", **score}]).rows == (
+        ("3", "ties", "50.0", "-25.0", "1"),
+    )
+
+
 def test_every_result_file_is_on_some_page(tmp_path: Path) -> None:
     shown = "".join(text for path, text in MADE.items() if path.endswith(".md"))
     scripts = {
-        json.loads(path.read_text(encoding="utf-8")).get("script", "")
+        json.loads(path.read_text(encoding="utf-8")).get("script", path.stem)
         for path in (ROOT / "results").glob("*.json")
     }
     missing = {script for script in scripts if script.replace("_", "\\_") not in shown}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from website.blocks import blocks_of
+from website.blocks import blocks_of, test_of
 from website.playing import PageError, play, recorded
 from website.record import Reader, pages, text_of
 from website.sources import ROOT
@@ -70,6 +70,15 @@ def test_a_page_runs_and_prints_what_it_shows(page: str, reader: Reader) -> None
         )
 
 
+def test_a_page_that_says_another_test_runs_it_is_read_by_that_test() -> None:
+    found = {page: test_of(page.read_text("utf-8")) for page in (ROOT / "docs").rglob("*.md")}
+    named = {page.name: name for page, name in found.items() if name is not None}
+    assert "embeddings.md" in named
+    assert [
+        page for page, name in named.items() if page not in (ROOT / name).read_text("utf-8")
+    ] == []
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("page", SLOW)
@@ -105,3 +114,9 @@ def test_files_are_written_pipes_are_joined_and_outputs_are_put_in_their_place(
     assert "```text\na\nb\na\nb\n```\n\n```text\nno output\n```" in written
     assert written.endswith("```text\ntwo words\n```\n")
     assert recorded(written, printed) == written
+
+
+def test_no_folder_of_this_machine_is_shown(tmp_path: Path) -> None:
+    page = "```python\nimport os\nprint(f'│ {os.getcwd()}/runs/a │ 1 │', f'{os.getcwd()}/b')\n```"
+    ((_, out),) = play(page, tmp_path, name="p.md", slow=False)
+    assert out == f"│ runs/a{' ' * len(f'{tmp_path}/')} │ 1 │ b\n"
