@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from weft.lowrank.product import compact, squared_norm, stacked, thin_svd, true_rank, truncated
+from weft.lowrank.product import squared_norm, stacked, thin_svd, true_rank, truncated
 
 SHAPES = [(3, 7, 9), (9, 7, 12), (20, 7, 9), (1, 1, 1)]
 """Ranks, in and out: below both sides, between them, above both."""
@@ -38,15 +38,15 @@ def test_a_truncation_is_the_nearest_change_and_shares_the_strength() -> None:
     assert_close(down.norm(dim=1), S[:2].sqrt())
 
 
-def test_a_compact_sum_has_the_rank_that_it_has() -> None:
+def test_a_truncation_has_no_more_ranks_than_there_are() -> None:
     A, B = pair(3, 7, 9)
     both = stacked([(A, B), (A, B), (2 * A, -B)], [0.5, 1.0, 0.25])
     assert len(both[0]) == 9
-    down, up = compact(*both, 9)
+    down, up = truncated(*both, 9)
     assert len(down) == 3
     assert_close(up @ down, B @ A)
-    assert len(compact(*both, 2)[0]) == 2
-    assert len(compact(A, 0 * B, 9)[0]) == 1
+    assert len(truncated(*both, 2)[0]) == 2
+    assert len(truncated(A, 0 * B, 9)[0]) == 1
 
 
 def test_rounding_is_no_rank() -> None:

@@ -42,13 +42,17 @@ def thin_svd(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def split(U: Tensor, S: Tensor, Vh: Tensor, rank: int) -> Pair:
-    """Factors of the leading `rank` terms, each with the root of the singular values."""
-    root = S[:rank].sqrt()
-    return root[:, None] * Vh[:rank], U[:, :rank] * root
+    """Factors of the leading `rank` terms, or of fewer where the rest is rounding, at least 1.
+
+    Each has the root of the singular values.
+    """
+    kept = min(rank, max(1, true_rank(S, (U.shape[0], Vh.shape[1]))))
+    root = S[:kept].sqrt()
+    return root[:, None] * Vh[:kept], U[:, :kept] * root
 
 
 def truncated(A: Tensor, B: Tensor, rank: int) -> Pair:
-    """Factors of the nearest change of a rank."""
+    """Factors of the nearest change of a rank, in as few ranks as that has, at least 1."""
     return split(*thin_svd(A, B), rank)
 
 
@@ -56,10 +60,3 @@ def true_rank(S: Tensor, shape: tuple[int, int]) -> int:
     """How many singular values are more than rounding; numpy's `matrix_rank` has the same threshold."""
     floor = S.max() * max(shape) * torch.finfo(S.dtype).eps
     return int(S.gt(floor).sum())
-
-
-def compact(A: Tensor, B: Tensor, rank: int) -> Pair:
-    """Factors of the nearest change of a rank, in as few ranks as that has, at least 1."""
-    U, S, Vh = thin_svd(A, B)
-    own = true_rank(S, (B.shape[0], A.shape[1]))
-    return split(U, S, Vh, min(rank, max(1, own)))

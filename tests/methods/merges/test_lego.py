@@ -112,7 +112,7 @@ def test_ranks_of_nothing_and_weights_of_zero_are_no_units() -> None:
     own = expert(2, 0, "query")
     A, B = own["query"]
     padded = {"query": (torch.cat([A, torch.ones(2, INNER).double()]), torch.cat([B, 0 * B], 1))}
-    found = Lego(LegoSettings(reweight_output=False)).merge([padded], [1.0])
+    found = Lego().merge([padded], [1.0])
     assert len(found.factors["query"][0]) == 2
     assert_close(dense(found.factors)["query"], dense(own)["query"])
 

@@ -31,6 +31,14 @@ def test_svd_is_the_nearest_of_its_rank_and_exact_from_the_sums_rank_on(rank: in
     assert found.clamped == ({"query": 6} if rank > 6 else {})
 
 
+def test_a_rank_above_that_of_the_sum_is_clamped_where_experts_share_directions() -> None:
+    own = EXPERTS[1]
+    found = Svd().merge([own, own], [1.0, 0.5], rank=5)
+    assert len(found.factors["query"][0]) == 3
+    assert found.clamped == {"query": 3}
+    assert found.error == 0.0
+
+
 def test_a_clamp_cuts_both_factors_to_a_quantile_whatever_signs_they_have() -> None:
     U, S, Vh = torch.linalg.svd(WANTED, full_matrices=False)
     turn = torch.tensor([1.0, -1.0, 1.0], dtype=U.dtype)

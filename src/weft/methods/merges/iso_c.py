@@ -37,7 +37,7 @@ class IsoC(Merge):
         A, B = stacked(pairs, weights)
         U, S, Vh = thin_svd(A, B)
         own = max(1, true_rank(S, (B.shape[0], A.shape[1])))
-        return split(U, S[:own].mean().expand(own), Vh[:own], min(rank, own))
+        return split(U, S[:own].mean().expand(own), Vh, rank)
 
     def default_rank(self, ranks: Sequence[int]) -> int:
         return sum(ranks)

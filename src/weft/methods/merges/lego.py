@@ -41,7 +41,7 @@ class LegoSettings(Settings):
     reweight_parameters: bool = True
     """Give every centroid the mean norm of its cluster."""
     reweight_output: bool = True
-    """Multiply the change by sqrt(r / k), r the largest rank of the experts, k that of the result."""
+    """Multiply the change by sqrt(r / k), r the most units of an expert, k those of the result."""
 
 
 class Lego(Merge):
@@ -61,11 +61,9 @@ class Lego(Merge):
         generator: torch.Generator,
     ) -> Pair:
         inner = pairs[0][0].shape[1]
-        units = torch.cat(
-            [torch.cat([a, w * b.T], dim=1) for (a, b), w in zip(pairs, weights, strict=True)]
-        )
-        units = units[(units[:, :inner].norm(dim=1) * units[:, inner:].norm(dim=1)) > 0]
-        if not len(units):
+        found = [_units(a, w * b) for (a, b), w in zip(pairs, weights, strict=True)]
+        units, most = torch.cat(found), max(map(len, found))
+        if not most:
             return pairs[0][0][:1] * 0.0, pairs[0][1][:, :1] * 0.0
         if self.settings.canonical:
             units = _canonical(units, inner)
@@ -77,7 +75,7 @@ class Lego(Merge):
         )
         A, B = centres[:, :inner], centres[:, inner:].T
         if self.settings.reweight_output:
-            B = B * (max(len(a) for a, _ in pairs) / len(centres)) ** 0.5
+            B = B * (most / len(centres)) ** 0.5
         return A, B
 
     def _centre(self, units: Tensor, counts: Tensor) -> Tensor:
@@ -88,6 +86,11 @@ class Lego(Merge):
             return mean
         norm = mean.norm()
         return mean * (share @ units.norm(dim=1) / norm) if norm > 0 else mean
+
+
+def _units(a: Tensor, b: Tensor) -> Tensor:
+    """Every rank as a row, without those that change nothing."""
+    return torch.cat([a, b.T], dim=1)[(a.norm(dim=1) * b.norm(dim=0)) > 0]
 
 
 def _canonical(units: Tensor, inner: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from weft.lowrank.product import Pair, compact, stacked
+from weft.lowrank.product import Pair, stacked, truncated
 from weft.methods.merges.contract import Merge
 
 
@@ -32,7 +32,7 @@ class Sum(Merge):
         rank: int,
         generator: torch.Generator,
     ) -> Pair:
-        return compact(*stacked(pairs, weights), rank)
+        return truncated(*stacked(pairs, weights), rank)
 
     def default_rank(self, ranks: Sequence[int]) -> int:
         return sum(ranks)

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from weft.config import Settings
-from weft.lowrank.product import Pair, compact, stacked
+from weft.lowrank.product import Pair, stacked, truncated
 from weft.methods.merges.contract import Merge
 
 
@@ -48,7 +48,7 @@ class TaskArithmetic(Merge):
         rank: int,
         generator: torch.Generator,
     ) -> Pair:
-        return compact(*stacked(pairs, weights), rank)
+        return truncated(*stacked(pairs, weights), rank)
 
     def default_rank(self, ranks: Sequence[int]) -> int:
         return sum(ranks)
