@@ -127,9 +127,10 @@ def _how(run: TaskRun) -> list[tuple[str, str]]:
 def _what(run: TaskRun, card: Card) -> str:
     cost = run.cost or {}
     if run.merged:
+        numbers = cost.get("adapter_parameters", 0)
         return (
             f"Low-rank experts for {card.source} merged into one ({run.method}), with the head for "
-            f"{escaped(run.task)}. Its adapters hold {cost.get('adapter_parameters', 0):,} numbers, none of them trained together."
+            f"{escaped(run.task)}. Its adapters hold {numbers:,} numbers, none of them trained together."
         )
     trained: int | None = cost.get("trainable_parameters")
     base: int | None = cost.get("base_parameters")
