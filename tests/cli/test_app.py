@@ -37,7 +37,18 @@ def test_a_command_exists_because_its_file_does() -> None:
         sorted(
             [
                 *("train", "evaluate", "predict", "export", "import", "list", "show", "schema"),
-                *("compare", "demo", "doctor", "init", "mix", "prune", "push", "recover", "report"),
+                *(
+                    "compare",
+                    "demo",
+                    "doctor",
+                    "init",
+                    "merge",
+                    "mix",
+                    "prune",
+                    "push",
+                    "recover",
+                    "report",
+                ),
                 "reproduce",
             ]
         )

@@ -205,6 +205,7 @@ def test_what_has_no_sum_is_refused_before_anything_is_written(
         (f"base + 0.5*'{run}' + 0.5*('{chat}' - base)", {"base": str(chat)}, "was trained on"),
         (f"base + 1e999*('{chat}' - base)", base, "every number is a finite one"),
         ("base + nowhere", {}, "nowhere"),
+        (f"0.5*base + 0.5*'{chat}'", {**base, "rank": 4}, "comes to a checkpoint, which has none"),
     ):
         with pytest.raises((ValueError, KeyError)) as caught:
             weft.arithmetic(expression, made.folder / "out", **values)

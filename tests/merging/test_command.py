@@ -90,7 +90,7 @@ def test_a_report_shows_the_merge_beside_the_experts(made: Made) -> None:
     for own in runs:
         weft.evaluate(own)
     out = weft.merge(runs, rank=2, out=made.folder / "out").path
-    said = say("report", *runs, out, "--out", made.folder / "page", "--json")
+    said = say("report", *runs, out, "--out", made.folder / "page", "--json", "--cards")
     assert said.exit_code == 0, said.stderr
     [merged] = json.loads(said.stdout)["merges"]
     assert merged["run"] == "out"
@@ -99,6 +99,11 @@ def test_a_report_shows_the_merge_beside_the_experts(made: Made) -> None:
     assert "out: cat merge" in text
     assert "How far out is from the exact weighted sum, by role." in text
     assert "Scores on validation before the merge and after it" in text
+    card = (out / "tags" / "expert" / "README.md").read_text()
+    assert "merged into one (cat merge), with the head for tags" in card
+    assert "merge: weights" in card
+    assert "training: " not in card
+    assert str(made.folder / "topic") not in card
     assert "out, tags: no learning curve" not in text
 
 

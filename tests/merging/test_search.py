@@ -37,6 +37,8 @@ def test_the_found_weights_are_the_best_tried_and_their_rows_are_not_those_score
     tried = record.learned["tried"]
     best = max(tried, key=lambda one: one["value"])
     assert [one.weight for one in record.experts] == best["weights"]
+    assert out.run.merge is not None
+    assert out.run.merge.weights == best["weights"]
     assert record.learned["rows"] == {"topic": 2, "tags": 2}
     assert sum("was trained on the rows that weights are found on" in n for n in record.notes) == 2
     lines = (out.path / "topic" / "predictions-validation.jsonl").read_text().splitlines()

@@ -70,6 +70,11 @@ def arithmetic(
             parts = ", ".join(str(part.path) for part in RunFolder.open(found[0]).parts())
             raise ValueError(f"{found[0]} has an expert for each of its tasks; name one: {parts}")
         return merge(list(runs), "cat", weights=list(runs.values()), out=out, **values).path
+    odd = [name for name in ("rank", "head", "data") if values.get(name) is not None]
+    if odd:
+        raise ValueError(
+            f"{odd[0]}: {expression!r} comes to a checkpoint, which has none; leave it away"
+        )
     total = _total(runs, wholes, base)
     total.refuse_others()
     with atomic_folder(Path(out)) as draft:

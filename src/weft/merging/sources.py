@@ -1,6 +1,6 @@
 """The experts that are merged, read from their run folders; what does not belong together is refused first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def _read(found: Found, base: Base, dense: int | None) -> Source:
         experts[part.label] = expert
     first = next(iter(experts.values()))
     if not found.needs_dense:
-        return Source(found, experts, factors_of(first, base.trunk))
+        return Source(found, experts, _own(factors_of(first, base.trunk)))
     assert dense is not None  # refused by find
     for module in first.adapters:
         check_rank(module, dense, tuple(frozen_linear(base.trunk, module).weight.shape))
@@ -137,7 +137,12 @@ def _read(found: Found, base: Base, dense: int | None) -> Source:
         for module, adapter in first.adapters.items():
             delta = adapter.delta(wide(frozen_linear(base.trunk, module).weight))
             exact[module] = (torch.eye(delta.shape[1], dtype=delta.dtype), delta)
-    return Source(found, experts, factors_of(near, base.trunk), exact, lost)
+    return Source(found, experts, _own(factors_of(near, base.trunk)), exact, lost)
+
+
+def _own(factors: Mapping[str, Pair]) -> dict[str, Pair]:
+    """Copies: the adapters that they are of may move to another device."""
+    return {name: (A.detach().clone(), B.detach().clone()) for name, (A, B) in factors.items()}
 
 
 def _place(path: Path) -> Path:

@@ -17,7 +17,7 @@ import torch
 from weft.answering.evaluation import save_evaluation
 from weft.atomic import atomic_folder
 from weft.base.loading import Base
-from weft.config import RecipeSettings, Run, TaskSettings, TrainingSettings
+from weft.config import MergeSettings, RecipeSettings, Run, TaskSettings, TrainingSettings
 from weft.lowrank.product import Pair
 from weft.lowrank.roles import roles_of
 from weft.merging.combine import Combined
@@ -82,7 +82,7 @@ class Done:
         errors = result.errors(roles_of(self.base.trunk))
         return Record(
             method=plan.settings.name,
-            settings=plan.settings.model_dump(mode="json"),
+            settings=self._settings.model_dump(mode="json"),
             experts=tuple(made),
             rank=max(len(A) for A, _ in result.factors.values()),
             error=_finite(result.error),
@@ -91,6 +91,12 @@ class Done:
             notes=(*plan.notes, *entered, *result.notes, *self.scored.notes),
             learned=result.told,
         )
+
+    @property
+    def _settings(self) -> MergeSettings:
+        """The settings with the weights in force; those that a method learns itself it learns again."""
+        weights = None if self.plan.learns else list(self.result.weights)
+        return self.plan.settings.model_copy(update={"weights": weights})
 
     def _write_expert(self, part: RunFolder, one: Answered) -> None:
         adapters = {name: lora_of(A.cpu(), B.cpu()) for name, (A, B) in self.result.factors.items()}
@@ -125,7 +131,7 @@ class Done:
             tasks=tasks if len(tasks) > 1 else [],
             experts="shared" if len(self.plan.answered) > 1 else "separate",
             recipe=_recipe(self.result.factors),
-            merge=self.plan.settings,
+            merge=self._settings,
             training=training,
             seed=runs[0].seed if len(runs) == 1 else self.plan.settings.seed,
         )

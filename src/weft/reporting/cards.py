@@ -106,7 +106,7 @@ def card_text(run: TaskRun, *, licence: str | None = None) -> str:
                 ("classes, in the head's order", ", ".join(card.labels) or "none"),
                 *((f"recipe: {key}", _plain(value)) for key, value in card.recipe.items()),
                 ("seed", str(run.seed)),
-                *((f"training: {key}", _plain(v)) for key, v in run.settings["training"].items()),
+                *_how(run),
                 *((f"cost: {key}", _plain(v)) for key, v in (run.cost or {}).items()),
                 *((f"version: {key}", value) for key, value in card.versions.items()),
             ],
@@ -117,8 +117,22 @@ def card_text(run: TaskRun, *, licence: str | None = None) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def _how(run: TaskRun) -> list[tuple[str, str]]:
+    """The settings of its training, or of the merge that it came from."""
+    what = "merge" if run.merged else "training"
+    # Where the merged experts lie on this disk says nothing to others.
+    values = {k: value for k, value in run.settings[what].items() if k not in ("runs", "head")}
+    return [(f"{what}: {key}", _plain(value)) for key, value in values.items()]
+
+
 def _what(run: TaskRun, card: Card) -> str:
     cost = run.cost or {}
+    if run.merged:
+        numbers = cost.get("adapter_parameters", 0)
+        return (
+            f"Low-rank experts for {card.source} merged into one ({run.method}), with the head for "
+            f"{escaped(run.task)}. Its adapters hold {numbers:,} numbers, none of them trained together."
+        )
     trained: int | None = cost.get("trainable_parameters")
     base: int | None = cost.get("base_parameters")
     size = f" It has {trained:,} trained parameters" if trained is not None else ""
@@ -173,7 +187,7 @@ def _front_matter(
         base_model=card.source if _on_the_hub(card) else None,
         library_name=library,
         pipeline_tag=kind,
-        tags=["weft", run.method, spec.name],
+        tags=["weft", run.method.replace(" ", "-"), spec.name],
         datasets=[spec.hub.path] if spec.hub else None,
         model_name=_title_of(run, card) if rows else None,
         eval_results=[
