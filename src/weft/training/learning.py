@@ -218,6 +218,14 @@ class Learner:
         """The learning rate of step `step` (from 0) as a fraction of its peak."""
         return rate_factor(self.training, step, self.total)
 
+    def before_step(self, step: int) -> None:
+        """Let the methods act before the rows of step `step` (from 0) are seen."""
+        for expert, recipe in self.experts:
+            if expert.adapters:
+                seed = np.random.SeedSequence([self.streams[0].seed, step]).generate_state(1)
+                draws = torch.Generator().manual_seed(int(seed[0]))
+                recipe.controller.before_step(expert.adapters, step, self.total, draws)
+
     def step(self, step: int, scaler: torch.amp.GradScaler) -> None:
         """Clip, transform, update, and let the methods act; gradients are cleared."""
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):

@@ -39,6 +39,8 @@ class Stepper:
         active = [learner for learner in learners if not learner.is_over and step < learner.total]
         streams = [s for learner in active for s in learner.streams if step < s.total_steps]
         streams = list({stream.name: stream for stream in streams}.values())
+        for learner in active:
+            learner.before_step(step)
         items = sorted(
             (item for stream in streams for item in stream.items(step)),
             key=lambda item: item.length,

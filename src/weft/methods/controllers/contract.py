@@ -1,4 +1,4 @@
-"""The contract of a controller: what a method changes after each optimizer step."""
+"""The contract of a controller: what a method changes around each optimizer step."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -10,7 +10,7 @@ from weft.config import Settings
 
 
 class Controller:
-    """Changes nothing. A method overrides `after_step`.
+    """Changes nothing. A method overrides `before_step`, `after_step` or both.
 
     Args:
         settings: The method's own settings; None takes their defaults.
@@ -20,6 +20,23 @@ class Controller:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = self.settings_type() if settings is None else settings
+
+    def before_step(
+        self,
+        adapters: Mapping[str, nn.Module],
+        step: int,
+        total: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Change how the expert's adapters see the rows of step `step` (from 0) of `total`.
+
+        Args:
+            adapters: By module name.
+            step: The step to come.
+            total: Steps of the whole training.
+            generator: Source of what is drawn; CPU. It begins anew each step from the run's seed and the step, so that
+                all processes draw the same, and so does a run that is resumed.
+        """
 
     def after_step(
         self,
