@@ -74,6 +74,10 @@ class Kind(ABC):
         """The sum of the loss over labelled items, each, smoothed or not, times its weight."""
 
     @abstractmethod
+    def places(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The logits of what has a label, one by one: (places, outcomes)."""
+
+    @abstractmethod
     def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
         """The shape of the logits of so many sequences without padding, but for its last axis."""
 
@@ -87,6 +91,9 @@ class Kind(ABC):
 class ByRow(Kind):
     """One answer for a row."""
 
+    def places(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logits
+
     def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
         return (1,) if self.compares else (sequences,)
 
@@ -98,6 +105,9 @@ class ByRow(Kind):
 
 class ByToken(Kind):
     """One answer for every token."""
+
+    def places(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[labels != IGNORE]
 
     def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
         return (sequences, seq)
