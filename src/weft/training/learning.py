@@ -224,7 +224,9 @@ class Learner:
             if expert.adapters:
                 seed = np.random.SeedSequence([self.streams[0].seed, step]).generate_state(1)
                 draws = torch.Generator().manual_seed(int(seed[0]))
-                recipe.controller.before_step(expert.adapters, step, self.total, draws)
+                recipe.controller.before_step(
+                    expert.adapters, self.optimizer, step, self.total, draws
+                )
 
     def step(self, step: int, scaler: torch.amp.GradScaler) -> None:
         """Clip, transform, update, and let the methods act; gradients are cleared."""

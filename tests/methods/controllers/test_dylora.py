@@ -33,7 +33,7 @@ class Drawn:
     def step(self, step: int) -> int:
         """One step; how many ranks it had."""
         generator = torch.Generator().manual_seed(step)
-        self.controller.before_step(self.adapters, step, 100, generator)
+        self.controller.before_step(self.adapters, self.optimizer, step, 100, generator)
         ranks = drawn(self.adapters)
         assert len(set(ranks)) == 1
         backward(self.adapters, self.weights, step)
@@ -58,7 +58,9 @@ def backward(adapters: dict[str, Adapter], weights: dict[str, torch.Tensor], ste
 def test_every_rank_is_drawn_equally_often_and_one_for_all_maps() -> None:
     made, counts = Drawn(), dict.fromkeys(range(1, RANK + 1), 0)
     for step in range(800):
-        made.controller.before_step(made.adapters, step, 800, torch.Generator().manual_seed(step))
+        made.controller.before_step(
+            made.adapters, made.optimizer, step, 800, torch.Generator().manual_seed(step)
+        )
         one, two = drawn(made.adapters)
         assert one == two
         counts[one] += 1
@@ -71,7 +73,9 @@ def test_a_smaller_map_has_all_of_its_ranks() -> None:
     made.adapters["two"] = variant_on("nested", made.weights["two"], rank=2, alpha=ALPHA).train()
     found = set()
     for step in range(40):
-        made.controller.before_step(made.adapters, step, 40, torch.Generator().manual_seed(step))
+        made.controller.before_step(
+            made.adapters, made.optimizer, step, 40, torch.Generator().manual_seed(step)
+        )
         found.add(drawn(made.adapters))
     assert found == {(1, 1), (2, 2), (3, 2), (4, 2)}
 
@@ -124,4 +128,4 @@ def test_what_does_not_learn_moves_by_momentum_and_decay_unless_it_is_held(mode:
 def test_what_has_no_nested_ranks_is_refused() -> None:
     adapters: dict[str, nn.Module] = {"map": variant_on("lora", draw(OUT, IN), rank=2)}
     with pytest.raises(TypeError, match="LoRA on map has no nested ranks; use it with adapter nes"):
-        DyLoRAController().before_step(adapters, 0, 1, torch.Generator())
+        DyLoRAController().before_step(adapters, Drawn().optimizer, 0, 1, torch.Generator())

@@ -64,7 +64,26 @@ class Adapter(nn.Module, ABC):
         self.dropout = spec.dropout
         # Past nn.Module, which would count what belongs to the expert once for every adapter.
         object.__setattr__(self, "shared", shared)
+        self._through: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
         self.start(weight, generator)
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`forward`, by way of what `see` was told."""
+        y = super().__call__(x, weight)
+        return y if self._through is None else self._through(x, weight, y)
+
+    def see(self, through: Callable[[Tensor, Tensor, Tensor], Tensor] | None) -> None:
+        """Add `through(x, weight, y)` to the map's output in place of `y`, what `forward` gives; None ends that.
+
+        For the rows of a training step alone: whoever sets it takes it back after the step. The change of the weight
+        and what is saved know nothing of it.
+        """
+        self._through = through
+        # Until then the factors do not say all that is added, so nothing may be computed from them.
+        if through is None:
+            vars(self).pop("low_rank", None)
+        else:
+            vars(self)["low_rank"] = False
 
     def start(self, weight: Tensor, generator: torch.Generator) -> None:
         """Make the parameters and buffers at their first values; `spec`, `rank` and `shared` are there.

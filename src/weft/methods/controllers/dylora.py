@@ -53,6 +53,7 @@ class DyLoRAController(Controller):
     def before_step(
         self,
         adapters: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
         step: int,
         total: int,
         generator: torch.Generator,
