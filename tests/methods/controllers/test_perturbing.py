@@ -11,10 +11,11 @@ from tests.methods.adapters.oracle import Net, adapted, woven
 from tests.methods.adapters.starts import draw, move, variant_on
 from weft.lowrank.linear import LowRankLinear
 from weft.lowrank.route import Route, routed
+from weft.lowrank.thin import Thin
 from weft.lowrank.woven import Woven
 from weft.methods.adapters.contract import Adapter
 from weft.methods.controllers.allora import ALLoRA, ALLoRASettings
-from weft.methods.controllers.contract import Controller, Product, Thin
+from weft.methods.controllers.contract import Controller, Product
 from weft.methods.controllers.ggpo import GGPO, GGPOSettings
 from weft.methods.controllers.mgpo import MGPO, MGPOSettings
 from weft.training.adamw import AdamW

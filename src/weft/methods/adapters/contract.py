@@ -48,6 +48,8 @@ class Adapter(nn.Module, ABC):
     """Whether `factors` exists for every state of this variant."""
     rank_bounded: ClassVar[bool] = True
     """Whether a rank over the smaller side of a map is of no use, and so refused."""
+    resizes: ClassVar[bool] = False
+    """Whether the rank may change while it is trained, so that there is a `resize`."""
     pairs: ClassVar[bool] = False
     """Whether the change is `scaling * B @ A`, up to what is constant, with A and B both trained under these names."""
 
@@ -117,6 +119,9 @@ class Adapter(nn.Module, ABC):
             weight = torch.empty(out_features, in_features)
             adapter = cls(weight, spec, torch.Generator())
         return sum(value.numel() for value in adapter.parameters() if value.requires_grad)
+
+    def resize(self, rank: int) -> None:
+        """Take on a rank that it had, or that another of the same recipe has; new values are there to be loaded."""
 
     @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.config import Settings
-from weft.methods.controllers.contract import Controller, Product, Thin, product
+from weft.lowrank.thin import Thin
+from weft.methods.controllers.contract import Controller, Product, product
 
 
 class ALLoRASettings(Settings):

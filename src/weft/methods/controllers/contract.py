@@ -1,13 +1,14 @@
 """The contract of a controller: what a method changes around each optimizer step."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from weft.config import Settings
+from weft.lowrank.sensitivity import Watched
+from weft.lowrank.thin import Thin, together
 
 Through = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From the input (..., in), W0 (out, in) and what an adapter adds (..., out) to what training adds."""
@@ -53,6 +54,18 @@ class Controller:
     ) -> None:
         """Look at or change the expert's adapters after step `step` (from 0) of `total`; no gradients here."""
 
+    def form(self) -> dict[str, Tensor]:
+        """What the shapes of the adapters follow from, where the method changes them; kept beside `state_dict`."""
+        return {}
+
+    def take_form(
+        self,
+        adapters: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        form: Mapping[str, Tensor],
+    ) -> None:
+        """Give adapters and the optimizer's groups the shapes they had when `form` was asked; values come after it."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """What the controller remembers between steps."""
         return {}
@@ -78,22 +91,33 @@ class Product(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Thin:
-    """A matrix of the size of a map, of low rank and never written out: `left @ right`."""
+@runtime_checkable
+class Grows(Watched, Protocol):
+    """An adapter made of blocks of ranks, which can have more."""
 
-    left: Tensor
-    """(out, k)"""
-    right: Tensor
-    """(k, in)"""
+    rank: int
 
-    def row_squares(self) -> Tensor:
-        """The squared norm of each row, (out,)."""
-        return ((self.left @ (self.right @ self.right.T)) * self.left).sum(1).clamp(min=0)
+    @property
+    def growth(self) -> int:
+        """Ranks that one growth adds."""
+        ...
 
-    def norm(self) -> Tensor:
-        """The root of the sum of all squares."""
-        return self.row_squares().sum().sqrt()
+    @property
+    def is_full(self) -> bool:
+        """Whether the map has no place for another growth."""
+        ...
+
+    def grow(self, generator: torch.Generator) -> list[nn.Parameter]:
+        """Add `growth` ranks; what is trained from now on and was not before."""
+        ...
+
+    def finish(self) -> None:
+        """Growing is over."""
+        ...
+
+    def resize(self, rank: int) -> None:
+        """Back to a rank it had."""
+        ...
 
 
 class Perturbing(Controller):
@@ -156,6 +180,68 @@ class Perturbing(Controller):
         self._begun = {}
 
 
+Event = tuple[int, int, int]
+"""A growth: the step before which it was, the map's place among the adapters, the seed of its new reserve."""
+
+
+class Growing(Controller):
+    """Adapters get more ranks while they learn. The list of growths is the form: it is carried out again, or undone."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.events: list[Event] = []
+        self.is_over = False
+        self.rise = 0
+        """Steps over which the rate of new parts rises."""
+
+    def grow(
+        self,
+        made: Mapping[str, Grows],
+        optimizer: torch.optim.Optimizer,
+        events: Sequence[Event],
+    ) -> None:
+        """Carry out growths; those of one step are a group, like the one of what learnt before, with its own rise."""
+        own = list(made.values())
+        for step in dict.fromkeys(step for step, _, _ in events):
+            new: list[nn.Parameter] = []
+            for begun, at, seed in events:
+                if begun == step:
+                    new += own[at].grow(torch.Generator().manual_seed(seed))
+                    self.events.append((begun, at, seed))
+            first = own[0].A[0]
+            like = next(g for g in optimizer.param_groups if any(p is first for p in g["params"]))
+            optimizer.add_param_group({**like, "params": new, "born": step, "rise": self.rise})
+
+    def finish(self, made: Mapping[str, Grows]) -> None:
+        """Growing is over."""
+        for own in made.values():
+            own.finish()
+        self.is_over = True
+
+    def form(self) -> dict[str, Tensor]:
+        events = torch.tensor(self.events, dtype=torch.int64).reshape(-1, 3)
+        over, rise = torch.tensor(self.is_over), torch.tensor(self.rise)
+        return {"events": events, "is_over": over, "rise": rise}
+
+    def take_form(
+        self,
+        adapters: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        form: Mapping[str, Tensor],
+    ) -> None:
+        made, wanted = growing(adapters, self), [(s, at, n) for s, at, n in form["events"].tolist()]
+        own, over, self.rise = list(made.values()), bool(form["is_over"]), int(form["rise"])
+        for _, at, _ in reversed(self.events[len(wanted) :]):
+            own[at].resize(own[at].rank - own[at].growth)
+        self.events = self.events[: len(wanted)]
+        self.grow(made, optimizer, wanted[len(self.events) :])
+        for one in own if self.is_over and not over else ():
+            one.resize(one.rank)
+        self.is_over = over
+        if over:
+            self.finish(made)
+
+
 def product(name: str, adapter: nn.Module, controller: Controller) -> Product:
     """The adapter as a product.
 
@@ -170,9 +256,19 @@ def product(name: str, adapter: nn.Module, controller: Controller) -> Product:
     return adapter
 
 
-def together(scaling: float, A: Tensor, B: Tensor, of_A: Tensor, of_B: Tensor) -> Thin:
-    """`s (of_B A + B of_A)` for something said of both factors (gradients, moments), in single precision at least."""
-    dtype = torch.promote_types(A.dtype, torch.float32)
-    return Thin(
-        scaling * torch.cat([of_B, B], dim=1).to(dtype), torch.cat([A, of_A], dim=0).to(dtype)
-    )
+def growing(adapters: Mapping[str, nn.Module], controller: Controller) -> dict[str, Grows]:
+    """The adapters as such that can grow.
+
+    Raises:
+        TypeError: If one cannot.
+    """
+    found: dict[str, Grows] = {}
+    for name, own in adapters.items():
+        if isinstance(own, Grows):
+            found[name] = own
+    for name in adapters.keys() - found.keys():
+        raise TypeError(
+            f"{type(controller).__name__}: the {type(adapters[name]).__name__} on {name} cannot grow; "
+            "use it with adapter blocks"
+        )
+    return found

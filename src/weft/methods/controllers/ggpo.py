@@ -25,7 +25,8 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.config import Settings
-from weft.methods.controllers.contract import Perturbing, Product, Thin, Through
+from weft.lowrank.thin import Thin
+from weft.methods.controllers.contract import Perturbing, Product, Through
 
 
 class GGPOSettings(Settings):

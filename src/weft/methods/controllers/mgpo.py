@@ -24,7 +24,8 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.config import Settings
-from weft.methods.controllers.contract import Perturbing, Product, Thin, Through, together
+from weft.lowrank.thin import Thin, together
+from weft.methods.controllers.contract import Perturbing, Product, Through
 
 _MOST = 10.0
 _EPS = 1e-12
