@@ -116,8 +116,10 @@ class Blocks(contract.Factored):
             value.requires_grad_(True)
         for value in self._reserve():
             value.requires_grad_(self.spec.advance)
-        for E in self.E[rank:]:
-            E.requires_grad_(False).data.fill_(IN_RESERVE * self.spec.advance)
+        with torch.no_grad():
+            for E in self.E[rank:]:
+                # As it was made: in single precision first.
+                E.requires_grad_(False).copy_(torch.full((1, 1), IN_RESERVE * self.spec.advance))
         self.rank = rank
         self.spec = self.spec.model_copy(update={"rank": rank})
 
@@ -136,7 +138,7 @@ class Blocks(contract.Factored):
         for _ in range(blocks):
             A = normal((1, in_features), INIT_STD, generator, like).to(dtype)
             B = normal((out_features, 1), INIT_STD, generator, like).to(dtype)
-            E = torch.full((1, 1), IN_RESERVE * advance, dtype=dtype, device=like.device)
+            E = torch.full((1, 1), IN_RESERVE * advance, device=like.device).to(dtype)
             self.A.append(nn.Parameter(A, requires_grad=trained))
             self.E.append(nn.Parameter(E, requires_grad=not reserve))
             self.B.append(nn.Parameter(B, requires_grad=trained))
