@@ -16,8 +16,8 @@ from weft.config import load_run
 from weft.methods.adapters.blocks import Blocks
 from weft.methods.controllers.increlora import IncreLoRA, IncreLoRASettings
 from weft.methods.penalties.orthogonality import Orthogonality, OrthogonalitySettings
-from weft.training.adamw import AdamW
 from weft.training import checkpointing
+from weft.training.adamw import AdamW
 from weft.training.assembly import Session, assemble
 from weft.training.learning import Learner
 from weft.training.settings import completed
