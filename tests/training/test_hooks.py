@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from weft.config import load_run
@@ -24,7 +25,7 @@ from weft.model.expert import plan_ranks
 from weft.model.heads import kind_of
 from weft.runs import RunFolder
 from weft.training.assembly import Session, assemble
-from weft.training.loop import Interrupted, Loop
+from weft.training.loop import Interrupted, Loop, train
 from weft.training.preparation import frozen_weights, weight_gradients
 from weft.training.settings import completed
 
@@ -211,3 +212,18 @@ def test_a_plan_skips_maps_and_sets_ranks(run_of: Settings) -> None:
         "encoder.layer.1.attention.self.query": 4,
         "encoder.layer.1.attention.self.value": 4,
     }
+
+
+@pytest.mark.parametrize("name", ["ggpo", "increlora"])
+def test_what_a_step_sees_is_the_same_where_activations_are_computed_twice(
+    name: str, run_of: Settings, tmp_path: Path
+) -> None:
+    found = []
+    for again in (False, True):
+        training = {"max_steps": 4, "accumulation": 2, "gradient_checkpointing": again}
+        run = run_of("tags", recipe={"name": name}, training=training)
+        folder = train(run, out=tmp_path / str(again))
+        found.append(load_file(folder.expert / "adapter_model.safetensors"))
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-9, atol=1e-9)

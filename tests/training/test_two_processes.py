@@ -85,8 +85,10 @@ def assert_equal_runs(listed: Mapping[str, Settings], folder: Path) -> None:
 
 def recipe_runs(runs: Runs, names: tuple[str, ...]) -> dict[str, Settings]:
     """A short training of each recipe that has a base to stand on as it is."""
+    # Statistics of rows together are taken over one piece of a step by itself, the first of the first process.
+    off = {"ba_lora": {"consistency": 0, "diversity": 0, "spectral": 0}}
     return {
-        name: runs.settings("bert", "tags", recipe={"name": name})
+        name: runs.settings("bert", "tags", recipe={"name": name, **off.get(name, {})})
         for name in names
         if name != "loram"
     }

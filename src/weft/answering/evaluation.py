@@ -71,6 +71,7 @@ def evaluate(
     precision: str | None = None,
     save: bool = True,
     gates: bool = False,
+    rank: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation | list[Evaluation]:
     """The scores of a run folder's expert; a list of one for each task if the run trained several.
@@ -87,6 +88,8 @@ def evaluate(
         precision: Arithmetic of the forward pass; None takes the run's.
         save: Write predictions and scores into the folder (`save_evaluation`).
         gates: Write what a mixture's gates said as well: `gates-<split>.json`, by task.
+        rank: How many ranks answer, of an expert that was trained for every number of them (recipe `dylora`); None is
+            all. The folder keeps the scores of the whole expert, so nothing is written for fewer.
         progress: Told how far it is, task by task.
 
     Raises:
@@ -98,7 +101,7 @@ def evaluate(
     root = Path(data) if isinstance(data, str | Path) else None
     given = {} if root is not None else given_by_task(data, labels, split)
     found = []
-    for part, loaded in _loaded(folder, device, precision):
+    for part, loaded in _loaded(folder, device, precision, rank):
         assert loaded.run.task is not None  # a part has one
         own: str | Given | None = given.get(loaded.run.task.label)
         if root is not None:
@@ -107,7 +110,7 @@ def evaluate(
         result = _evaluate(
             loaded, rows, records, split, tokens_per_batch=tokens_per_batch, progress=progress
         )
-        if save:
+        if save and rank is None:
             save_evaluation(part, result, loaded.run.seed)
         if gates:
             text = json.dumps(gate_maps(loaded, records), indent=1)
@@ -117,17 +120,17 @@ def evaluate(
 
 
 def _loaded(
-    folder: RunFolder, device: str, precision: str | None
+    folder: RunFolder, device: str, precision: str | None, rank: int | None
 ) -> Iterator[tuple[RunFolder, LoadedRun]]:
     """Each task's folder and what answers its rows; the tasks of a mixture share one model."""
-    if folder.run.mixture is not None and folder.run.tasks:
+    if folder.run.mixture is not None and folder.run.tasks and rank is None:
         runs = load_mixture_model(folder.path, device=device, precision=precision).runs
         for part in folder.parts():
             assert part.run.task is not None  # a part has one
             yield part, runs[part.run.task.label]
         return
     for part in folder.parts():
-        yield part, load_run_model(part.path, device=device, precision=precision)
+        yield part, load_run_model(part.path, device=device, precision=precision, rank=rank)
 
 
 def _evaluate(

@@ -29,6 +29,10 @@ def command(
     gates: Annotated[
         bool, typer.Option("--gates", help="Write what a mixture's gates said: gates-SPLIT.json.")
     ] = False,
+    rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ranks that answer, of an expert trained for each (dylora)."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a run's expert; each score with its 95 % interval."""
@@ -39,7 +43,13 @@ def command(
         from weft.answering.evaluation import evaluate
 
         found = evaluate(
-            run, split=split, max_examples=max_examples, gates=gates, progress=progress, **where
+            run,
+            split=split,
+            max_examples=max_examples,
+            gates=gates,
+            rank=rank,
+            progress=progress,
+            **where,
         )
     from weft.reporting.answers.scores import as_json_value, show_scores
 

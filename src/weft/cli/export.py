@@ -18,7 +18,9 @@ def command(
     ] = "peft",
     rank: Annotated[
         int | None,
-        typer.Option(help="peft: the nearest plain LoRA of this rank, and how far it is."),
+        typer.Option(
+            help="peft: the nearest plain LoRA of this rank, and how far it is; of dylora the one it was trained to be."
+        ),
     ] = None,
 ) -> None:
     """Write a run's expert, or its X-LoRA mixture, for PEFT, transformers or sentence-transformers."""
@@ -27,6 +29,6 @@ def command(
 
     export(run, folder, to, rank=rank)
     typer.echo(str(folder))
-    if rank is not None:
-        error = read_card(folder).metrics["approximation_error"]
+    error = read_card(folder).metrics.get("approximation_error") if rank is not None else None
+    if error is not None:
         typer.echo(f"loses {100 * error:.3g} % of the change of the weights", err=True)

@@ -9,6 +9,7 @@ from weft.lowrank.attach import frozen_linear
 from weft.lowrank.start import svd, wide
 from weft.methods.adapters.lora import LoRA
 from weft.methods.adapters.lora import Spec as LoRASpec
+from weft.methods.adapters.nested import Nested
 from weft.methods.merges.cat import Cat
 from weft.methods.merges.contract import Merge
 from weft.model.expert import Expert, check_rank, factors_of
@@ -62,6 +63,33 @@ def approximated(expert: Expert, trunk: nn.Module, rank: int) -> tuple[Expert, f
             whole += S.square().sum().item()
     near = Expert(expert.name, adapters, expert.head, expert.copies)
     return near, (missed / whole) ** 0.5 if whole else 0.0
+
+
+def is_nested(expert: Expert) -> bool:
+    """Whether the first ranks of every adapter are an adapter of their own."""
+    own = expert.adapters.values()
+    return bool(own) and all(isinstance(adapter, Nested) for adapter in own)
+
+
+def cut(expert: Expert, rank: int) -> None:
+    """Leave the first `rank` ranks of an expert whose ranks are nested, for good; smaller maps stay as they are.
+
+    Raises:
+        ValueError: If its ranks are not nested, or it has fewer.
+    """
+    if not is_nested(expert):
+        names = sorted({type(adapter).__name__ for adapter in expert.adapters.values()})
+        held = f"its {', '.join(names)} adapters were" if names else "it was"
+        raise ValueError(
+            f"rank {rank}: {held} not trained to answer with fewer ranks; leave `rank` away, or train with recipe "
+            "dylora"
+        )
+    most = max(adapter.rank for adapter in expert.adapters.values())
+    if not 1 <= rank <= most:
+        raise ValueError(f"rank {rank}: expected 1 to {most}, which the expert was trained with")
+    for adapter in expert.adapters.values():
+        assert isinstance(adapter, Nested)
+        adapter.truncate(min(rank, adapter.rank))
 
 
 def lora_of(A: Tensor, B: Tensor) -> LoRA:

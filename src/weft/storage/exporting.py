@@ -9,7 +9,7 @@ from weft.atomic import atomic_folder
 from weft.config import RecipeSettings
 from weft.lowrank.peft.writing import CONFIG as PEFT_CONFIG
 from weft.methods.recipes import file_of, resolve
-from weft.model.factoring import approximated
+from weft.model.factoring import approximated, cut, is_nested
 from weft.runs import RunFolder
 from weft.storage.dense import write_checkpoint, write_pooling
 from weft.storage.experts import read_card, save_expert
@@ -39,7 +39,8 @@ def export(
             with its pooling, which `SentenceTransformer` opens.
         rank: For `peft`: write the nearest plain LoRA of this rank instead, for variants that have
             no exact one (DoRA) or a larger one; `weft.json` says under `metrics` how far it is
-            (`approximation_error`, the share of the change that is lost).
+            (`approximation_error`, the share of the change that is lost). Of an expert that was
+            trained for every rank (recipe `dylora`) it is the plain LoRA that it is at this one.
 
     Returns:
         `folder`.
@@ -114,18 +115,23 @@ def _write_pooling(folder: Path, loaded: LoadedRun) -> None:
 
 def _export_near(run: RunFolder, folder: Path, rank: int) -> Path:
     loaded = load_run_model(run.path, device="cpu")
-    near, error = approximated(loaded.model.expert(loaded.name), loaded.model.trunk, rank)
+    near, metrics, alpha = loaded.model.expert(loaded.name), loaded.card.metrics, float(rank)
+    if is_nested(near):
+        cut(near, rank)
+        # The scores on the card are those of all ranks.
+        metrics, alpha = {}, float(loaded.card.recipe["alpha"])
+    else:
+        near, error = approximated(near, loaded.model.trunk, rank)
+        metrics = metrics | {"approximation_error": error}
     recipe = RecipeSettings(
         name="lora",
         targets=list(near.adapters),
         train_also=list(near.copies),
         modules=list(near.adapters),
-        **{"rank": rank, "alpha": float(rank)},
+        **{"rank": rank, "alpha": alpha},
     )
     card = replace(
-        loaded.card,
-        recipe=resolve(recipe).describe().model_dump(mode="json"),
-        metrics=loaded.card.metrics | {"approximation_error": error},
+        loaded.card, recipe=resolve(recipe).describe().model_dump(mode="json"), metrics=metrics
     )
     save_expert(near, card, loaded.model.base, folder)
     return folder

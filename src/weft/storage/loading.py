@@ -11,6 +11,7 @@ from weft.data.reading import find_kind
 from weft.lowrank.route import Members
 from weft.methods.recipes import file_of
 from weft.model.expert import Card
+from weft.model.factoring import cut
 from weft.model.mixed import Mix
 from weft.model.model import Model
 from weft.model.recogniser import STATES, Recogniser
@@ -59,6 +60,7 @@ def load_run_model(
     task: str | None = None,
     device: str = "auto",
     precision: str | None = None,
+    rank: int | None = None,
 ) -> LoadedRun:
     """The expert of a run folder on its base, or a mixture with the head of one task.
 
@@ -67,14 +69,20 @@ def load_run_model(
         task: Which task, of a run that trained or mixed several.
         device: auto, cpu, cuda or mps.
         precision: fp32, bf16, fp16 or fp64; None takes the run's.
+        rank: How many of an expert's ranks are used, where they are nested; None is all.
 
     Raises:
-        ValueError: If it is no run folder, holds no expert, or the expert does not fit its base.
+        ValueError: If it is no run folder, holds no expert, the expert does not fit its base, or was not trained for
+            `rank`.
     """
     folder = _part(RunFolder.open(path), task)
     run = folder.run
     assert run.task is not None  # a part has one
     if run.mixture is not None:
+        if rank is not None:
+            raise ValueError(
+                f"rank {rank}: {path} holds a mixture, whose experts have their own; leave `rank` away"
+            )
         return load_mixture_model(folder.path, device=device, precision=precision).runs[
             run.task.label
         ]
@@ -84,10 +92,14 @@ def load_run_model(
     card = read_card(folder.expert)
     if file_of(RecipeSettings(**card.recipe)).trains == "base":
         model, expert, card = load_full(folder.expert)
+        if rank is not None:
+            cut(expert, rank)
         model.to(device=where, dtype=dtype)
     else:
         base = _base_of(run, where, precision, dtype)
         expert, card = load_expert(folder.expert, base)
+        if rank is not None:
+            cut(expert, rank)
         model = Model(base)
         # Before it is woven in: its factors are made where its weights are.
         model.add(expert.to(where))

@@ -136,6 +136,7 @@ def _tensors(learner: Learner) -> dict[str, Tensor]:
     for parameter, state in learner.optimizer.state.items():
         found |= {f"moment/{names[id(parameter)]}/{key}": value for key, value in state.items()}
     found |= {f"best/{name}": value for name, value in learner.best.items()}
+    found |= {f"form/{name}": value for name, value in learner.forms().items()}
     for name, hook in learner.hooks().items():
         found |= {f"hook/{name}/{key}": value for key, value in hook.state_dict().items()}
     return found
@@ -163,6 +164,7 @@ def _restore(
     def under(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
+    learner.take_forms(under("form/"))
     weights = under("weight/")
     if set(weights) != set(learner.parameters):
         other = sorted(set(weights) ^ set(learner.parameters))

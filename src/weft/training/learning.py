@@ -19,6 +19,9 @@ from weft.model.expert import Expert
 from weft.tasks.contract import Example, Record, Task
 from weft.training.adamw import AdamW
 
+_FORM = "form//"
+"""Before the names of what the best weights' shapes follow from, which no parameter is called."""
+
 
 @dataclass
 class Stream:
@@ -154,15 +157,8 @@ class Learner:
         self.streams = list(streams)
         self.experts = list(experts)
         self.training = training
-        self.parameters = _once(
-            {
-                f"{expert.name}/{name}": value
-                for expert, _ in experts
-                for name, value in expert.trained().items()
-            }
-            | ({} if trunk is None else {f"trunk/{n}": p for n, p in trunk.named_parameters()})
-        )
         self._trunk = trunk
+        self.parameters = self._trained()
         self.rebuild_optimizer()
         self.total = max(stream.total_steps for stream in streams)
         higher = streams[0].task.higher_is_better and training.early_stopping_on == "score"
@@ -174,8 +170,36 @@ class Learner:
 
     def rebuild_optimizer(self) -> None:
         """A fresh AdamW over what the recipes' rules say now."""
-        self.optimizer = AdamW(self._groups())
-        self.peaks: list[float] = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer = AdamW({**group, "peak": group["lr"]} for group in self._groups())
+
+    @property
+    def peaks(self) -> list[float]:
+        """The peak rate of each of the optimizer's groups."""
+        return [group["peak"] for group in self.optimizer.param_groups]
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """All that is trained now, by a stable name."""
+        trunk = {} if self._trunk is None else dict(self._trunk.named_parameters())
+        return _once(
+            {
+                f"{expert.name}/{name}": value
+                for expert, _ in self.experts
+                for name, value in expert.trained().items()
+            }
+            | {f"trunk/{name}": value for name, value in trunk.items()}
+        )
+
+    def _adopt(self) -> None:
+        """Follow a method that gave parameters to train, whose groups it made, or took some away."""
+        now = self._trained()
+        if now.keys() == self.parameters.keys():
+            return
+        self.parameters, kept = now, {id(value) for value in now.values()}
+        for group in self.optimizer.param_groups:
+            group["params"] = [value for value in group["params"] if id(value) in kept]
+        self.optimizer.param_groups[:] = [g for g in self.optimizer.param_groups if g["params"]]
+        for value in [value for value in self.optimizer.state if id(value) not in kept]:
+            del self.optimizer.state[value]
 
     def _groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = []
@@ -218,10 +242,21 @@ class Learner:
         """The learning rate of step `step` (from 0) as a fraction of its peak."""
         return rate_factor(self.training, step, self.total)
 
+    def before_step(self, step: int) -> None:
+        """Let the methods act before the rows of step `step` (from 0) are seen."""
+        for expert, recipe in self.experts:
+            if expert.adapters:
+                seed = np.random.SeedSequence([self.streams[0].seed, step]).generate_state(1)
+                draws = torch.Generator().manual_seed(int(seed[0]))
+                recipe.controller.before_step(
+                    expert.adapters, self.optimizer, step, self.total, draws
+                )
+        self._adopt()
+
     def step(self, step: int, scaler: torch.amp.GradScaler) -> None:
         """Clip, transform, update, and let the methods act; gradients are cleared."""
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * self.factor(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self.factor(step) * _risen(group, step)
         scaler.unscale_(self.optimizer)
         self._clip()
         for expert, recipe in self.experts:
@@ -233,6 +268,7 @@ class Learner:
             if expert.adapters:
                 with torch.no_grad():
                     recipe.controller.after_step(expert.adapters, self.optimizer, step, self.total)
+        self._adopt()
         self.optimizer.zero_grad(set_to_none=True)
         self.done = step + 1
 
@@ -252,14 +288,36 @@ class Learner:
         self.best = {
             name: value.detach().cpu().clone()
             for name, value in (*self.parameters.items(), *self._changing().items())
-        }
+        } | {f"{_FORM}{name}": value.clone() for name, value in self.forms().items()}
 
     def restore_best(self) -> None:
         """Return to the remembered weights, if there are any."""
+        if not self.best:
+            return
+        forms = {n.removeprefix(_FORM): v for n, v in self.best.items() if n.startswith(_FORM)}
+        self.take_forms(forms)
         held = {**self.parameters, **self._changing()}
         with torch.no_grad():
             for name, value in self.best.items():
-                held[name].copy_(value)
+                if not name.startswith(_FORM):
+                    held[name].copy_(value)
+
+    def forms(self) -> dict[str, Tensor]:
+        """What the shapes of all adapters follow from, where methods change them."""
+        return {
+            f"{expert.name}/{key}": value
+            for expert, recipe in self.experts
+            for key, value in recipe.controller.form().items()
+        }
+
+    def take_forms(self, forms: Mapping[str, Tensor]) -> None:
+        """Bring adapters and groups to the shapes they had when `forms` was asked."""
+        for expert, recipe in self.experts:
+            prefix = f"{expert.name}/"
+            own = {n.removeprefix(prefix): v for n, v in forms.items() if n.startswith(prefix)}
+            if own:
+                recipe.controller.take_form(expert.adapters, self.optimizer, own)
+        self._adopt()
 
     def _changing(self) -> dict[str, Tensor]:
         """What changes by no gradient, under names that no parameter has."""
@@ -279,6 +337,11 @@ class Learner:
             for number, penalty in enumerate(recipe.penalties):
                 found[f"{expert.name}/penalty{number}"] = penalty
         return found
+
+
+def _risen(group: Mapping[str, Any], step: int) -> float:
+    """How far a group that was made during training has come in its own warm-up; 1 for all others."""
+    return min(1.0, (step - group["born"] + 1) / group["rise"]) if group.get("rise") else 1.0
 
 
 def _once(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:

@@ -36,7 +36,10 @@ def start_from(path: str, base: Base, experts: Mapping[str, tuple[Expert, Recipe
                 f"{sorted(expert.adapters)[:3]} ...; use the same targets"
             )
         for module, adapter in expert.adapters.items():
-            before, after = found.adapters[module].state_dict(), adapter.state_dict()
+            before = found.adapters[module].state_dict()
+            if adapter.resizes and isinstance(found.adapters[module], type(adapter)):
+                adapter.resize(found.adapters[module].rank)
+            after = adapter.state_dict()
             if _shapes(before) != _shapes(after):
                 raise ValueError(
                     f"init_from {path}: {module} has another variant or rank; use the same recipe"

@@ -1,14 +1,17 @@
 """One optimizer step of everything that learns: a union of batches in, updated experts out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from weft.answering.inference import autocast, padding_id
+from weft.lowrank.route import Route
 from weft.methods.gates.trace import GateTrace, traced
-from weft.model.batching import MOST_TOKENS, Batch, Item, collate, labelled, pieces, share_of
+from weft.methods.penalties.contract import Said
+from weft.model.batching import MOST_TOKENS, Batch, Item, Part, collate, labelled, pieces, share_of
 from weft.model.heads import kind_of
 from weft.training.assembly import Session
 from weft.training.learning import Learner
@@ -39,6 +42,8 @@ class Stepper:
         active = [learner for learner in learners if not learner.is_over and step < learner.total]
         streams = [s for learner in active for s in learner.streams if step < s.total_steps]
         streams = list({stream.name: stream for stream in streams}.values())
+        for learner in active:
+            learner.before_step(step)
         items = sorted(
             (item for stream in streams for item in stream.items(step)),
             key=lambda item: item.length,
@@ -98,6 +103,10 @@ class Stepper:
             for expert, recipe in learner.experts:
                 for penalty in recipe.penalties:
                     loss = loss + penalty.loss(logits.get(expert.name), batch, expert.adapters)
+                    if penalty.reads_outputs:
+                        said = self._said(expert.name, logits, batch)
+                        terms = [penalty.output_loss(own) for own in said]
+                        loss = loss + sum(terms) / max(1, len(terms))
         for name, (weight, value, by_row) in self._gate_losses(trace).items():
             # Means over tokens, or over rows: this batch's part of the step's.
             share = shares[by_row]
@@ -105,6 +114,26 @@ class Stepper:
             sums[name] = sums.get(name, 0.0) + share * value.detach()
         if loss.requires_grad:
             self.scaler.scale(loss).backward()
+
+    def _said(self, expert: str, logits: Mapping[str, Tensor], batch: Batch) -> list[Said]:
+        """What an expert said of the batch, by each head that its adapters speak through."""
+        heads = {stream.head for stream in self.session.streams if expert in stream.members}
+        return [self._said_by(part, logits, batch) for part in batch.parts if part.head in heads]
+
+    def _said_by(self, part: Part, logits: Mapping[str, Tensor], batch: Batch) -> Said:
+        kind, labels = kind_of(part.kind), part.labels
+        assert labels is not None
+
+        def bare() -> Tensor:
+            rows = slice(part.start, part.stop), slice(part.width)
+            inputs = {name: value[rows] for name, value in batch.inputs.items()}
+            own = replace(part, start=0, stop=part.stop - part.start)
+            with torch.no_grad(), autocast(self.session.device, self.training.precision):
+                # What the model holds now, whose heads it shares and whose trunk is the base's own.
+                said = self.session.model.snapshot(Batch(inputs, (own,), Route.everywhere()))
+            return kind.places(said[part.head], labels)
+
+        return Said(kind.places(logits[part.head], labels), bare, kind.language_model)
 
     def _gate_losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor, bool]]:
         """What a mixture adds to the loss, by `mix/<name>`, and whether that is a mean over rows."""

@@ -11,11 +11,11 @@ E held at 1e-5, so that it is no random direction when its turn comes. The start
 growth changes the output by the scale and the new reserve alone. Without `advance` the reserve is frozen with E = 0,
 and the start is the base exactly.
 
-How many blocks there are follows from rank and `growth`, so that an adapter built anew at the rank it had grown to
-takes the saved state. A rank whose E is zero still has a gradient; `factors` leaves it out only where no gradients are
-recorded, as on export, and if none is left has one rank of zeros, because PEFT's format knows no rank of 0. `finish`
-empties the reserve, which else is part of the exported rank, as it is of the change. When to grow, and which maps, and
-what keeps A and B near orthogonal, is training and not part of this form.
+How many blocks there are follows from rank and `growth`, so that an adapter built anew at the rank it had grown to, or
+resized to it, takes the saved state. A rank whose E is zero still has a gradient; `factors` leaves it out only where no
+gradients are recorded, as on export, and if none is left has one rank of zeros, because PEFT's format knows no rank of
+0. `finish` empties the reserve, which else is part of the exported rank, as it is of the change. When to grow, and
+which maps, and what keeps A and B near orthogonal, is training and not part of this form.
 """
 
 from typing import ClassVar
@@ -52,6 +52,7 @@ class Blocks(contract.Factored):
     """The change of the weight is a sum of rank-one products, to which more can be added."""
 
     spec_type: ClassVar[type[contract.Spec]] = Spec
+    resizes: ClassVar[bool] = True
     spec: Spec
 
     def start(self, weight: Tensor, generator: torch.Generator) -> None:
@@ -90,13 +91,37 @@ class Blocks(contract.Factored):
         self.spec = self.spec.model_copy(update={"rank": rank})
         return [v for v in self.parameters() if v.requires_grad and id(v) not in before]
 
+    @property
+    def growth(self) -> int:
+        """Ranks that one growth adds."""
+        return self.spec.growth
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the map has no place for another growth."""
+        return self.rank + self.growth > min(self.shape)
+
     def finish(self) -> None:
         """Empty the reserve and freeze it: nothing will grow any more."""
-        for value in self._reserve():
-            value.requires_grad_(False)
         with torch.no_grad():
-            for E in self.E[-self.spec.growth :]:
-                E.zero_()
+            for value in self._reserve():
+                value.requires_grad_(False).zero_()
+
+    def resize(self, rank: int) -> None:
+        count, there = rank + self.spec.growth, len(self.A)
+        self.A, self.E, self.B = self.A[:count], self.E[:count], self.B[:count]
+        if count > there:
+            self._append(count - there, torch.Generator(), self.A[0], reserve=False)
+        for value in self.parameters():
+            value.requires_grad_(True)
+        for value in self._reserve():
+            value.requires_grad_(self.spec.advance)
+        with torch.no_grad():
+            for E in self.E[rank:]:
+                # As it was made: in single precision first.
+                E.requires_grad_(False).copy_(torch.full((1, 1), IN_RESERVE * self.spec.advance))
+        self.rank = rank
+        self.spec = self.spec.model_copy(update={"rank": rank})
 
     def _reserve(self) -> list[nn.Parameter]:
         count = self.spec.growth
@@ -113,7 +138,7 @@ class Blocks(contract.Factored):
         for _ in range(blocks):
             A = normal((1, in_features), INIT_STD, generator, like).to(dtype)
             B = normal((out_features, 1), INIT_STD, generator, like).to(dtype)
-            E = torch.full((1, 1), IN_RESERVE * advance, dtype=dtype, device=like.device)
+            E = torch.full((1, 1), IN_RESERVE * advance, device=like.device).to(dtype)
             self.A.append(nn.Parameter(A, requires_grad=trained))
             self.E.append(nn.Parameter(E, requires_grad=not reserve))
             self.B.append(nn.Parameter(B, requires_grad=trained))

@@ -48,6 +48,8 @@ class Adapter(nn.Module, ABC):
     """Whether `factors` exists for every state of this variant."""
     rank_bounded: ClassVar[bool] = True
     """Whether a rank over the smaller side of a map is of no use, and so refused."""
+    resizes: ClassVar[bool] = False
+    """Whether the rank may change while it is trained, so that there is a `resize`."""
     pairs: ClassVar[bool] = False
     """Whether the change is `scaling * B @ A`, up to what is constant, with A and B both trained under these names."""
 
@@ -64,7 +66,26 @@ class Adapter(nn.Module, ABC):
         self.dropout = spec.dropout
         # Past nn.Module, which would count what belongs to the expert once for every adapter.
         object.__setattr__(self, "shared", shared)
+        self._through: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
         self.start(weight, generator)
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`forward`, by way of what `see` was told."""
+        y = super().__call__(x, weight)
+        return y if self._through is None else self._through(x, weight, y)
+
+    def see(self, through: Callable[[Tensor, Tensor, Tensor], Tensor] | None) -> None:
+        """Add `through(x, weight, y)` to the map's output in place of `y`, what `forward` gives; None ends that.
+
+        For the rows of a training step alone: whoever sets it takes it back after the step. The change of the weight
+        and what is saved know nothing of it.
+        """
+        self._through = through
+        # Until then the factors do not say all that is added, so nothing may be computed from them.
+        if through is None:
+            vars(self).pop("low_rank", None)
+        else:
+            vars(self)["low_rank"] = False
 
     def start(self, weight: Tensor, generator: torch.Generator) -> None:
         """Make the parameters and buffers at their first values; `spec`, `rank` and `shared` are there.
@@ -98,6 +119,9 @@ class Adapter(nn.Module, ABC):
             weight = torch.empty(out_features, in_features)
             adapter = cls(weight, spec, torch.Generator())
         return sum(value.numel() for value in adapter.parameters() if value.requires_grad)
+
+    def resize(self, rank: int) -> None:
+        """Take on a rank that it had, or that another of the same recipe has; new values are there to be loaded."""
 
     @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:

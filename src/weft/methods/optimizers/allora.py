@@ -10,7 +10,7 @@ is 1 while B is 0: the rate keeps its meaning, and eta says from which size of a
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -27,6 +27,8 @@ class ALLoRASettings(Settings):
 
     eta: float = Field(default=1.0, gt=0)
     """Rows of the change with a norm over 1 / eta^2 learn more slowly."""
+    scale: Literal["update", "backward"] = "update"
+    """What c scales: what Adam makes of gradients, or, as in the paper, the backward pass (`controllers/allora.py`)."""
 
 
 class ALLoRA(PairOptimizer):
@@ -36,6 +38,8 @@ class ALLoRA(PairOptimizer):
     settings: ALLoRASettings
 
     def param_groups(self, adapters: Mapping[str, nn.Module], lr: float) -> list[dict[str, Any]]:
+        if self.settings.scale == "backward":
+            return super().param_groups(adapters, lr)
         held = list(self.pairs(adapters))
 
         def update(group: Mapping[str, Any], state: State) -> None:

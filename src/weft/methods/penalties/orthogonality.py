@@ -4,7 +4,8 @@
 
 Zhang et al. 2023, AdaLoRA, arXiv:2303.10512, equation 4, in the form of the authors' code and of PEFT 0.21.2, which
 takes the norm and not its square, and the mean over factors. PEFT adds it in evaluation too; here only training
-has it.
+has it. Of factors that grow (IncreLoRA, Zhang et al. 2023, arXiv:2308.12043) all trained ranks stand together in A and
+in B, as in the equation; that paper's code takes each block for itself, which only keeps a single rank at length 1.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,15 @@ class Orthogonality(Penalty):
             return 0.0
         total: Tensor | float = 0.0
         for adapter in adapters.values():
-            for rows in (adapter.get_parameter("A"), adapter.get_parameter("B").T):
+            for rows in (_whole(adapter, "A", 0), _whole(adapter, "B", 1).T):
                 eye = torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
                 total = total + torch.linalg.norm(rows @ rows.T - eye)
         return self.settings.orthogonality * total / (2 * len(adapters))
+
+
+def _whole(adapter: nn.Module, name: str, along: int) -> Tensor:
+    """A factor, or the trained blocks of one side by side."""
+    own = getattr(adapter, name)
+    if isinstance(own, nn.ParameterList):
+        return torch.cat([block for block in own if block.requires_grad], dim=along)
+    return adapter.get_parameter(name)

@@ -28,6 +28,9 @@ class CausalLM(ByToken):
         own = None if weights is None else weights[:, 1:]
         return cross_entropy(logits[:, :-1], labels[:, 1:], smoothing, own)
 
+    def places(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().places(logits[:, :-1], labels[:, 1:])
+
     def by_token(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
             raise ValueError(

@@ -95,6 +95,10 @@ class Kind(ABC):
         """The sum of the loss over labelled items, each, smoothed or not, times its weight."""
 
     @abstractmethod
+    def places(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The logits of what has a label, one by one: (places, outcomes)."""
+
+    @abstractmethod
     def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
         """The shape of the logits of so many sequences without padding, but for its last axis."""
 
@@ -107,6 +111,9 @@ class Kind(ABC):
 
 class ByRow(Kind):
     """One answer for a row."""
+
+    def places(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logits
 
     def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
         return (1,) if self.compares else (sequences,)
@@ -132,6 +139,9 @@ class BySequence(Kind):
 
 class ByToken(Kind):
     """One answer for every token."""
+
+    def places(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[labels != IGNORE]
 
     def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
         return (sequences, seq)

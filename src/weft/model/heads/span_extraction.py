@@ -36,6 +36,10 @@ class SpanExtraction(ByToken):
     ) -> float:
         return len(labels) if rows is None else rows.sum().item()
 
+    def places(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Every token, as a start and as an end."""
+        return logits[torch.arange(logits.shape[1], device=logits.device) < labels[:, 2:]]
+
     def loss(
         self, logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None
     ) -> Tensor:
