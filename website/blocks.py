@@ -70,7 +70,7 @@ def folder_of(page: str) -> str | None:
     return found["page"] if found else None
 
 
-def test_of(page: str) -> str | None:
+def own_test_of(page: str) -> str | None:
     """The file of the test that runs a page in place of the one that runs all others."""
     found = _RUN_BY.search(page)
     return found["test"] if found else None

@@ -17,14 +17,17 @@ _SAID_ABOVE = {"summary", "equation", "page", "settings", "file", "parameters"}
 _CODE = re.compile(r"(`[^`]*`)")
 
 
-def catalogue_pages(counted_on: Sequence[str] = COUNTED_ON) -> dict[str, str]:
+def catalogue_pages(
+    lists: Iterable[str] = tuple(LISTS), *, counted_on: Sequence[str] = COUNTED_ON
+) -> dict[str, str]:
     """Markdown by place on the site.
 
     Args:
+        lists: Of `weft list`.
         counted_on: Bases that parameters are counted on.
     """
     texts: dict[str, str] = {}
-    for what in LISTS:
+    for what in lists:
         entries, one = listed(what), what.removesuffix("s")
         if one in PAGES:
             texts[f"{FOLDER}/{what}/index.md"] = _list_page(what, entries, linked=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
-from website.blocks import Block, blocks_of, folder_of, test_of
+from website.blocks import Block, blocks_of, folder_of, own_test_of
 from website.notebooks import notebooks
 from website.notebooks import record as record_notebook
 from website.playing import Maker, play, recorded
@@ -24,7 +24,7 @@ def pages() -> list[str]:
     return sorted(
         page
         for page, text in texts.items()
-        if test_of(text) is None and any(block.is_run for block in blocks_of(text))
+        if own_test_of(text) is None and any(block.is_run for block in blocks_of(text))
     )
 
 

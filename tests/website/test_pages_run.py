@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from website.blocks import blocks_of, test_of
+from website.blocks import blocks_of, own_test_of
 from website.playing import PageError, play, recorded
 from website.record import Reader, pages, text_of
 from website.sources import ROOT
@@ -71,7 +71,7 @@ def test_a_page_runs_and_prints_what_it_shows(page: str, reader: Reader) -> None
 
 
 def test_a_page_that_says_another_test_runs_it_is_read_by_that_test() -> None:
-    found = {page: test_of(page.read_text("utf-8")) for page in (ROOT / "docs").rglob("*.md")}
+    found = {page: own_test_of(page.read_text("utf-8")) for page in (ROOT / "docs").rglob("*.md")}
     named = {page.name: name for page, name in found.items() if name is not None}
     assert "embeddings.md" in named
     assert [
