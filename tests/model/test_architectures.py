@@ -214,7 +214,7 @@ def test_every_model_type_is_right_or_refused(model_type: str, tmp_path: Path) -
     except CANNOT_RUN as error:
         pytest.skip(f"transformers cannot make it small: {type(error).__name__}: {error}"[:200])
     for kind, model in models.items():
-        if model_type in UNREADABLE:
+        if model_type in UNREADABLE and not kind_of(kind).is_trunk:
             save(model, tmp_path / kind)
             with pytest.raises(ValueError, match=UNREADABLE[model_type]):
                 load_base(str(tmp_path / kind))
