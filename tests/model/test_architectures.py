@@ -214,7 +214,10 @@ def test_every_model_type_is_right_or_refused(model_type: str, tmp_path: Path) -
     except CANNOT_RUN as error:
         pytest.skip(f"transformers cannot make it small: {type(error).__name__}: {error}"[:200])
     for kind, model in models.items():
-        if model_type in UNREADABLE:
+        if model_type in UNREADABLE and kind_of(kind).is_trunk:
+            # The trunk's own checkpoint is read; but its grouped output map is no plain linear map, so no term fits it.
+            load_base(str(save(model, tmp_path / kind)))
+        elif model_type in UNREADABLE:
             save(model, tmp_path / kind)
             with pytest.raises(ValueError, match=UNREADABLE[model_type]):
                 load_base(str(tmp_path / kind))
