@@ -12,8 +12,8 @@ backward pass and two matrices of its size, until growing is over.
 Where it differs: a budget that rises evenly over fractions of all steps says how many maps grow, where theirs are a
 number of maps every so many steps; so the target is met whatever the length, and neither it nor the budget is ever
 passed (there a growth of several ranks can pass it, after which growing is never finished, and ties grow more maps than
-asked). A map grows once a choice, and no further than its smaller side. At the end, or when no map can grow by less
-than what is left, the reserves are emptied. The form is kept as the list of growths, so that a checkpoint and the best
+asked). A map grows once a choice, and no further than its smaller side. At the end, or when less is left than a growth
+takes, the reserves are emptied. The form is kept as the list of growths, so that a checkpoint and the best
 weights so far come back with the ranks that they had.
 """
 
