@@ -188,7 +188,8 @@ def without_answers(tasks_folder: Path, tmp_path: Path) -> dict[str, str]:
 def test_the_threshold_of_no_answer_is_found_on_held_rows_and_kept(
     run_of: Settings, without_answers: dict[str, str], tmp_path: Path
 ) -> None:
-    run = run_of("where", training={"max_steps": 6, "eval_every": 3})
+    on = {"name": "lora", "targets": ["query", "value"]}
+    run = run_of("where", training={"max_steps": 6, "eval_every": 3}, recipe=on)
     found = train({**run, "task": without_answers}, out=tmp_path / "found")
     run["training"] = {k: v for k, v in run["training"].items() if k != "eval_every"}
     plain = train({**run, "task": without_answers}, out=tmp_path / "plain")

@@ -5,10 +5,11 @@
 A recipe's rate was measured on the embedded base, whose states have 384 numbers. Adam's steps do not shrink with the
 gradient, so the same rate moves the outputs of a wider map more. How much less it has to be was measured on bases of
 four widths (`benchmarks/learning_rates.py`, docs/concepts/learning-rates.md): 0.80 [0.70, 0.98] for LoRA, 1.00 [0.92,
-1.11] for full fine-tuning. LoRA's is taken as 3/4: theory says 1/2 for the largest rate that stays stable (Hayou et
-al. 2024, arXiv:2406.08447), and Schulman et al. 2025 ("LoRA Without Regret") found 0.78 on Llamas. The power of other
-adapters is taken to be LoRA's; a head alone was not measured and keeps its rate. The rank has no part in it: LoRA
-divides by it (alpha / rank), and ranks 4 and 16 want nearly the same rate.
+1.11] for full fine-tuning; more steps on narrow bases said more than 1 for LoRA. LoRA's is taken as 3/4, since theory
+says 1/2 for the largest rate that stays stable (Hayou et al. 2024, arXiv:2406.08447) and Schulman et al. 2025 ("LoRA
+Without Regret") found 0.78 on Llamas. The power of other adapters is taken to be LoRA's; a head alone was not measured
+and keeps its rate. The rank has no part in it: LoRA divides by it (alpha / rank), and ranks 4 and 16 want nearly the
+same rate.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ import torch
 from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, load_run
 from weft.methods.optimizers.vb_lora import VectorBankRates
-from weft.methods.recipes import Recipe, recipe_file, resolve
+from weft.methods.recipes import Recipe, resolve
 from weft.model.expert import Expert, build
 from weft.training.assembly import Session, assemble
 from weft.training.settings import completed
@@ -92,7 +92,8 @@ def test_training_has_three_rates_and_every_number_in_one_group(bert: Base, tmp_
             assert names[id(value)] not in rates
             rates[names[id(value)]] = peak
     assert rates.keys() == learner.parameters.keys()
-    own = recipe_file("vb_lora").training["learning_rate"]
+    own = learner.training.rate
+    assert own is not None
     for name, rate in rates.items():
         part = name.partition("/")[2]
         wanted = {"shared": own, "_adapters": 10 * own, "head": 0.02}[part.partition(".")[0]]

@@ -51,6 +51,9 @@ def test_an_end_is_passed_so_often_and_no_more() -> None:
     assert max(first) == pytest.approx(4e-3 * 2**BEYOND)
     lowest = [trial.rate for trial in searched(plan, peaked(1e-9)) if trial.round == 0]
     assert min(lowest) == pytest.approx(2.5e-4 / 2**BEYOND, rel=0.01)
+    # Nor in all rounds together, where what is best is chance.
+    every = searched(plan, lambda trial: Outcome(0.0, trial.rate))
+    assert min(trial.rate for trial in every) == min(lowest)
 
 
 def test_what_is_best_after_more_steps_is_taken_though_it_was_not_at_first() -> None:

@@ -71,6 +71,7 @@ def test_the_rate_is_that_of_the_table_and_the_run_is_that_of_a_run_that_says_it
     plan = Halving(own["around"], STEPS)
     assert own["steps"] == sum(row["steps"] for row in own["tried"]) >= plan.cost
     assert f"{plan.trials} trainings, {plan.cost} steps in all before the {STEPS}" in said[0]
+    assert "only about 2 rows are held out" in said[1]
     assert f"learning rate {own['best']:g}, found" in said[-1]
     assert not (folder.path / FOLDER).exists()
     stated = wanted | {"training": wanted["training"] | {"learning_rate": own["best"]}}

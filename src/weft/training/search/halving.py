@@ -24,7 +24,7 @@ KEPT = (3, 2)
 LEAST = 10
 """Steps of a trial, where the training has so many."""
 BEYOND = 3
-"""Rates tried beyond either end of a round."""
+"""Rates tried beyond either end of the first five, in all rounds together: chance could lead anywhere."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,12 @@ class Halving:
     def next(self, tried: Tried) -> Trial | None:
         """What to try now; None when it is over."""
         rates = [_rounded(factor * self.middle) for factor in FACTORS]
+        ends = 0.99 * rates[0] / 2**BEYOND, 1.01 * rates[-1] * 2**BEYOND
         for number in range(len(SHARES)):
             own = _of_round(tried, number)
             open_ = next((rate for rate in rates if rate not in own), None)
             if open_ is None:
-                open_ = _beyond(own, rates, both=number == 0)
+                open_ = _beyond(own, ends, both=number == 0)
             if open_ is not None:
                 return Trial(number, open_)
             if number < len(KEPT):
@@ -114,13 +115,11 @@ def _ranked(own: Mapping[float, Outcome]) -> list[float]:
     return sorted(sorted(own), key=lambda rate: own[rate].order, reverse=True)
 
 
-def _beyond(own: Mapping[float, Outcome], began: list[float], *, both: bool) -> float | None:
-    """The next rate beyond an end that the best lies at, if there are not too many already."""
+def _beyond(own: Mapping[float, Outcome], ends: tuple[float, float], *, both: bool) -> float | None:
+    """The next rate beyond an end that the best lies at, if it is not too far out."""
     best = _ranked(own)[0]
-    lower = sum(rate < min(began) for rate in own)
-    higher = sum(rate > max(began) for rate in own)
-    if best == min(own) and lower < BEYOND:
+    if best == min(own) and best / 2 > ends[0]:
         return _rounded(best / 2)
-    if both and best == max(own) and higher < BEYOND:
+    if both and best == max(own) and best * 2 < ends[1]:
         return _rounded(best * 2)
     return None

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from weft.atomic import write_text
 from weft.config import SEARCH, RateSource, Run
+from weft.data.rows import HOLDOUT
 from weft.guard import read_json
 from weft.runs import CONFIG, RunFolder
 from weft.scoped import announce
@@ -30,6 +31,8 @@ from weft.training.tracking import log_lines
 
 FOLDER = "search"
 """Run folders of the trial at hand."""
+FEW = 50
+"""Held rows under which a score is mostly chance."""
 FILE = "search.json"
 """Everything tried, and what was found."""
 
@@ -95,6 +98,7 @@ class Search:
         steps = max(learner.total for learner in session.learners)
         # What a folder says of rows in memory stays: those of now are held against it.
         run = self.complete.run if begun else _with_rate(session.run, SEARCH, None)
+        held = min(round(HOLDOUT * len(stream.records)) for stream in session.streams)
         del session
         self.accelerator.wait_for_everyone()
         if not begun and self.accelerator.is_main_process:
@@ -105,6 +109,10 @@ class Search:
             f"searching the learning rate around {middle:g}: {plan.trials} trainings, {plan.cost:,} steps in all "
             f"before the {steps:,} of the training itself; more where the best is an end of what is tried"
         )
+        if held < FEW:
+            announce(
+                f"only about {max(1, held)} rows are held out of train, and tell rates apart by chance"
+            )
         tried = _read(self.folder)
         while (trial := plan.next(tried)) is not None:
             outcome = self._tried(plan, trial, run, signs, done=_steps(plan, tried))
