@@ -64,6 +64,7 @@ LOOKED_UP = [["--version"], ["--help"], *(["list", what] for what in LISTS)]
 LOOKED_UP += [["show", "recipe", name] for name in recipes.names()]
 LOOKED_UP += [["show", "adapter", name] for name in adapters.names()]
 LOOKED_UP += [["show", "mixture", name] for name in mixtures.names()]
+LOOKED_UP += [["show", "merge", name] for name in merges.names()]
 LOOKED_UP += [["show", "task", name] for name in sets.names()]
 WALK = """
 import json, sys
