@@ -127,6 +127,9 @@ class ByRow(Kind):
 class BySequence(Kind):
     """One answer for every sequence of a row, in which the others have no part."""
 
+    def places(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logits
+
     def expected(self, sequences: int, seq: int) -> tuple[int, ...]:
         return (sequences,)
 

@@ -1,0 +1,76 @@
+"""LoRA's default targets and rate beside those before, and how the best rate falls with a base's width."""
+
+from statistics import fmean
+from typing import Any
+
+from website.measured.files import NAMES, measured_on, read
+from weft.reporting.document import Document, Section, Table
+from weft.reporting.numbers import percent
+
+
+def document() -> Document | None:
+    """Sections for what was measured; None where nothing was."""
+    defaults, rates = read("defaults"), read("learning-rates")
+    sections: list[Section] = []
+    if defaults is not None:
+        sections.append(_before_and_now(defaults))
+    if rates is not None:
+        sections += [_powers(rates), _rates(rates)]
+    return Document("Defaults", tuple(sections)) if sections else None
+
+
+def _before_and_now(result: dict[str, Any]) -> Section:
+    words = (
+        "Plain LoRA of rank 8 on query and value at 2e-3, as the default was, and on all linear maps at 1e-3, as it "
+        "is: short trainings on parts of the sets. At a rate of its own and with more steps it is the tables of "
+        "accuracy that say why all maps are the default.",
+    )
+    lines = tuple(
+        (
+            NAMES[task],
+            percent(fmean(own["before"])),
+            percent(fmean(own["now"])),
+            ", ".join(f"{100 * one:+.1f}" for one in own["higher"]),
+        )
+        for task, own in result["tasks"].items()
+    )
+    headers = ("set", "before %", "now %", "now minus before, by seed")
+    return Section(
+        "defaults", "Targets", words, parts=(Table(measured_on(result), headers, lines),)
+    )
+
+
+def _powers(result: dict[str, Any]) -> Section:
+    lines = tuple(
+        (
+            series,
+            method,
+            _interval(power),
+            ", ".join(map(str, own["widths"])),
+            str(len(own["seeds"])),
+        )
+        for series, own in result["series"].items()
+        for method, power in own["falls_with_width_to_the"].items()
+    )
+    words = (
+        "The power of the width that the best rate falls with, fitted over tiny BERTs; the interval is over seeds, with "
+        "one base for each width.",
+    )
+    headers = ("training", "method", "power [95 % interval]", "widths", "seeds")
+    return Section(
+        "powers", "Rates by width", words, parts=(Table(measured_on(result), headers, lines),)
+    )
+
+
+def _rates(result: dict[str, Any]) -> Section:
+    lines = tuple(
+        (series, str(cell["width"]), cell["method"], f"{cell['best']['value']:.2g}")
+        for series, own in result["series"].items()
+        for cell in own["cells"]
+    )
+    headers = ("training", "width", "method", "best rate")
+    return Section("rates", "The best rates", parts=(Table("", headers, lines, words=3),))
+
+
+def _interval(power: dict[str, float]) -> str:
+    return f"{power['value']:.2f} [{power['low']:.2f}, {power['high']:.2f}]"
