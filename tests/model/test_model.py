@@ -22,7 +22,7 @@ from weft.model.heads import fitting, kind_of
 from weft.model.model import Model
 
 NUM_LABELS = {"sequence_classification": 4, "token_classification": 3}
-WINDOWS = {"multiple_choice": 4, "span_extraction": 2}
+WINDOWS = {"multiple_choice": 4, "span_extraction": 2, "embedding": 2}
 
 
 def expert(base: Base, kind: str, number: int, name: str | None = None, **settings: Any) -> Expert:
@@ -52,6 +52,7 @@ def rows(base: Base, kind: str, count: int, members: tuple[str, ...] | None = No
             "sequence_classification": at % 4,
             "multiple_choice": at % 4,
             "span_extraction": [[at % 3, 2] for _ in lengths],
+            "embedding": [[0.0, 20.0, at / count] for _ in lengths],
         }.get(kind, [[number % 3 for number in range(n)] for n in lengths])
         record = {"id": f"{kind}{at}", "input_ids": ids, "labels": labels}
         made.append(Item(kind, kind, (kind,) if members is None else members, record))

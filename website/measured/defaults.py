@@ -53,8 +53,8 @@ def _powers(result: dict[str, Any]) -> Section:
         for method, power in own["falls_with_width_to_the"].items()
     )
     words = (
-        "The power of the width that the best rate falls with, fitted over tiny BERTs; the interval is over seeds, with "
-        "one base for each width.",
+        "The power of the width that the best rate falls with, fitted over tiny BERTs; the interval is over seeds, "
+        "with one base for each width.",
     )
     headers = ("training", "method", "power [95 % interval]", "widths", "seeds")
     return Section(
