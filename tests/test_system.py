@@ -95,7 +95,9 @@ def test_peak_memory_is_what_was_held_at_once() -> None:
 
 
 def test_a_child_is_asked_to_stop_or_ended_and_by_what_is_told() -> None:
-    wait = "import time; print('ready', flush=True); time.sleep(60)"
+    # A shell's background jobs are deaf to SIGINT, and so are their children.
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    wait = f"{hear}; import time; print('ready', flush=True); time.sleep(60)"
     for end, by in ((system.ask_to_stop, "SIGINT"), (system.end_at_once, "SIGKILL")):
         child = subprocess.Popen(
             [sys.executable, "-c", wait],
