@@ -353,6 +353,14 @@ def load_run(
         source = source.model_dump()
     values = source if isinstance(source, Mapping) else read_yaml(Path(source))
     where = "run" if isinstance(source, Mapping) else str(source)
+    if (
+        isinstance(values, Mapping)
+        and "kind" in values
+        and values.keys().isdisjoint(Run.model_fields)
+    ):
+        raise ValueError(
+            f"{where}: describes a set of rows, no run; give a config with a base and `task: {where}`"
+        )
     return validate(Run, with_overrides(values, overrides or []), where)
 
 

@@ -37,6 +37,7 @@ Contract = TypeVar("Contract")
 
 _MOST_LISTED = 40
 _LONGEST_SHOWN = 60
+_SHORTEST_BEGINNING = 3
 _BROKEN = (
     ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError, LookupError, OSError,
     RuntimeError,
@@ -53,7 +54,9 @@ def _installed(path: tuple[str, ...], group: str) -> tuple[EntryPoint, ...]:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name nobody registered: what came, the nearest known name, the first of all known names."""
     known = sorted(known)
-    near = difflib.get_close_matches(name[:_LONGEST_SHOWN], known, n=1, cutoff=0.5)
+    # Who types a beginning means the rest of it: `all` is all-linear, though more letters of `value` are in its order.
+    begun = [one for one in known if len(name) >= _SHORTEST_BEGINNING and one.startswith(name)]
+    near = begun or difflib.get_close_matches(name[:_LONGEST_SHOWN], known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(one[:_LONGEST_SHOWN] for one in known[:_MOST_LISTED]) or "none"
     more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""

@@ -47,8 +47,9 @@ class RunFolder:
         """
         folder = cls(Path(path))
         if not (folder.path / CONFIG).is_file():
+            why = f"it has no {CONFIG}" if folder.path.exists() else "nothing is there"
             raise ValueError(
-                f"{path} is no run folder: it has no {CONFIG}; give a folder that `weft train` wrote"
+                f"{path} is no run folder: {why}; give a folder that `weft train` wrote"
             )
         return folder
 

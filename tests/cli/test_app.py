@@ -132,9 +132,9 @@ def test_debug_shows_the_traceback(say: Say) -> None:
 
 
 def test_an_unknown_command_is_refused(say: Say) -> None:
-    said = say("trian")
-    assert said.code == 2
-    assert "No such command 'trian'" in said.err
+    said = say("trian", "run.yaml")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("weft: no command named 'trian'. Did you mean 'train'? Known: ")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -37,11 +37,26 @@ def test_people_get_the_answer_in_words(say: Say, trained: RunFolder) -> None:
     assert said.out == f"label: {answer['label']}\nprobabilities: {shares}\n"
 
 
+def test_the_name_of_a_file_is_answered_and_the_way_to_its_lines_said(
+    say: Say, trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "good").write_text('"bad"')
+    run = trained.path.absolute()
+    monkeypatch.chdir(tmp_path)
+    named, plain = say("predict", run, "good", "film " * 60), say("predict", run, "good film")
+    assert (
+        "weft: 'good' is answered as a text; the lines of that file come by `< good`" in named.err
+    )
+    assert plain.out
+    assert "come by" not in plain.err
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ('{"txt": "good"}', "line 3: text is missing"),
         ("{", "line 3: not JSON"),
+        ("good", "at column 1; give an object or a text in quotation marks a line"),
         ("3", "line 3: expected an object or a string"),
         (json.dumps("good " * 40), "lines 1 to 3: row '1'"),
     ],

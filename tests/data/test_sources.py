@@ -92,8 +92,10 @@ def test_a_missing_split_says_what_was_looked_for_and_what_is_there(tmp_path: Pa
     _touch(tmp_path, "train.csv", "notes.txt")
     said = _error(_spec(format="csv"), tmp_path, "validation")
     assert said.startswith(f"{tmp_path}: no file for the validation split; looked for ")
-    assert "for validation.csv, val.csv, dev.csv, validation-00000-of-00001.parquet" in said
+    assert "for validation or val or dev with .csv, .parquet; the folder holds" in said
     assert "the folder holds: notes.txt, train.csv." in said
+    assert "training.evaluate_on: holdout" in said
+    assert "holdout" not in _error(_spec(format="csv"), tmp_path, "test")
 
 
 def test_two_candidates_are_refused(tmp_path: Path) -> None:

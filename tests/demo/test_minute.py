@@ -107,6 +107,13 @@ def test_what_it_names_next_works(
     assert Path(last[2]).is_file()
 
 
+def test_where_there_are_no_configs_it_says_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert commands("out")[-1].startswith("weft init && weft train configs/own_task.yaml ")
+
+
 def test_a_folder_that_is_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exists; choose another --out"):
         minute(tmp_path)

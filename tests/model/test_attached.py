@@ -221,6 +221,7 @@ def test_dropout_of_a_term_acts_while_training_alone() -> None:
 @pytest.mark.parametrize(
     ("what", "settings", "kind", "message"),
     [
+        (net, {"targets": "all"}, ValueError, r"no target named 'all'\. Did you mean 'all-linear'"),
         (net, {"targets": "gates"}, ValueError, r"no target named 'gates'\. Did you mean 'gate'"),
         (net, {"targets": []}, ValueError, "no targets given; name maps, or all-linear"),
         (net, {"targets": "re:("}, ValueError, "is no regular expression"),

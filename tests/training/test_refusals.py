@@ -65,6 +65,13 @@ def test_experts_without_factors_are_not_added_up(run_of: Settings, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_the_yaml_of_a_set_is_no_config(tmp_path: Path) -> None:
+    (tmp_path / "reviews.yaml").write_text("{name: reviews, kind: sequence_classification}")
+    with pytest.raises(ValueError, match=r"describes a set of rows, no run; .*`task: .*reviews"):
+        train(tmp_path / "reviews.yaml", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_kind_that_the_base_cannot_serve_names_those_that_fit(
     run_of: Settings, tmp_path: Path
 ) -> None:

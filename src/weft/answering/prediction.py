@@ -214,7 +214,10 @@ def read_jsonl_lines(stream: Iterable[str]) -> Iterator[Input]:
 
 
 def _input(line: str, where: str) -> Input:
-    value = parse_json(line, where, whole=False)
+    try:
+        value = parse_json(line, where, whole=False)
+    except ValueError as error:
+        raise ValueError(f"{error}; give an object or a text in quotation marks a line") from None
     if not isinstance(value, dict | str):
         raise ValueError(f"{where}: expected an object or a string, got {line.strip():.60}")
     return value

@@ -82,6 +82,14 @@ class Commands(typer.core.TyperGroup):
         own.command(cmd_name, cls=Spoken)(import_module(f"{__name__}.{files[cmd_name]}").command)
         return typer.main.get_command(own)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = self.list_commands(ctx)
+        if args[0] not in known and not ctx.resilient_parsing:
+            from weft.registry import unknown
+
+            raise ValueError(unknown("command", args[0], known))
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)

@@ -1,11 +1,15 @@
 """`weft predict`: what a run's expert says of texts or of JSON lines."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_LONGEST_NAME = 255
+"""Bytes; systems raise when asked for a file of a longer name."""
 
 
 def command(
@@ -35,6 +39,12 @@ def command(
     from weft.reporting.tables import readable
     from weft.storage.loading import load_mixture_model, load_run_model
 
+    for text in texts or []:
+        if len(os.fsencode(text)) <= _LONGEST_NAME and Path(text).is_file():
+            said = (
+                f"weft: {text!r} is answered as a text; the lines of that file come by `< {text}`"
+            )
+            typer.echo(said, err=True)
     generation = generation_of(settings)
     loaded = load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)
     lines = map(json.dumps, texts) if texts else sys.stdin

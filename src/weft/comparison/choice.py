@@ -1,4 +1,4 @@
-"""Which of several to take: of those that cannot be told from the best the smallest, and of these the quickest."""
+"""Which to take: the smallest that cannot be told from the best; of these the best, or what is much quicker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -8,6 +8,8 @@ SURE = 0.05
 """The corrected p value below which a difference is no chance."""
 ALIKE = 0.01
 """Sizes that differ by less than this share are one size."""
+AS_QUICK = 0.25
+"""Times that differ by less than this share are one time: what else a machine did meanwhile changes them as much."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def choose(candidates: Sequence[Candidate], gaps: Mapping[str, Gap]) -> Choice |
         return Choice(best.name, best.name, "better", (), closest.name, gaps[closest.name])
     least = min(own.parameters for own in (best, *near))
     small = [own for own in (best, *near) if own.parameters <= least * (1 + ALIKE)]
-    take = min(small, key=lambda own: own.seconds)
+    quickest = min(own.seconds for own in small)
+    take = next(own for own in small if own.seconds <= quickest * (1 + AS_QUICK))
     if take is best:
         return Choice(best.name, best.name, "smallest", names, near[0].name, gaps[near[0].name])
     why = "quicker" if best in small else "smaller"

@@ -23,6 +23,10 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
 """What files call each split."""
 
 _MOST_LISTED = 20
+_WITHOUT = {
+    "validation": ", or train with `training.evaluate_on: holdout`, which scores on rows held out of train"
+}
+"""What to do without a split."""
 
 
 def split_rows(
@@ -132,11 +136,10 @@ def find_files(spec: TaskSpec, split: Split, folder: Path) -> tuple[str, list[Pa
     parts = _parquet_parts(spec, split, folder)
     if parts:
         return "parquet", parts
-    looked_for = [name + ending for ending in endings for name in names]
-    looked_for += [f"{name}-00000-of-00001.parquet" for name in names]
     raise ValueError(
-        f"{folder}: no file for the {split} split; looked for {', '.join(looked_for)}; the folder "
-        f"holds: {_listing(folder)}. Name the file in the task's `files: {{{split}: NAME}}`"
+        f"{folder}: no file for the {split} split; looked for {' or '.join(names)} with "
+        f"{', '.join([*endings, '.parquet'])}; the folder holds: {_listing(folder)}. "
+        f"Name the file in the task's `files: {{{split}: NAME}}`{_WITHOUT.get(split, '')}"
     )
 
 

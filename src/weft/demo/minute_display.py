@@ -15,6 +15,8 @@ FIRST = (
     "three experts over one frozen base, trained in the same batches, then asked: "
     f"about {ABOUT_S} s on two quiet cores"
 )
+OWN = "configs/own_task.yaml"
+"""A config to start from, in a checkout and where `weft init` was called."""
 
 
 def first_line(out: Path) -> str:
@@ -96,11 +98,12 @@ def _next(found: "Minute") -> Section:
 def commands(out: str) -> list[str]:
     """Commands that work with what the demo left in `out`."""
     experts, mixture = f"{out}/experts", f"{out}/mixture"
+    first = "" if Path(OWN).is_file() else "weft init && "
     return [
         f'weft predict {experts}/demo_entities "a parcel for rose was left by old robin ."',
         f'weft predict {mixture} --task auto "wren sold jay the lamp ."',
         f"weft evaluate {experts}/demo_spans",
         f"weft report {out} --out {out}/report    (a page with every mistake)",
         f"weft mix {experts} --mixture early_pass --set training.max_steps=40 --out {out}/gates",
-        "weft train configs/own_task.yaml    (rows of your own: put your files in its place)",
+        f"{first}weft train {OWN}    (rows of your own: put your files in its place)",
     ]

@@ -63,7 +63,7 @@ def sentence(
     told = f"{also} cannot be told from it by these rows and seeds"
     if found.why == "smallest":
         return (
-            f"Take {found.take}: {told}, and none of them is known to be smaller, or as small and quicker (to "
+            f"Take {found.take}: {told}, and none of them is known to be smaller, or as small and much quicker (to "
             f"{found.beside}: {apart})."
         )
     reason = (
