@@ -3,9 +3,9 @@
     python benchmarks/decoder_rate.py --base FOLDER --name NAME --data ../shared/data
 
 The folder holds a decoder as transformers saves it. LoRA as it is by default trains on tweets (WNUT17's sentences,
-joined to rows of up to 48 tokens) for 30 steps of 4 rows, at rates a factor of two apart around the rule's, until the
-best has neighbours. What counts is the mean loss of a token on the validation rows after the last step, which no
-training sees. A seed draws the rows, their order and the adapter. The best rate of a seed is the lowest point of the
+joined to rows of up to 48 tokens) for 30 steps of 4 rows, or 120, at rates a factor of two apart around the rule's,
+until the best has neighbours. What counts is the mean loss of a token on the validation rows after the last step, which
+no training sees. A seed draws the rows, their order and the adapter. The best rate of a seed is the lowest point of the
 parabola of `learning_rates.py`. Interrupt it as you like: the same call goes on. The result is
 results/decoder-rate.json.
 """
@@ -28,16 +28,30 @@ from transformers.utils import logging
 from learning_rates import around, lowest
 from machine import machine
 from weft.atomic import write_text
-from weft.config import Run
+from weft.config import RecipeSettings, Run
+from weft.methods.recipes import resolve
 from weft.training.loop import train
 from weft.training.settings import completed
 
 LONGEST = 48
 """Tokens of a row at most."""
 TASK = f"kind: causal_lm\nmax_length: {LONGEST}\nstride: 1\n"
-ROWS = {"train": 240, "validation": 48}
-SEEDS = (0, 1)
-TRAINING = {"batch_size": 4, "max_steps": 30, "precision": "bf16"}
+BATCH = 4
+VALIDATION = 48
+"""Rows; train has twice as many as a training reads, so a seed draws its own and sees none twice."""
+TRAINING = {"batch_size": BATCH, "precision": "bf16"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """How long, and how often."""
+
+    steps: int
+    seeds: tuple[int, ...]
+
+
+SERIES = {"30 steps": Series(30, (0, 1)), "120 steps": Series(120, (0,))}
+"""Longer trainings want lower rates; 120 steps are those of `learning_rates.py`."""
 
 
 def tweets(path: Path, tokenizer: Any, number: int) -> list[str]:
@@ -74,6 +88,7 @@ def loss_before(base: Path, rows: Sequence[str]) -> float:
 class Trials:
     """Every run that there is, each in a file of its own."""
 
+    series: Series
     base: Path
     folder: Path
     rows: dict[str, list[str]]
@@ -85,7 +100,11 @@ class Trials:
                 "base": str(self.base),
                 "task": {"name": str(self.folder / "tweets.yaml")},
                 "recipe": "lora",
-                "training": {**TRAINING, "learning_rate": rate},
+                "training": {
+                    **TRAINING,
+                    "max_steps": self.series.steps,
+                    "learning_rate": rate,
+                },
                 "seed": seed,
                 "device": "cpu",
             }
@@ -93,13 +112,13 @@ class Trials:
 
     def losses(self, rate: float) -> list[float]:
         """After training at a rate, one for each seed; infinite where it diverged."""
-        found = [self.loss(rate, seed) for seed in SEEDS]
+        found = [self.loss(rate, seed) for seed in self.series.seeds]
         print(f"{rate:g}", found, flush=True)
         return found
 
     def loss(self, rate: float, seed: int) -> float:
         """From its file or from a training now."""
-        name = f"{rate:.3g}-seed{seed}"
+        name = f"{self.series.steps}-{rate:.3g}-seed{seed}"
         path = self.folder / "losses" / f"{name}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,23 +140,23 @@ class Trials:
 
 def measured(trials: Trials) -> dict[str, Any]:
     """The best rate beside the rule's, and what the rule's costs."""
-    run = completed(trials.settings(None, 0)).run
-    rule = run.training.rate
+    rule = completed(trials.settings(None, 0)).run.training.rate
     assert rule is not None
     found = around(rule, trials.losses)
-    by_seed = [{rate: losses[at] for rate, losses in found.items()} for at in range(len(SEEDS))]
+    seeds = trials.series.seeds
+    by_seed = [{rate: losses[at] for rate, losses in found.items()} for at in range(len(seeds))]
     best = [lowest(losses) for losses in by_seed]
     return {
+        "steps": trials.series.steps,
+        "seeds": seeds,
+        "rows": {split: len(rows) for split, rows in trials.rows.items()},
         "rule": rule,
         "best": geometric_mean(best),
         "best_by_seed": best,
         "best_over_rule": geometric_mean(best) / rule,
-        "loss_before": loss_before(trials.base, trials.rows["validation"]),
         "loss_at_rule": mean(found[rule]),
-        # Of the rates that were tried, for each seed its own.
-        "loss_at_rule_above_lowest": [losses[rule] - min(losses.values()) for losses in by_seed],
+        "lowest_loss": mean(min(losses.values()) for losses in by_seed),
         "losses": {f"{rate:g}": losses for rate, losses in found.items()},
-        "recipe": run.recipe.model_dump(mode="json"),
     }
 
 
@@ -147,6 +166,7 @@ def main() -> None:
     parser.add_argument("--base", required=True, help="folder of a decoder")
     parser.add_argument("--name", required=True, help="what the result calls it")
     parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES))
     parser.add_argument("--runs", default="runs/decoder-rate")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
@@ -155,11 +175,9 @@ def main() -> None:
     write_text(folder / "tweets.yaml", TASK)
     tokenizer = AutoTokenizer.from_pretrained(base)
     data = Path(arguments.data) / "wnut17"
-    rows = {
-        split: tweets(data / f"{split}.conll", tokenizer, number) for split, number in ROWS.items()
-    }
+    held = tweets(data / "validation.conll", tokenizer, VALIDATION)
     config: Any = AutoConfig.from_pretrained(base)
-    result = {
+    result: dict[str, Any] = {
         "script": "benchmarks/decoder_rate.py",
         "base": {
             "name": arguments.name,
@@ -167,16 +185,21 @@ def main() -> None:
             "width": config.hidden_size,
             "layers": config.num_hidden_layers,
         },
-        "rows": ROWS,
-        "longest": LONGEST,
+        "recipe": resolve(RecipeSettings(name="lora")).describe().model_dump(mode="json"),
         "training": TRAINING,
-        "seeds": SEEDS,
-        **measured(Trials(base, folder, rows)),
+        "longest": LONGEST,
+        "loss_before": loss_before(base, held),
         "machine": machine("cpu"),
+        "series": {},
     }
     path = Path("results") / "decoder-rate.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(path)
+    for name in arguments.series:
+        own = SERIES[name]
+        rows = tweets(data / "train.conll", tokenizer, 2 * BATCH * own.steps)
+        trials = Trials(own, base, folder, {"train": rows, "validation": held})
+        result["series"][name] = measured(trials)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(name, path, flush=True)
 
 
 if __name__ == "__main__":
