@@ -149,7 +149,7 @@ def measured(trials: Trials) -> dict[str, Any]:
     return {
         "steps": trials.series.steps,
         "seeds": seeds,
-        "rows": {split: len(rows) for split, rows in trials.rows.items()},
+        "train_rows": len(trials.rows["train"]),
         "rule": rule,
         "best": geometric_mean(best),
         "best_by_seed": best,
@@ -188,6 +188,7 @@ def main() -> None:
         "recipe": resolve(RecipeSettings(name="lora")).describe().model_dump(mode="json"),
         "training": TRAINING,
         "longest": LONGEST,
+        "validation_rows": len(held),
         "loss_before": loss_before(base, held),
         "machine": machine("cpu"),
         "series": {},
