@@ -17,7 +17,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -217,25 +217,31 @@ class Trials:
     def searched(self, width: int, method: str) -> dict[float, list[float]]:
         """Losses by rate, seed by seed; wide enough that the best rate of every seed has neighbours."""
         middle = START[method] * (START_WIDTH / width) ** FALLS[method]
-        steps = [-1, 0, 1]
-        while True:
-            found = {
-                float(f"{middle * 2**step:.3g}"): [
-                    self.loss(width, method, float(f"{middle * 2**step:.3g}"), seed)
-                    for seed in self.series.seeds
-                ]
-                for step in steps
-            }
-            rates = list(found)
-            best = {
-                min(rates, key=lambda rate: found[rate][at]) for at in range(len(self.series.seeds))
-            }
-            if rates[0] in best:
-                steps = [steps[0] - 1, *steps]
-            elif rates[-1] in best:
-                steps = [*steps, steps[-1] + 1]
-            else:
-                return found
+        seeds = self.series.seeds
+        return around(middle, lambda rate: [self.loss(width, method, rate, seed) for seed in seeds])
+
+
+def around(middle: float, losses: Callable[[float], list[float]]) -> dict[float, list[float]]:
+    """Losses by rate, seed by seed, at rates a factor of two apart, until the best one of every seed has neighbours.
+
+    Args:
+        middle: The second of the first three rates.
+        losses: Those of a rate, one for each seed.
+    """
+    steps = [-1, 0, 1]
+    while True:
+        found: dict[float, list[float]] = {}
+        for step in steps:
+            rate = float(f"{middle * 2**step:.3g}")
+            found[rate] = losses(rate)
+        rates = list(found)
+        best = {min(rates, key=lambda rate: found[rate][at]) for at in range(len(found[rates[0]]))}
+        if rates[0] in best:
+            steps = [steps[0] - 1, *steps]
+        elif rates[-1] in best:
+            steps = [*steps, steps[-1] + 1]
+        else:
+            return found
 
 
 def lowest(losses: Mapping[float, float]) -> float:

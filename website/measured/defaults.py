@@ -1,4 +1,4 @@
-"""LoRA's default targets and rate beside those before, and how the best rate falls with a base's width."""
+"""LoRA's default targets and rate beside those before, how the best rate falls with a base's width, and a decoder's."""
 
 from statistics import fmean
 from typing import Any
@@ -10,12 +10,14 @@ from weft.reporting.numbers import percent
 
 def document() -> Document | None:
     """Sections for what was measured; None where nothing was."""
-    defaults, rates = read("defaults"), read("learning-rates")
+    defaults, rates, decoder = read("defaults"), read("learning-rates"), read("decoder-rate")
     sections: list[Section] = []
     if defaults is not None:
         sections.append(_before_and_now(defaults))
     if rates is not None:
         sections += [_powers(rates), _rates(rates)]
+    if decoder is not None:
+        sections.append(_on_a_decoder(decoder))
     return Document("Defaults", tuple(sections)) if sections else None
 
 
@@ -70,6 +72,42 @@ def _rates(result: dict[str, Any]) -> Section:
     )
     headers = ("training", "width", "method", "best rate")
     return Section("rates", "The best rates", parts=(Table("", headers, lines, words=3),))
+
+
+def _on_a_decoder(result: dict[str, Any]) -> Section:
+    base, training = result["base"], result["training"]
+    words = (
+        f"{base['name']}: width {base['width']}, {base['layers']} layers. LoRA as it is by default, on WNUT17's tweets "
+        f"joined to rows of up to {result['longest']} tokens, {training['batch_size']} rows a step; the mean loss of a "
+        f"token on {result['validation_rows']} held-out rows, {result['loss_before']:.3f} before training.",
+    )
+    lines = tuple(
+        (
+            series,
+            str(len(own["seeds"])),
+            f"{own['rule']:.2g}",
+            f"{own['best']:.2g}",
+            f"{own['best_over_rule']:.1f}",
+            f"{own['loss_at_rule']:.3f}",
+            f"{own['lowest_loss']:.3f}",
+        )
+        for series, own in result["series"].items()
+    )
+    headers = (
+        "training",
+        "seeds",
+        "the rule's rate",
+        "best rate",
+        "best over the rule's",
+        "loss at the rule's",
+        "lowest loss tried",
+    )
+    return Section(
+        "decoder",
+        "The rule on a decoder",
+        words,
+        parts=(Table(measured_on(result), headers, lines),),
+    )
 
 
 def _interval(power: dict[str, float]) -> str:
