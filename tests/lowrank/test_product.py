@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from weft.lowrank.product import squared_norm, stacked, thin_svd, true_rank, truncated
+from weft.lowrank.product import (
+    product_rule,
+    row_squares,
+    squared_norm,
+    stacked,
+    thin_svd,
+    true_rank,
+    truncated,
+)
 
 SHAPES = [(3, 7, 9), (9, 7, 12), (20, 7, 9), (1, 1, 1)]
 """Ranks, in and out: below both sides, between them, above both."""
@@ -27,6 +35,20 @@ def test_a_thin_decomposition_is_that_of_the_dense_product(shape: tuple[int, int
     assert_close(S, torch.linalg.svdvals(B @ A)[:k])
     assert_close(U * S @ Vh, B @ A)
     assert squared_norm(A, B) == pytest.approx((B @ A).square().sum().item())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_norms_of_rows_are_those_of_the_dense_product(shape: tuple[int, int, int]) -> None:
+    A, B = pair(*shape)
+    whole = B @ A
+    assert_close(row_squares(A, B), whole.square().sum(1), rtol=1e-12, atol=0)
+    assert_close(row_squares(A, B).sum().sqrt(), torch.linalg.norm(whole), rtol=1e-12, atol=0)
+
+
+def test_what_is_said_of_both_factors_is_one_product() -> None:
+    (A, B), (of_A, of_B) = pair(3, 7, 9), pair(3, 7, 9, seed=1)
+    left, right = product_rule(2.5, A, B, of_A, of_B)
+    assert_close(right @ left, 2.5 * (of_B @ A + B @ of_A))
 
 
 def test_a_truncation_is_the_nearest_change_and_shares_the_strength() -> None:

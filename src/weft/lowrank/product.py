@@ -23,6 +23,20 @@ def stacked(pairs: Sequence[Pair], weights: Sequence[float]) -> Pair:
     return A, torch.cat([weight * B for (_, B), weight in zip(pairs, weights, strict=True)], dim=1)
 
 
+def product_rule(scaling: float, A: Tensor, B: Tensor, of_A: Tensor, of_B: Tensor) -> Pair:
+    """Factors of `s (of_B A + B of_A)` for something said of both factors (gradients, moments).
+
+    In single precision at least.
+    """
+    dtype = torch.promote_types(A.dtype, torch.float32)
+    return torch.cat([A, of_A]).to(dtype), scaling * torch.cat([of_B, B], dim=1).to(dtype)
+
+
+def row_squares(A: Tensor, B: Tensor) -> Tensor:
+    """The squared norm of each row of `B A`, (out,)."""
+    return ((B @ (A @ A.T)) * B).sum(1).clamp(min=0)
+
+
 def squared_norm(A: Tensor, B: Tensor) -> float:
     """`|B A|_F^2` in double precision; rounding below zero is zero."""
     A, B = A.double(), B.double()

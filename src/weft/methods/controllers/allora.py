@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.config import Settings
-from weft.lowrank.thin import Thin
+from weft.lowrank.product import row_squares
 from weft.methods.controllers.contract import Controller, Product, product
 
 
@@ -70,7 +70,7 @@ class ALLoRA(Controller):
         """`c` of each output row, (out,)."""
         dtype = torch.promote_types(pair.A.dtype, torch.float32)
         with torch.autocast(pair.A.device.type, enabled=False):
-            rows = Thin(pair.B.to(dtype), pair.A.to(dtype)).row_squares().sqrt()
+            rows = row_squares(pair.A.to(dtype), pair.B.to(dtype)).sqrt()
         return (pair.scaling * rows + self.settings.eta**-2).rsqrt()
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from weft.config import Settings
+from weft.lowrank.product import Pair, product_rule
 from weft.lowrank.sensitivity import Watched
-from weft.lowrank.thin import Thin, together
 
 Through = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From the input (..., in), W0 (out, in) and what an adapter adds (..., out) to what training adds."""
@@ -141,12 +141,12 @@ class Perturbing(Controller):
         """What the rows of this step see at one map; None changes nothing."""
         raise NotImplementedError
 
-    def observe(self, name: str, gradient: Thin) -> None:
+    def observe(self, name: str, gradient: Pair) -> None:
         """Remember of the step just taken what the next needs; no gradients here.
 
         Args:
             name: The map.
-            gradient: `s (g_B A + B g_A)`, which stands for the gradient of the map's whole weight.
+            gradient: Factors of `s (g_B A + B g_A)`, which stands for the gradient of the map's whole weight.
         """
 
     @torch.no_grad()
@@ -176,7 +176,7 @@ class Perturbing(Controller):
             pair.see(None)
             if pair.A.grad is not None and pair.B.grad is not None:
                 A, B = self._begun[name]
-                self.observe(name, together(pair.scaling, A, B, pair.A.grad, pair.B.grad))
+                self.observe(name, product_rule(pair.scaling, A, B, pair.A.grad, pair.B.grad))
         self._begun = {}
 
 

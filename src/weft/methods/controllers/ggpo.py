@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.config import Settings
-from weft.lowrank.thin import Thin
+from weft.lowrank.product import Pair, row_squares
 from weft.methods.controllers.contract import Perturbing, Product, Through
 
 
@@ -85,8 +85,8 @@ class GGPO(Perturbing):
             squares += self.settings.beta * self.gradients[name].to(squares)
         return self.settings.noise * (squares / weight.shape[1]).sqrt()
 
-    def observe(self, name: str, gradient: Thin) -> None:
-        squares = gradient.row_squares()
+    def observe(self, name: str, gradient: Pair) -> None:
+        squares = row_squares(*gradient)
         if squares.isfinite().all():
             self.gradients[name] = squares
 

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.config import Settings
-from weft.lowrank.thin import Thin, together
+from weft.lowrank.product import Pair, product_rule, row_squares
 from weft.methods.controllers.contract import Perturbing, Product, Through
 
 _MOST = 10.0
@@ -63,27 +63,27 @@ class MGPO(Perturbing):
             return None
 
         def through(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
-            z = x.to(ahead.right.dtype) @ ahead.right.T
-            return y + (z @ ahead.left.T).to(y.dtype)
+            A, B = ahead
+            return y + (x.to(A.dtype) @ A.T @ B.T).to(y.dtype)
 
         return through
 
     @torch.no_grad()
-    def ahead(self, name: str, pair: Product, optimizer: torch.optim.Optimizer) -> Thin | None:
-        """The perturbation e of one map; None where there is no momentum yet."""
+    def ahead(self, name: str, pair: Product, optimizer: torch.optim.Optimizer) -> Pair | None:
+        """Factors of the perturbation e of one map; None where there is no momentum yet."""
         moments = [optimizer.state.get(value, {}).get("exp_avg") for value in (pair.A, pair.B)]
         if not self.settings.rho or moments[0] is None or moments[1] is None:
             return None
-        v = together(pair.scaling, pair.A, pair.B, moments[0], moments[1])
-        size = v.norm()
+        A, B = product_rule(pair.scaling, pair.A, pair.B, moments[0], moments[1])
+        size = row_squares(A, B).sum().sqrt()
         if not size > _EPS:
             return None
         one = torch.ones_like(size)
         scale = one if name not in self.norms else 1 / (self.norms[name].to(size) + _EPS)
-        return Thin(-self.settings.rho / size * scale.clamp(max=_MOST) * v.left, v.right)
+        return A, -self.settings.rho / size * scale.clamp(max=_MOST) * B
 
-    def observe(self, name: str, gradient: Thin) -> None:
-        size, beta = gradient.norm(), self.settings.beta
+    def observe(self, name: str, gradient: Pair) -> None:
+        size, beta = row_squares(*gradient).sum().sqrt(), self.settings.beta
         if size.isfinite():
             before = self.norms.get(name)
             self.norms[name] = size if before is None else beta * before + (1 - beta) * size

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.config import Settings
+from weft.lowrank.product import row_squares
 from weft.methods.optimizers.contract import Pair, PairOptimizer, State, decay
 
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -54,8 +55,7 @@ class ALLoRA(PairOptimizer):
     def coefficients(self, pair: Pair) -> Tensor:
         """`c` of each output row, (out,)."""
         A, B = pair.wide()
-        squared = ((B @ (A @ A.T)) * B).sum(1).clamp(min=0)
-        return (pair.scaling * squared.sqrt() + self.settings.eta**-2).rsqrt()
+        return (pair.scaling * row_squares(A, B).sqrt() + self.settings.eta**-2).rsqrt()
 
 
 def _step(
