@@ -7,6 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+_SMOOTHED = ("sensitivity", "uncertainty")
+"""What is remembered of each."""
+
 
 class Watched(Protocol):
     """An adapter whose change is a matter of its own parameters alone."""
@@ -58,6 +61,32 @@ class Sensitivities:
                 dist.all_reduce(gradient)
             found[name] = (change * gradient).abs().sum() / change.numel() ** 0.5
         return found
+
+
+def take_in(
+    remembered: dict[str, Tensor], key: str, now: Tensor, betas: tuple[float, float]
+) -> None:
+    """Take a step's sensitivities into their running mean, and how far they are from it into another.
+
+    Zhang et al. 2023, AdaLoRA, arXiv:2303.10512, equations 9 and 10.
+
+    Args:
+        remembered: Has both means under `<key>/sensitivity` and `<key>/uncertainty`; zeros at first.
+        key: Of what the sensitivities are.
+        now: The step's.
+        betas: How much of each mean stays in a step.
+    """
+    mean, apart = (
+        remembered.setdefault(f"{key}/{what}", torch.zeros_like(now)) for what in _SMOOTHED
+    )
+    mean.mul_(betas[0]).add_(now, alpha=1 - betas[0])
+    apart.mul_(betas[1]).add_((now - mean).abs(), alpha=1 - betas[1])
+
+
+def importance(remembered: Mapping[str, Tensor], key: str, like: Tensor) -> Tensor:
+    """The product of both means, equation 11 there; zeros as `like` where nothing was taken in."""
+    mean, apart = (remembered.get(f"{key}/{what}") for what in _SMOOTHED)
+    return torch.zeros_like(like) if mean is None or apart is None else mean * apart
 
 
 def _add_product(total: Tensor, flowing: Tensor, x: Tensor) -> None:

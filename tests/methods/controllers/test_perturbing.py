@@ -231,7 +231,7 @@ def test_mgpo_s_step_is_bounded_where_gradients_vanish() -> None:
     own = MGPO(MGPOSettings(rho=0.3))
     training = Training(own)
     training.step(0)
-    own.norms["first"] = torch.tensor(1e-6, dtype=torch.float64)
+    own.remembered["first"] = torch.tensor(1e-6, dtype=torch.float64)
     ahead = own.ahead("first", pair_of(training), training.optimizer)
     assert ahead is not None
     assert row_squares(*ahead).sum().sqrt().item() == pytest.approx(0.3 * 10, rel=1e-9)

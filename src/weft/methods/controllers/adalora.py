@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weft.config import Settings
+from weft.lowrank.sensitivity import importance, take_in
 from weft.methods.controllers.contract import Controller
 
 _PARTS = ("A", "B", "E")
@@ -44,15 +45,13 @@ class AdaLoRASettings(Settings):
 
 
 class AdaLoRAController(Controller):
-    """For adapters in the SVD form: A (rank, in), E (rank, 1), B (out, rank)."""
+    """For adapters in the SVD form: A (rank, in), E (rank, 1), B (out, rank).
+
+    Remembers `<module>/<part>/<sensitivity | uncertainty>`, and `<module>/kept` once the choice is fixed.
+    """
 
     settings_type: ClassVar[type[Settings]] = AdaLoRASettings
     settings: AdaLoRASettings
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
-        self.remembered: dict[str, Tensor] = {}
-        """`<module>/<part>/<sensitivity | uncertainty>`, and `<module>/kept` once the choice is fixed."""
 
     @torch.no_grad()
     def after_step(
@@ -93,19 +92,11 @@ class AdaLoRAController(Controller):
         return int((start - target) * left**3 + target)
 
     def _watch(self, name: str, adapter: nn.Module) -> None:
-        one, two = self.settings.beta1, self.settings.beta2
+        betas = self.settings.beta1, self.settings.beta2
         for part in _PARTS:
             value = adapter.get_parameter(part)
-            if value.grad is None:
-                continue
-            now = (value * value.grad).abs()
-            mean = self._held(f"{name}/{part}/sensitivity", value)
-            apart = self._held(f"{name}/{part}/uncertainty", value)
-            mean.mul_(one).add_(now, alpha=1 - one)
-            apart.mul_(two).add_((now - mean).abs(), alpha=1 - two)
-
-    def _held(self, key: str, value: Tensor) -> Tensor:
-        return self.remembered.setdefault(key, torch.zeros_like(value))
+            if value.grad is not None:
+                take_in(self.remembered, f"{name}/{part}", (value * value.grad).abs(), betas)
 
     def _chosen(self, adapters: Mapping[str, nn.Module], budget: int) -> dict[str, Tensor]:
         """By map which triplets are among the `budget` largest."""
@@ -118,8 +109,7 @@ class AdaLoRAController(Controller):
 
     def _scores(self, name: str, adapter: nn.Module) -> Tensor:
         own = {
-            part: self._held(f"{name}/{part}/sensitivity", adapter.get_parameter(part))
-            * self._held(f"{name}/{part}/uncertainty", adapter.get_parameter(part))
+            part: importance(self.remembered, f"{name}/{part}", adapter.get_parameter(part))
             for part in _PARTS
         }
         return own["E"][:, 0] + own["A"].mean(1) + own["B"].mean(0)
@@ -127,9 +117,3 @@ class AdaLoRAController(Controller):
     @staticmethod
     def _mask(adapter: nn.Module, kept: Tensor) -> None:
         adapter.get_parameter("E")[~kept] = 0
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.remembered)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.remembered = dict(state)

@@ -25,6 +25,8 @@ class Controller:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = self.settings_type() if settings is None else settings
+        self.remembered: dict[str, Tensor] = {}
+        """What is known of the steps before, under names of the method's own; kept with the training."""
 
     def before_step(
         self,
@@ -68,10 +70,11 @@ class Controller:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the controller remembers between steps."""
-        return {}
+        return dict(self.remembered)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
+        self.remembered = dict(state)
 
 
 @runtime_checkable

@@ -17,7 +17,6 @@ both passes, about twice the time of the frozen maps that are adapted. Where exp
 own noise, which needs their rows one after another. With dropout, the noise acts on the dropped input.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -39,15 +38,13 @@ class GGPOSettings(Settings):
 
 
 class GGPO(Perturbing):
-    """Noise by row, for adapters that are a product."""
+    """Noise by row, for adapters that are a product.
+
+    Remembers the squared norms of the rows of G, (out,), by module.
+    """
 
     settings_type: ClassVar[type[Settings]] = GGPOSettings
     settings: GGPOSettings
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
-        self.gradients: dict[str, Tensor] = {}
-        """Squared norms of the rows of G, (out,), by module."""
 
     def perturbation(
         self,
@@ -81,17 +78,11 @@ class GGPO(Perturbing):
         with torch.autocast(weight.device.type, enabled=False):
             whole = weight.to(pair.A.dtype) + pair.delta(weight)
         squares = whole.square().sum(1)
-        if name in self.gradients:
-            squares += self.settings.beta * self.gradients[name].to(squares)
+        if name in self.remembered:
+            squares += self.settings.beta * self.remembered[name].to(squares)
         return self.settings.noise * (squares / weight.shape[1]).sqrt()
 
     def observe(self, name: str, gradient: Pair) -> None:
         squares = row_squares(*gradient)
         if squares.isfinite().all():
-            self.gradients[name] = squares
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.gradients)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.gradients = dict(state)
+            self.remembered[name] = squares

@@ -22,10 +22,10 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from weft.config import Settings
-from weft.lowrank.sensitivity import Sensitivities
+from weft.lowrank.sensitivity import Sensitivities, importance, take_in
 from weft.methods.controllers.contract import Event, Growing, Grows, growing
 
 
@@ -49,15 +49,13 @@ class IncreLoRASettings(Settings):
 
 
 class IncreLoRA(Growing):
-    """For adapters in blocks."""
+    """For adapters in blocks. Remembers `<module>/<sensitivity | uncertainty>`."""
 
     settings_type: ClassVar[type[Settings]] = IncreLoRASettings
     settings: IncreLoRASettings
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
-        self.remembered: dict[str, Tensor] = {}
-        """`<module>/<sensitivity | uncertainty>`."""
         self._watched = Sensitivities()
 
     def before_step(
@@ -99,11 +97,10 @@ class IncreLoRA(Growing):
     ) -> None:
         if self.is_over:
             return
-        made = growing(adapters, self)
+        made, betas = growing(adapters, self), (self.settings.beta1, self.settings.beta2)
         for name, now in self._watched.taken(made).items():
             if now.isfinite():
-                mean = self._mean(f"{name}/sensitivity", now, self.settings.beta1)
-                self._mean(f"{name}/uncertainty", (now - mean).abs(), self.settings.beta2)
+                take_in(self.remembered, name, now, betas)
         if step + 1 == total:
             self.finish(made)
 
@@ -120,19 +117,7 @@ class IncreLoRA(Growing):
 
     def score(self, name: str) -> float:
         """How much a map matters; 0 before it was seen."""
-        own = [self.remembered.get(f"{name}/{what}") for what in ("sensitivity", "uncertainty")]
-        return 0.0 if own[0] is None or own[1] is None else (own[0] * own[1]).item()
-
-    def _mean(self, key: str, now: Tensor, stays: float) -> Tensor:
-        before = self.remembered.get(key, torch.zeros_like(now))
-        self.remembered[key] = stays * before + (1 - stays) * now
-        return self.remembered[key]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.remembered)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.remembered = dict(state)
+        return importance(self.remembered, name, torch.zeros(())).item()
 
 
 def _sum(made: Mapping[str, Grows]) -> int:

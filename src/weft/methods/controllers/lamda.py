@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from weft.config import Settings
 from weft.methods.controllers.contract import Controller
@@ -36,15 +36,13 @@ def frozen_columns(step: int, total: int, rank: int, freezing: float) -> int:
 
 
 class LaMDAController(Controller):
-    """For adapters with a trained factor B (out, rank)."""
+    """For adapters with a trained factor B (out, rank).
+
+    Remembers the frozen columns by module name, as they were when each froze.
+    """
 
     settings_type: ClassVar[type[Settings]] = LaMDASettings
     settings: LaMDASettings
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
-        self.kept: dict[str, Tensor] = {}
-        """The frozen columns by module name, as they were when each froze."""
 
     @torch.no_grad()
     def after_step(
@@ -56,14 +54,8 @@ class LaMDAController(Controller):
     ) -> None:
         for name, adapter in adapters.items():
             B = adapter.get_parameter("B")
-            kept = self.kept.get(name, B[:, :0])
+            kept = self.remembered.get(name, B[:, :0])
             B[:, : kept.shape[1]].copy_(kept)
             frozen = frozen_columns(step + 1, total, B.shape[1], self.settings.freezing)
             if frozen > kept.shape[1]:
-                self.kept[name] = B[:, :frozen].clone()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.kept)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.kept = dict(state)
+                self.remembered[name] = B[:, :frozen].clone()

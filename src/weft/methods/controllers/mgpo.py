@@ -16,7 +16,6 @@ made. Cost: the adapter's own time about twice more, one backward pass as always
 sees its own e, which needs their rows one after another. With dropout, e acts on the dropped input.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -41,15 +40,10 @@ class MGPOSettings(Settings):
 
 
 class MGPO(Perturbing):
-    """A step ahead, for adapters that are a product."""
+    """A step ahead, for adapters that are a product. Remembers g by module."""
 
     settings_type: ClassVar[type[Settings]] = MGPOSettings
     settings: MGPOSettings
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
-        self.norms: dict[str, Tensor] = {}
-        """g by module."""
 
     def perturbation(
         self,
@@ -79,17 +73,11 @@ class MGPO(Perturbing):
         if not size > _EPS:
             return None
         one = torch.ones_like(size)
-        scale = one if name not in self.norms else 1 / (self.norms[name].to(size) + _EPS)
+        scale = one if name not in self.remembered else 1 / (self.remembered[name].to(size) + _EPS)
         return A, -self.settings.rho / size * scale.clamp(max=_MOST) * B
 
     def observe(self, name: str, gradient: Pair) -> None:
         size, beta = row_squares(*gradient).sum().sqrt(), self.settings.beta
         if size.isfinite():
-            before = self.norms.get(name)
-            self.norms[name] = size if before is None else beta * before + (1 - beta) * size
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.norms)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.norms = dict(state)
+            before = self.remembered.get(name)
+            self.remembered[name] = size if before is None else beta * before + (1 - beta) * size
