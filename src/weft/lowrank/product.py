@@ -37,12 +37,6 @@ def row_squares(A: Tensor, B: Tensor) -> Tensor:
     return ((B @ (A @ A.T)) * B).sum(1).clamp(min=0)
 
 
-def squared_norm(A: Tensor, B: Tensor) -> float:
-    """`|B A|_F^2` in double precision; rounding below zero is zero."""
-    A, B = A.double(), B.double()
-    return max(0.0, ((B.T @ B) * (A @ A.T)).sum().item())
-
-
 def thin_svd(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`U (out, k), S (k,), Vh (k, in)` with `B A == U @ diag(S) @ Vh`, S falling.
 

@@ -1,16 +1,14 @@
 """Factors of several experts to those of one by a method, and how far that is from what was wanted, by role."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from weft.config import MergeSettings
-from weft.lowrank.product import Pair, squared_norm, stacked
+from weft.lowrank.product import Pair
 from weft.lowrank.roles import Roles
 from weft.merging.sources import Source
-from weft.methods.merges.contract import Factors, Merge, Merged, Missed
+from weft.methods.merges.contract import Factors, Merge, Merged
 
 
 @dataclass(frozen=True)
@@ -103,16 +101,13 @@ def weighed(
 
 
 def _against_exact(merged: Merged, sources: Sequence[Source], shares: Sequence[float]) -> Merged:
-    """The same with its distance from the sum of the true changes, where some entered as something near."""
-    missed = {}
-    for module, (A, B) in merged.factors.items():
-        own = [
+    """The same beside the sum of the true changes, where some entered as something near."""
+    wanted = {
+        module: [
             (exact[module], share)
             for source, share in zip(sources, shares, strict=True)
             if module in (exact := source.exact or source.factors)
         ]
-        pairs = [(down.double(), up.double()) for (down, up), _ in own]
-        down, up = stacked(pairs, [share for _, share in own])
-        squared = squared_norm(torch.cat([A.double(), down]), torch.cat([B.double(), -up], dim=1))
-        missed[module] = Missed(squared, squared_norm(down, up))
-    return Merged(merged.factors, missed, merged.clamped)
+        for module in merged.factors
+    }
+    return replace(merged, wanted=wanted)

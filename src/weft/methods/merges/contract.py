@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import ClassVar, Literal, final
 
 import torch
@@ -52,15 +52,25 @@ class Missed:
         return math.sqrt(self.squared / self.whole)
 
 
+Shares = Sequence[tuple[Pair, float]]
+"""The experts' factors at one map, each with what its change is multiplied by."""
+
+
 @dataclass(frozen=True)
 class Merged:
     """One expert's worth of factors, and what was lost."""
 
     factors: dict[str, Pair]
-    missed: dict[str, Missed]
-    """By module."""
+    wanted: Mapping[str, Shares]
+    """What should have come out, by module: the weighted sum of these."""
     clamped: dict[str, int]
     """The rank that a map has where a higher one was asked for: it has no more to give."""
+
+    @cached_property
+    @torch.no_grad()
+    def missed(self) -> dict[str, Missed]:
+        """How far each map is from that; computed when it is asked for, since who only tries weights never does."""
+        return {name: _missed(own, self.wanted[name]) for name, own in self.factors.items()}
 
     @property
     def error(self) -> float:
@@ -152,7 +162,7 @@ class Merge(ABC):
         shares = self.coefficients(weights)
         parts = [(expert, share) for expert, share in zip(experts, shares, strict=True) if share]
         merged: dict[str, Pair] = {}
-        missed: dict[str, Missed] = {}
+        wanted: dict[str, Shares] = {}
         clamped: dict[str, int] = {}
         for module in dict.fromkeys(name for expert, _ in parts for name in expert):
             own = [(expert[module], share) for expert, share in parts if module in expert]
@@ -160,14 +170,12 @@ class Merge(ABC):
             dtype = own[0][0][0].dtype
             found = self._merged(module, own, rank, seed)
             merged[module] = found[0].to(dtype).contiguous(), found[1].to(dtype).contiguous()
-            missed[module] = _missed(merged[module], own)
+            wanted[module] = own
             if rank is not None and len(found[0]) < rank:
                 clamped[module] = len(found[0])
-        return Merged(merged, missed, clamped)
+        return Merged(merged, wanted, clamped)
 
-    def _merged(
-        self, module: str, own: Sequence[tuple[Pair, float]], rank: int | None, seed: int
-    ) -> Pair:
+    def _merged(self, module: str, own: Shares, rank: int | None, seed: int) -> Pair:
         generator = torch.Generator()
         if self.draws:
             own = sorted(own, key=_fingerprint)
@@ -262,7 +270,7 @@ def _together(parts: Iterable[Missed]) -> Missed:
     return reduce(lambda one, other: one + other, parts, Missed(0.0, 0.0))
 
 
-def _missed(merged: Pair, own: Sequence[tuple[Pair, float]]) -> Missed:
+def _missed(merged: Pair, own: Shares) -> Missed:
     """The distance of factors from a weighted sum, in double precision and without the dense product."""
     pairs = [(A.double(), B.double()) for (A, B), _ in own]
     A, B = stacked(pairs, [share for _, share in own])
