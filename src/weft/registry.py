@@ -63,6 +63,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"no {kind} named {name[:_LONGEST_SHOWN]!r}.{hint} Known: {listed}{more}"
 
 
+def said_by(error: BaseException) -> str:
+    """What an error says; a KeyError's own text puts quotes around it."""
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
 class Registry(Generic[Contract]):
     """The files of one package folder, by name.
 

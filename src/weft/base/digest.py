@@ -48,6 +48,7 @@ _TYPE_NAMES = {
     torch.bool: "BOOL",
 }
 """Safetensors' names, so that tensors in memory and in a file have the same digest."""
+_SIZES = {name: dtype.itemsize for dtype, name in _TYPE_NAMES.items()}
 
 _LONGEST_HEADER = 100_000_000
 """Bytes; what the safetensors library reads at most."""
@@ -67,6 +68,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int = 0
     stop: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes, 8 a number where the type is none of those that are known."""
+        return math.prod(self.shape) * _SIZES.get(self.dtype, 8)
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,9 @@ class Commands(typer.core.TyperGroup):
         except (ValueError, KeyError, OSError) as error:
             if ctx.params["debug"]:
                 raise
-            # A KeyError puts quotes around what it says.
-            said = error.args[0] if isinstance(error, KeyError) and error.args else error
+            from weft.registry import said_by
+
+            said = said_by(error)
             if isinstance(error, OSError) and error.strerror and error.filename:
                 said = f"{error.filename}: {error.strerror}"
             typer.echo(f"weft: {said}", err=True)

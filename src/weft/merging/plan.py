@@ -1,6 +1,5 @@
 """A merge before any work: what settings and run folders can say is settled here, or refused."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from weft.merging.heads import Answered, chosen
 from weft.merging.learned import learners
 from weft.merging.sources import Found, find
 from weft.methods.merges import merges
-from weft.methods.merges.contract import Merge
+from weft.methods.merges.contract import Merge, check_weights
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,10 @@ def planned(runs: Sequence[str | Path], settings: MergeSettings, *, search: bool
 
 
 def _check_weights(weights: Sequence[float], found: Sequence[Found]) -> None:
-    shown = ", ".join(f"{weight:g}" for weight in weights)
     if len(weights) != len(found):
+        shown = ", ".join(f"{weight:g}" for weight in weights)
         names = ", ".join(str(own.path) for own in found)
         raise ValueError(
             f"{len(weights)} weights ({shown}) for {len(found)} experts ({names}); give one for each"
         )
-    if not all(map(math.isfinite, weights)):
-        raise ValueError(f"weights {shown}: every weight is a finite number")
-    if not any(weights):
-        raise ValueError(f"weights {shown}: nothing would be left; give at least one that is not 0")
+    check_weights(weights)

@@ -31,9 +31,8 @@ def scored(stage: Stage) -> Scored:
         label = one.part.label
         try:
             rows = stage.rows(one.part, SPLIT)
-        except (KeyError, ValueError, OSError) as error:
-            said = error.args[0] if isinstance(error, KeyError) and error.args else error
-            found.notes.append(f"{label}: not scored, its rows are not at hand: {said}")
+        except ValueError as error:
+            found.notes.append(f"{label}: not scored, its rows are not at hand: {error}")
             continue
         tell(f"scoring {label}")
         task, seed = rows.loaded.task, one.part.folder.run.seed

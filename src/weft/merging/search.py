@@ -9,6 +9,7 @@ doi:10.1145/321062.321069). It needs no gradient, draws nothing, and keeps the b
 from collections.abc import Callable, Sequence
 from statistics import mean
 
+from weft.answering.evaluation import sampled
 from weft.config import MergeSettings
 from weft.data.reading import holdout
 from weft.data.rows import HOLDOUT
@@ -16,6 +17,7 @@ from weft.merging.combine import Learned, combined
 from weft.merging.heads import Answered
 from weft.merging.stage import MERGED, Rows, Stage
 from weft.methods.merges.contract import Merge
+from weft.model.batching import Item
 from weft.scoped import tell
 from weft.tasks.contract import Prediction
 from weft.tasks.scoring import score
@@ -41,8 +43,7 @@ def found_weights(stage: Stage, method: Merge, settings: MergeSettings) -> Learn
     ]
 
     def value(weights: Sequence[float]) -> float:
-        tell(f"trying weights {', '.join(f'{weight:.3g}' for weight in weights)}")
-        stage.put(combined(stage.sources, method, Learned(list(weights)), settings).factors)
+        put(weights, stage, method, settings)
         reached = [_value(one, part, stage.said(one, part, (MERGED,))) for one, part in rows]
         return mean(
             _share(one, part, *pair) for (one, part), *pair in zip(rows, reached, own, strict=True)
@@ -58,6 +59,12 @@ def found_weights(stage: Stage, method: Merge, settings: MergeSettings) -> Learn
     }
     count_of_rows = sum(len(part.examples) for _, part in rows)
     return Learned(best[0], rows=count_of_rows, told=told, notes=seen_in_training(stage))
+
+
+def put(weights: Sequence[float], stage: Stage, method: Merge, settings: MergeSettings) -> None:
+    """Make the experts what they are with weights that are tried."""
+    tell(f"trying weights {', '.join(f'{weight:.3g}' for weight in weights)}")
+    stage.put(combined(stage.sources, method, Learned(list(weights)), settings).factors)
 
 
 def seen_in_training(stage: Stage) -> tuple[str, ...]:
@@ -112,15 +119,25 @@ def held(stage: Stage, one: Answered, limit: int = ROWS) -> Rows:
     label = one.part.label
     try:
         rows = stage.rows(one.part, "train")
-    except (KeyError, ValueError, OSError) as error:
-        said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    except ValueError as error:
         raise ValueError(
-            f"{label}: weights are found on rows of its training split, which are not at hand: {said}"
+            f"{label}: weights are found on rows of its training split, which are not at hand: {error}"
         ) from error
     _, kept = holdout(rows.examples, HOLDOUT, seed=one.part.folder.run.seed)
     ids = [example["id"] for example in kept[:limit]]
     places = {example["id"]: at for at, example in enumerate(rows.examples)}
     return Rows(rows.loaded, kept[:limit], [rows.records[places[name]] for name in ids])
+
+
+def held_items(stage: Stage, one: Answered, limit: int) -> list[Item]:
+    """The same for the merged expert to learn from.
+
+    Raises:
+        ValueError: If the rows are not at hand.
+    """
+    part = held(stage, one, limit)
+    records = sampled(part.loaded.task, part.records)
+    return [stage.item(one, (MERGED,), record) for record in records]
 
 
 def _was_held(one: Answered) -> bool:

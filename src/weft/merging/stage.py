@@ -18,6 +18,7 @@ from weft.model.batching import Item
 from weft.model.expert import Expert
 from weft.model.factoring import lora_of
 from weft.model.model import Model
+from weft.registry import said_by
 from weft.storage.loading import available_device
 from weft.tasks.contract import Example, Prediction, Record
 
@@ -91,9 +92,7 @@ class Stage:
         """A split of a task.
 
         Raises:
-            KeyError: If the task is described nowhere any more.
-            ValueError: If its rows are not at hand, or wrong.
-            OSError: If a file cannot be read.
+            ValueError: If its rows are not at hand, or wrong; says why.
         """
         run = part.folder.run
         assert run.task is not None  # a part has one
@@ -102,7 +101,10 @@ class Stage:
             data = str(self._root / part.label if len(self.answered) > 1 else self._root)
         elif run.task.data is None and run.data is None and find_spec(run.task).hub is not None:
             raise ValueError("its rows are on the hub; give the folder with its files as --data")
-        loaded, records = rows_of(run, part.card, self.base, split, data=data)
+        try:
+            loaded, records = rows_of(run, part.card, self.base, split, data=data)
+        except (KeyError, OSError) as error:
+            raise ValueError(said_by(error)) from error
         return Rows(loaded, loaded.splits[split], records)
 
     def item(self, one: Answered, members: tuple[str, ...], record: Record) -> Item:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -213,24 +212,9 @@ def _shards(stored: Sequence[StoredTensor]) -> list[int]:
     """How many tensors, in their order, each file holds."""
     found, filled = [0], 0
     for tensor in stored:
-        size = math.prod(tensor.shape) * _BYTES.get(tensor.dtype, 8)
-        if found[-1] and filled + size > SHARD_BYTES:
+        if found[-1] and filled + tensor.nbytes > SHARD_BYTES:
             found.append(0)
             filled = 0
         found[-1] += 1
-        filled += size
+        filled += tensor.nbytes
     return found
-
-
-_BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}

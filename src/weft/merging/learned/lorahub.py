@@ -4,16 +4,14 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import cast
 
-from weft.answering.evaluation import sampled
 from weft.answering.inference import padding_id, total_loss
 from weft.config import MergeSettings
-from weft.merging.combine import Learned, combined
+from weft.merging.combine import Learned
 from weft.merging.learned.contract import Learner
-from weft.merging.search import held, seen_in_training
-from weft.merging.stage import MERGED, Stage
+from weft.merging.search import held_items, put, seen_in_training
+from weft.merging.stage import Stage
 from weft.methods.merges.contract import Merge
 from weft.methods.merges.lorahub import Lorahub, LorahubSettings
-from weft.scoped import tell
 
 SPREAD = 0.5
 """Standard deviation of the first weights, a third of the bound as published."""
@@ -27,15 +25,10 @@ class LorahubLearner(Learner):
         count = len(stage.sources)
         if count < 2:
             raise ValueError("lorahub weighs experts against each other; give at least two runs")
-        tasks = []
-        for one in stage.answered:
-            part = held(stage, one, own.rows)
-            records = sampled(part.loaded.task, part.records)
-            tasks.append((one, [stage.item(one, (MERGED,), record) for record in records]))
+        tasks = [(one, held_items(stage, one, own.rows)) for one in stage.answered]
 
         def objective(weights: Sequence[float]) -> float:
-            tell(f"trying weights {', '.join(f'{weight:.3g}' for weight in weights)}")
-            stage.put(combined(stage.sources, method, Learned(list(weights)), settings).factors)
+            put(weights, stage, method, settings)
             losses = []
             for one, items in tasks:
                 total, labelled = total_loss(

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.answering.evaluation import sampled
 from weft.answering.inference import autocast, padding_id
 from weft.config import MergeSettings
 from weft.lowrank.product import Pair
 from weft.merging.combine import Learned
-from weft.merging.heads import Answered
 from weft.merging.learned.contract import Learner
-from weft.merging.search import held, seen_in_training
+from weft.merging.search import held_items, seen_in_training
 from weft.merging.stage import MERGED, Stage
 from weft.methods.adapters.contract import Factored, Spec
 from weft.methods.merges.contract import Merge
@@ -65,7 +63,7 @@ class SoupsLearner(Learner):
 
     def learn(self, stage: Stage, method: Merge, settings: MergeSettings) -> Learned:
         own = cast(Soups, method).settings
-        items = [_items(stage, one, own.rows) for one in stage.answered]
+        items = [held_items(stage, one, own.rows) for one in stage.answered]
         gates = woven(stage, softmax=own.normalise == "softmax")
         stage.put_expert(Expert(MERGED, gates, None), trainable=True)
         losses = fitted(stage, list(gates.values()), items, own, settings.seed)
@@ -124,12 +122,6 @@ def fitted(
         found.append(loss.item())
     steps = len(batches) // settings.epochs
     return [float(np.mean(found[at : at + steps])) for at in range(0, len(found), steps)]
-
-
-def _items(stage: Stage, one: Answered, rows: int) -> list[Item]:
-    part = held(stage, one, rows)
-    records = sampled(part.loaded.task, part.records)
-    return [stage.item(one, (MERGED,), record) for record in records]
 
 
 def _batches(

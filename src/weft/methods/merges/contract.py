@@ -244,12 +244,7 @@ def added_factors(
     Raises:
         ValueError: If the experts differ in rank.
     """
-    ranks = sorted({len(A) for A, _ in pairs})
-    if len(ranks) > 1:
-        raise ValueError(
-            f"experts of ranks {', '.join(map(str, ranks))} have no sum of factors; merge the changes instead "
-            "(cat, svd, sum, or `on: deltas`)"
-        )
+    check_one_rank(pairs, "merge the changes instead (cat, svd, sum, or `on: deltas`)")
     roots = [math.sqrt(abs(weight)) for weight in weights]
     signed = [math.copysign(root, weight) for root, weight in zip(roots, weights, strict=True)]
     A = combine(zip((A for A, _ in pairs), signed, strict=True))
@@ -307,16 +302,41 @@ def _seed(seed: int, module: str) -> int:
     return int.from_bytes(found, "big")
 
 
-def _check(experts: Sequence[Factors], weights: Sequence[float], rank: int | None) -> None:
-    if not experts or len(experts) != len(weights):
-        raise ValueError(
-            f"{len(experts)} experts and {len(weights)} weights: give at least one expert, and a weight each"
-        )
+def check_weights(weights: Sequence[float]) -> None:
+    """Refuse weights that make no merge.
+
+    Raises:
+        ValueError: If one is not finite, or none is other than zero.
+    """
     shown = ", ".join(f"{weight:g}" for weight in weights)
     if not all(map(math.isfinite, weights)):
         raise ValueError(f"weights {shown}: every weight is a finite number")
     if not any(weights):
         raise ValueError(f"weights {shown}: nothing would be left; give at least one that is not 0")
+
+
+def check_one_rank(pairs: Sequence[Pair], instead: str) -> None:
+    """Refuse experts whose factors cannot be added up.
+
+    Args:
+        pairs: Theirs at one map.
+        instead: What to do, as the error says it.
+
+    Raises:
+        ValueError: If they differ in rank.
+    """
+    ranks = sorted({len(A) for A, _ in pairs})
+    if len(ranks) > 1:
+        said = ", ".join(map(str, ranks))
+        raise ValueError(f"experts of ranks {said} have no sum of factors; {instead}")
+
+
+def _check(experts: Sequence[Factors], weights: Sequence[float], rank: int | None) -> None:
+    if not experts or len(experts) != len(weights):
+        raise ValueError(
+            f"{len(experts)} experts and {len(weights)} weights: give at least one expert, and a weight each"
+        )
+    check_weights(weights)
     if rank is not None and rank < 1:
         raise ValueError(f"rank {rank}: a merged expert has at least rank 1")
 

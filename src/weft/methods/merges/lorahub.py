@@ -21,7 +21,7 @@ from pydantic import Field
 
 from weft.config import Settings
 from weft.lowrank.product import Pair, stacked
-from weft.methods.merges.contract import Merge, weighted_sum
+from weft.methods.merges.contract import Merge, check_one_rank, weighted_sum
 
 
 class LorahubSettings(Settings):
@@ -55,11 +55,7 @@ class Lorahub(Merge):
     ) -> Pair:
         if self.settings.mode == "delta":
             return stacked(pairs, weights)
-        ranks = sorted({len(A) for A, _ in pairs})
-        if len(ranks) > 1:
-            raise ValueError(
-                f"experts of ranks {', '.join(map(str, ranks))} have no sum of factors; set mode: delta"
-            )
+        check_one_rank(pairs, "set mode: delta")
         sides = zip(*pairs, strict=True)
         A, B = (weighted_sum(zip(own, weights, strict=True)) for own in sides)
         return A, B
