@@ -12,7 +12,7 @@ from weft.answering.prediction import Input, checked_input
 from weft.base.tokens import check_tokens
 from weft.model.batching import Item
 from weft.model.heads import kind_of
-from weft.model.heads.contract import BySequence, ByToken
+from weft.model.heads.contract import ByToken
 from weft.model.snapshot import Snapshot
 from weft.storage.loading import LoadedRun
 
@@ -83,15 +83,12 @@ def logits(
                 ):
                     found[rows[at]] = said[: lengths[0]] if by_token else said
     kind = kind_of(run.task.spec.kind)
-    last = "vocabulary" if kind.language_model else "class" if kind.has_classes else "outcome"
+    last = "vocabulary" if kind.language_model else "class" if kind.has_classes else kind.outcome
     names = tuple(run.card.labels) if kind.has_classes else kind.outcomes
     if kind.compares:
         last, names = "choice", ()
-    axes = ("sequence", "token", last) if isinstance(kind, ByToken) else ("row", last)
-    if isinstance(kind, BySequence):
-        axes = ("sequence", "dimension")
     ragged = kind.compares or isinstance(kind, ByToken)
-    return _padded(found, axes, tuple(row for row, _ in units), names, ragged=ragged)
+    return _padded(found, (*kind.along, last), tuple(row for row, _ in units), names, ragged=ragged)
 
 
 def hidden(

@@ -24,16 +24,6 @@ NAME = "README.md"
 MARK = "<!-- Written by `weft report --cards`, which replaces it; delete this line to keep your own text. -->"
 UNSTATED = "unknown"
 """The hub's name for a licence that nobody has said."""
-PIPELINES = {
-    "sequence_classification": "text-classification",
-    "token_classification": "token-classification",
-    "multiple_choice": "multiple-choice",
-    "span_extraction": "question-answering",
-    "causal_lm": "text-generation",
-    "masked_lm": "fill-mask",
-    "embedding": "sentence-similarity",
-}
-"""The hub's task by kind."""
 HERE = "path/to/this/folder"
 """Stands for the expert's folder in the lines that load it."""
 
@@ -181,7 +171,7 @@ def _front_matter(
     run: TaskRun, card: Card, spec: TaskSpec, library: str, licence: str | None
 ) -> ModelCardData:
     """What the hub reads of a card: licence, base, library, tags, and a model index of every score."""
-    kind, rows = PIPELINES[spec.kind], run.folder.metrics
+    kind, rows = kind_of(spec.kind).pipeline, run.folder.metrics
     return ModelCardData(
         license=licence or UNSTATED,
         base_model=card.source if _on_the_hub(card) else None,

@@ -29,6 +29,7 @@ from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import Recipe, resolve
 from weft.model.expert import Card, Expert
 from weft.model.head import Head
+from weft.model.heads import kind_of
 from weft.model.model import Model
 from weft.storage.card import CARD, read_card, versions, write_card
 from weft.storage.dense import write_checkpoint, write_frame
@@ -49,16 +50,6 @@ from weft.tasks.contract import TaskSpec
 
 NATIVE = "native.safetensors"
 HEAD = "head.safetensors"
-TASK_TYPES = {
-    "sequence_classification": "SEQ_CLS",
-    "token_classification": "TOKEN_CLS",
-    "span_extraction": "QUESTION_ANS",
-    "causal_lm": "CAUSAL_LM",
-    "multiple_choice": None,
-    "masked_lm": None,
-    "embedding": "FEATURE_EXTRACTION",
-}
-"""PEFT's task type by kind; None where PEFT has none."""
 
 
 def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
@@ -88,7 +79,7 @@ def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
                 if plain
                 else exact_state(expert, base, extra, biases),
                 base_name=card.source,
-                task_type=TASK_TYPES.get(card.head),
+                task_type=_task_type(card.head),
                 transposed=base.transposed,
             )
             if not plain:
@@ -186,13 +177,18 @@ def _copied(card: Card, prefix: str, config: Mapping[str, Any]) -> dict[str, boo
     return {module: biased and f"{below}{module}" not in whole for module in card.train_also}
 
 
+def _task_type(kind: str) -> str | None:
+    """PEFT's task type of a kind, which is empty where there is no head."""
+    return kind_of(kind).task_type if kind else None
+
+
 def check_kind(peft: PeftFolder, kind: str, prefix: str, folder: Path) -> None:
     """Refuse a PEFT folder of another kind of task, or of another architecture's task class.
 
     Raises:
         ValueError: Names what the folder says and what was expected.
     """
-    found, expected = peft.config.get("task_type"), TASK_TYPES.get(kind)
+    found, expected = peft.config.get("task_type"), _task_type(kind)
     if None not in (found, expected) and found != expected:
         raise ValueError(
             f"{folder}: task_type is {found}, but a {kind or 'headless'} expert was expected "

@@ -43,7 +43,7 @@ from weft.model.mixed import Mix
 from weft.model.mixing import Ingredient, make_mix
 from weft.runs import RunFolder
 from weft.storage.card import CARD, read_card
-from weft.storage.experts import TASK_TYPES, check_kind, load_expert, save_expert
+from weft.storage.experts import check_kind, load_expert, save_expert
 from weft.storage.foreign import adopted
 from weft.storage.links import refuse_links
 from weft.storage.mixture import EXPERTS, load_mixture
@@ -179,7 +179,7 @@ def _config(mixture: XLoRA, base: Base, folder: Path) -> dict[str, Any]:
     """What `adapter_config.json` says; the order of `adapters` is that of the gates."""
     return {
         "peft_type": "XLORA",
-        "task_type": TASK_TYPES[KIND],
+        "task_type": kind_of(KIND).task_type,
         "base_model_name_or_path": base.source,
         "inference_mode": True,
         "hidden_size": base.config.hidden_size,

@@ -11,6 +11,8 @@ class CausalLM(ByToken):
     """The next token: the logits at position t speak for the label at t + 1."""
 
     auto = "AutoModelForCausalLM"
+    task_type = "CAUSAL_LM"
+    pipeline = "text-generation"
     language_model = True
 
     def fits(self, config: transformers.PreTrainedConfig) -> bool:

@@ -23,6 +23,14 @@ class Kind(ABC):
 
     auto: str
     """transformers' auto class whose members are the heads of this kind."""
+    task_type: str | None = None
+    """PEFT's task type; None where PEFT has none."""
+    pipeline: str
+    """The hub's task."""
+    along: tuple[str, ...]
+    """What there is an answer for, as axes before the last."""
+    outcome = "outcome"
+    """What the last axis of the logits counts, where it is neither classes nor a vocabulary nor choices."""
     trains_pooler = False
     language_model = False
     has_classes = False
@@ -112,6 +120,8 @@ class Kind(ABC):
 class ByRow(Kind):
     """One answer for a row."""
 
+    along = ("row",)
+
     def places(self, logits: Tensor, labels: Tensor) -> Tensor:
         return logits
 
@@ -126,6 +136,8 @@ class ByRow(Kind):
 
 class BySequence(Kind):
     """One answer for every sequence of a row, in which the others have no part."""
+
+    along = ("sequence",)
 
     def places(self, logits: Tensor, labels: Tensor) -> Tensor:
         return logits
@@ -142,6 +154,8 @@ class BySequence(Kind):
 
 class ByToken(Kind):
     """One answer for every token."""
+
+    along = ("sequence", "token")
 
     def places(self, logits: Tensor, labels: Tensor) -> Tensor:
         return logits[labels != IGNORE]

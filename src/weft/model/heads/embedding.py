@@ -49,6 +49,9 @@ class Embedding(BySequence):
     """A vector for every sequence, (sequences, hidden); a row's sequences learn together, and rows with each other."""
 
     auto = "AutoModel"
+    task_type = "FEATURE_EXTRACTION"
+    pipeline = "sentence-similarity"
+    outcome = "dimension"
     is_trunk = True
     joint = True
 

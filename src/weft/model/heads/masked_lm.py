@@ -13,6 +13,7 @@ class MaskedLM(ByToken):
     """The token behind each mask; outputs are (tokens, 1 + 2k): nll, the k best ids, their probabilities."""
 
     auto = "AutoModelForMaskedLM"
+    pipeline = "fill-mask"
     language_model = True
 
     def by_token(self, logits: Tensor, labels: Tensor | None) -> Tensor:

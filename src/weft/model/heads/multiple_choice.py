@@ -13,6 +13,7 @@ class MultipleChoice(ByRow):
     """One of the row's sequences: logits (rows, choices)."""
 
     auto = "AutoModelForMultipleChoice"
+    pipeline = "multiple-choice"
     trains_pooler = True
     compares = True
 

@@ -14,6 +14,8 @@ class SequenceClassification(ByRow):
     """One answer for a row: a class (int labels), several (0/1 floats) or a number (float)."""
 
     auto = "AutoModelForSequenceClassification"
+    task_type = "SEQ_CLS"
+    pipeline = "text-classification"
     has_classes = True
 
     def labels(self, records: Sequence[Mapping[str, Any]], width: int) -> Tensor:

@@ -13,6 +13,8 @@ class SpanExtraction(ByToken):
     """Start and end of an answer in each window: logits (sequences, seq, 2)."""
 
     auto = "AutoModelForQuestionAnswering"
+    task_type = "QUESTION_ANS"
+    pipeline = "question-answering"
     outcomes = ("start", "end")
 
     def logits(self, output: Any) -> Tensor:

@@ -7,4 +7,6 @@ class TokenClassification(ByToken):
     """A class for every labelled token: logits (sequences, seq, labels)."""
 
     auto = "AutoModelForTokenClassification"
+    task_type = "TOKEN_CLS"
+    pipeline = "token-classification"
     has_classes = True
