@@ -9,7 +9,6 @@ from weft.lowrank.attach import frozen_linear
 from weft.lowrank.start import svd, wide
 from weft.methods.adapters.lora import LoRA
 from weft.methods.adapters.lora import Spec as LoRASpec
-from weft.methods.adapters.nested import Nested
 from weft.methods.merges.cat import Cat
 from weft.methods.merges.contract import Merge
 from weft.model.expert import Expert, check_rank, factors_of
@@ -68,7 +67,7 @@ def approximated(expert: Expert, trunk: nn.Module, rank: int) -> tuple[Expert, f
 def is_nested(expert: Expert) -> bool:
     """Whether the first ranks of every adapter are an adapter of their own."""
     own = expert.adapters.values()
-    return bool(own) and all(isinstance(adapter, Nested) for adapter in own)
+    return bool(own) and all(adapter.nests for adapter in own)
 
 
 def cut(expert: Expert, rank: int) -> None:
@@ -88,7 +87,6 @@ def cut(expert: Expert, rank: int) -> None:
     if not 1 <= rank <= most:
         raise ValueError(f"rank {rank}: expected 1 to {most}, which the expert was trained with")
     for adapter in expert.adapters.values():
-        assert isinstance(adapter, Nested)
         adapter.truncate(min(rank, adapter.rank))
 
 

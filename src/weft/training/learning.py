@@ -158,6 +158,7 @@ class Learner:
         self.experts = list(experts)
         self.training = training
         self._trunk = trunk
+        self._resizes = any(own.resizes for e, _ in experts for own in e.adapters.values())
         self.parameters = self._trained()
         self.rebuild_optimizer()
         self.total = max(stream.total_steps for stream in streams)
@@ -191,6 +192,8 @@ class Learner:
 
     def _adopt(self) -> None:
         """Follow a method that gave parameters to train, whose groups it made, or took some away."""
+        if not self._resizes:
+            return
         now = self._trained()
         if now.keys() == self.parameters.keys():
             return

@@ -50,6 +50,8 @@ class Adapter(nn.Module, ABC):
     """Whether a rank over the smaller side of a map is of no use, and so refused."""
     resizes: ClassVar[bool] = False
     """Whether the rank may change while it is trained, so that there is a `resize`."""
+    nests: ClassVar[bool] = False
+    """Whether the first ranks are an adapter of their own, so that there is a `truncate`."""
     pairs: ClassVar[bool] = False
     """Whether the change is `scaling * B @ A`, up to what is constant, with A and B both trained under these names."""
 
@@ -122,6 +124,9 @@ class Adapter(nn.Module, ABC):
 
     def resize(self, rank: int) -> None:
         """Take on a rank that it had, or that another of the same recipe has; new values are there to be loaded."""
+
+    def truncate(self, rank: int) -> None:
+        """Keep the first `rank` ranks alone, for good."""
 
     @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class Nested(contract.Factored):
     """
 
     spec_type: ClassVar[type[contract.Spec]] = Spec
+    nests: ClassVar[bool] = True
     spec: Spec
 
     def start(self, weight: Tensor, generator: torch.Generator) -> None:
@@ -78,13 +79,13 @@ class Nested(contract.Factored):
             B = torch.cat([B[:, :-1].detach(), B[:, -1:]], dim=1)
         return A, self.spec.alpha / ranks * B
 
-    def truncate(self, ranks: int) -> None:
-        """Forget all but the first `ranks`, for good."""
-        self._checked(ranks)
-        self.A = nn.Parameter(self.A.detach()[:ranks].clone())
-        self.B = nn.Parameter(self.B.detach()[:, :ranks].clone())
-        self.spec = self.spec.model_copy(update={"rank": ranks})
-        self.rank, self._active, self.drawn = ranks, ranks, None
+    def truncate(self, rank: int) -> None:
+        """Forget all but the first `rank`, for good."""
+        self._checked(rank)
+        self.A = nn.Parameter(self.A.detach()[:rank].clone())
+        self.B = nn.Parameter(self.B.detach()[:, :rank].clone())
+        self.spec = self.spec.model_copy(update={"rank": rank})
+        self.rank, self._active, self.drawn = rank, rank, None
 
     def peft_alpha(self) -> float | None:
         """Alpha, the same at any rank.
