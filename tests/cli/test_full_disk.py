@@ -65,3 +65,19 @@ def test_a_report_that_finds_no_room_is_written_by_the_next_try(
     assert said.code == 0, said.err
     assert {"report.html", "report.md"} <= {path.name for path in out.iterdir()}
     assert not list(out.rglob(".*"))
+
+
+@pytest.mark.parametrize("size", ["4k", "16k"])
+def test_a_merge_that_finds_no_room_leaves_nothing_and_is_made_by_the_next_try(
+    say: Say, trained: RunFolder, resized: Callable[[str], Path], size: str
+) -> None:
+    out = resized(size) / "both"
+    merged = ["merge", trained.path, "--weights", "0.5", "--no-scores", "--out", out]
+    said = say(*merged)
+    assert said.code == 2
+    assert "could not be written: No space left on device; free some space" in said.err
+    assert not list(out.parent.iterdir())
+    resized("64m")
+    said = say(*merged)
+    assert (said.code, said.err) == (0, "")
+    assert RunFolder.open(out).expert.is_dir()

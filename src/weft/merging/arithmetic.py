@@ -21,7 +21,7 @@ from weft.base.locate import locate
 from weft.lowrank.peft.reading import read_peft
 from weft.merging.expression import parse
 from weft.merging.merge import merge
-from weft.merging.sources import find
+from weft.merging.sources import Found, find
 from weft.merging.whole import Change, Total, Whole
 from weft.methods.recipes import recipe_file
 from weft.runs import CONFIG, RunFolder
@@ -65,10 +65,8 @@ def arithmetic(
             raise ValueError(
                 f"--base {base}: the result is an expert of its experts' own base; leave it away"
             )
-        found = [name for name in runs if len(find([name], None)) > 1]
-        if found:
-            parts = ", ".join(str(part.path) for part in RunFolder.open(found[0]).parts())
-            raise ValueError(f"{found[0]} has an expert for each of its tasks; name one: {parts}")
+        for name in runs:
+            _expert(name)
         return merge(list(runs), "cat", weights=list(runs.values()), out=out, **values).path
     odd = [name for name in ("rank", "head", "data") if values.get(name) is not None]
     if odd:
@@ -145,15 +143,24 @@ def _folder(name: str, revision: str | None) -> Path:
 
 
 def _change(name: str, count: float, frame: Whole) -> Change:
-    found = find([name], None)
-    if len(found) > 1:
-        parts = ", ".join(str(own.path) for own in found)
-        raise ValueError(f"{name} has an expert for each of its tasks; name one: {parts}")
-    peft = read_peft(found[0].parts[0].folder.expert, frame.maps)
+    peft = read_peft(_expert(name).parts[0].folder.expert, frame.maps)
     factors = {
         module: (A, peft.alphas[module] / len(A) * B) for module, (A, B) in peft.factors.items()
     }
     return Change(name, factors, count)
+
+
+def _expert(name: str) -> Found:
+    """The one expert of a run.
+
+    Raises:
+        ValueError: If it has several.
+    """
+    found = find([name], None)
+    if len(found) > 1:
+        parts = ", ".join(str(own.path) for own in found)
+        raise ValueError(f"{name} has an expert for each of its tasks; name one: {parts}")
+    return found[0]
 
 
 def _record(expression: str, counts: Mapping[str, float], total: Total) -> dict[str, Any]:
