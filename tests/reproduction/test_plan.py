@@ -12,7 +12,7 @@ from weft.data.reading import load_task
 from weft.methods.recipes import resolve
 from weft.model.mixing import method_of
 from weft.reproduction.plan import OWN, STUDY, Plan, make_plan
-from weft.reproduction.profiles import profile, profiles
+from weft.reproduction.profiles import MergeRow, profile, profiles
 from weft.reproduction.work import work
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +146,9 @@ def test_what_does_not_fit_is_refused() -> None:
     changed = own.model_copy(update={"mixtures": {"xlora": wrong}})
     with pytest.raises(ValueError, match=r"mixture xlora: epoch: .*Did you mean 'epochs'"):
         make_plan("demo", "out", own=changed)
+    ties = MergeRow(experts="lora", settings={"densty": 0.5})
+    with pytest.raises(ValueError, match=r"merge ties: densty: .*Did you mean 'density'"):
+        make_plan("demo", "out", own=own.model_copy(update={"merges": {"ties": ties}}))
 
 
 def test_the_paper_s_sets_come_from_a_folder_where_one_is_given() -> None:

@@ -154,8 +154,10 @@ def test_costs_are_seconds_bytes_and_a_price(done: Reproduction) -> None:
         assert row.usd == pytest.approx(2.0 * mean(took) / 3600)
     assert [row.what for row in done.costs if row.stage == "mixtures"] == ["xlora"]
     every = [path.parent for path in out_of(done).rglob("training.json")]
-    # A mixture's tasks are trained together: each has the time of all.
-    every = [folder for folder in every if folder.name != "demo_choices"]
+    # A mixture's tasks are trained together: each has the time of all. A merge trains nothing.
+    every = [
+        folder for folder in every if folder.name != "demo_choices" and "merges" not in folder.parts
+    ]
     assert sum(total.runs for total in done.totals) == len(every) == 22
     whole = sum(training(every, "seconds"))
     assert sum(total.seconds for total in done.totals) == pytest.approx(whole)
@@ -186,3 +188,21 @@ def test_mixtures_stand_beside_their_own_experts(done: Reproduction) -> None:
             if (line["task"], line["what"]) == (label, "uniform gates")
         ]
         assert row.beside["uniform gates"] == pytest.approx(mean(uniform))
+
+
+def test_merges_stand_beside_their_own_experts(done: Reproduction) -> None:
+    assert [(row.merge, row.task) for row in done.merges] == [("ties", "wnut17"), ("ties", "swag")]
+    for row, label in zip(done.merges, ("demo_entities", "demo_choices"), strict=True):
+        folders = [out_of(done) / "merges" / f"ties-seed{seed}" for seed in SEEDS]
+        rate = found(done, "own", row.task, "lora").learning_rate
+        ours = scores([folder / label for folder in folders], row.metric)
+        theirs = scores(runs(done, "own", row.task, "lora", rate), row.metric)
+        assert row.score.value == pytest.approx(mean(ours))
+        assert row.expert.value == pytest.approx(mean(theirs))
+        assert row.difference.value == pytest.approx(mean(ours) - mean(theirs))
+        said = [json.loads((folder / "merge.json").read_text()) for folder in folders]
+        assert row.error == pytest.approx(mean(one["error"] for one in said))
+        assert {one["settings"]["density"] for one in said} == {0.5}
+    text = (done.outcome.plan.out / "report.md").read_text()
+    assert "## Merges" in text
+    assert "merge - expert" in text

@@ -105,9 +105,10 @@ def test_what_failed_is_named_and_the_rest_is_done(tiny_profile: Profile, tmp_pa
     own = tiny_profile.model_copy(update=update)
     found = reproduce("demo", tmp_path / "out", own=own, seeds=1, runner=GoesOn())
     failed = {failure.run.split("/", 1)[1]: failure.error for failure in found.outcome.failed}
-    assert set(failed) == {"own/final/wnut17/lora/0.001-seed0", "mixtures/xlora-seed0"}
+    combined = {"mixtures/xlora-seed0", "merges/ties-seed0"}
+    assert set(failed) == {"own/final/wnut17/lora/0.001-seed0", *combined}
     assert "no_such_module" in failed["own/final/wnut17/lora/0.001-seed0"]
-    assert failed["mixtures/xlora-seed0"] == "its experts are not finished"
+    assert {failed[name] for name in combined} == {"its experts are not finished"}
     assert [(row.stage, row.recipe) for row in found.gap] == [
         ("study", "full"),
         ("study", "lora"),
@@ -132,6 +133,19 @@ def test_a_mixture_of_other_experts_is_not_taken_for_ours(
     assert [mixture.seed for mixture in outcome.mixtures] == [0]
     (failure,) = outcome.failed
     assert failure.run.endswith("mixtures/xlora-seed1")
+    assert "remove that folder" in failure.error
+
+
+def test_a_merge_of_other_experts_is_not_taken_for_ours(
+    done: Reproduction, tiny_profile: Profile, tmp_path: Path
+) -> None:
+    out = shutil.copytree(done.outcome.plan.out, tmp_path / "out")
+    (record,) = out.glob("*/merges/ties-seed1/merge.json")
+    record.write_text(record.read_text().replace('-seed1"', '-seed7"'))
+    outcome = run(make_plan("demo", out, own=tiny_profile))
+    assert [merged.seed for merged in outcome.merges] == [0]
+    (failure,) = outcome.failed
+    assert failure.run.endswith("merges/ties-seed1")
     assert "remove that folder" in failure.error
 
 

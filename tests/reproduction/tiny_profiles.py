@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from weft.reproduction.profiles import BaseEntry, MixtureRow, Profile, profile
+from weft.reproduction.profiles import BaseEntry, MergeRow, MixtureRow, Profile, profile
 
 SHORT: dict[str, Any] = {"epochs": 1, "max_steps": 3, "batch_size": 4, "early_stopping": None}
 ROWS, SCORED = 10, 8
 
 
 def tiny(base: Path) -> Profile:
-    """Two sets, two recipes, one of them with two rates, and a mixture."""
+    """Two sets, two recipes, one of them with two rates, a mixture and a merge."""
     own = profile("demo")
     sizes = {"study": SHORT, "own": SHORT, "search": {}, "train": ROWS, "validation": SCORED}
     # The tiny tokenizer spells most words out.
@@ -36,6 +36,7 @@ def tiny(base: Path) -> Profile:
             "bases": {str(base): BaseEntry(stands_for="distilbert", difference="it is tiny")},
             "recipes": recipes,
             "mixtures": {"xlora": gates},
+            "merges": {"ties": MergeRow(experts="lora", settings={"density": 0.5})},
             "training": {"base_dropout": 0.0},
             "seeds": 2,
         }

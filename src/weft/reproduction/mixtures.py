@@ -1,4 +1,4 @@
-"""Mixtures: scores beside each task's own expert, recognition, cost of the gates; none were published."""
+"""Mixtures and merges: scores beside each task's own expert, what they cost; none were published."""
 
 import json
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from typing import Any
 from weft.answering.recognition import RECOGNITION
 from weft.comparison.comparing import examples_of, predictions_of
 from weft.comparison.grid import label_of
+from weft.merging.record import read_record
 from weft.reporting.document import Section, Table
 from weft.reporting.numbers import NONE, decimal, listed, number, percent, scored, unit
-from weft.reproduction.plan import MixtureRun, Plan
+from weft.reproduction.plan import MergeRun, MixtureRun, Plan
 from weft.reproduction.running import Outcome
 from weft.reproduction.work import experts_of
 from weft.runs import STANDINGS, RunFolder
@@ -55,15 +56,8 @@ def blends(outcome: Outcome) -> list[Blend]:
 
 
 def _blend(outcome: Outcome, runs: list[MixtureRun], task: str) -> Blend:
-    plan, first = outcome.plan, runs[0]
-    at = list(plan.profile.tasks).index(task)
-    own = [RunFolder.open((experts_of(plan, run) or [])[at].folder) for run in runs]
-    loaded = examples_of(own[0])
-    examples, metric = loaded.splits["validation"], loaded.task.metric
-    ids = [example["id"] for example in examples]
-    label = loaded.settings.label
-    parts = [RunFolder.open(run.folder / label) for run in runs]
-    ours, theirs = ([predictions_of(run.path, ids) for run in some] for some in (parts, own))
+    first = runs[0]
+    compared = _beside_own(outcome.plan, runs, task)
     standings = [_standings(run.folder) for run in runs]
     costs = [said["cost"] for said in standings]
     return Blend(
@@ -71,17 +65,104 @@ def _blend(outcome: Outcome, runs: list[MixtureRun], task: str) -> Blend:
         mixture=first.name,
         experts=first.row.experts,
         task=task,
-        metric=metric,
+        metric=compared.metric,
         seeds=tuple(run.seed for run in runs),
-        score=mean_score(loaded.task, ours, examples)[metric],
-        expert=mean_score(loaded.task, theirs, examples)[metric],
-        difference=mean_difference(loaded.task, ours, theirs, examples)[metric],
-        beside=_beside(standings, label),
-        recognition=mean(_metric(part, RECOGNITION) for part in parts),
+        score=compared.score,
+        expert=compared.expert,
+        difference=compared.difference,
+        beside=_beside(standings, compared.label),
+        recognition=mean(_metric(part, RECOGNITION) for part in compared.parts),
         gate_parameters=costs[0]["gate_parameters"],
         gate_share=costs[0]["gate_share"],
         forward_over_base=mean(cost["forward_over_base"] for cost in costs),
     )
+
+
+@dataclass(frozen=True)
+class MergedTask:
+    """What one merge has left of one task on one base."""
+
+    base: str
+    merge: str
+    experts: str
+    """The recipe whose experts are merged."""
+    task: str
+    metric: str
+    seeds: tuple[int, ...]
+    score: Score
+    """Mean over seeds."""
+    expert: Score
+    """The task's own expert alone, on the same rows."""
+    difference: Difference
+    """How much higher the merged expert scores."""
+    error: float | None
+    """Distance from the exact weighted sum of the experts as a share of it, mean over seeds; None where that is
+    nothing."""
+    rank: int
+    """Of the merged expert, the largest of its maps."""
+
+
+def merged_tasks(outcome: Outcome) -> list[MergedTask]:
+    """A row for each base, merge and task that is there."""
+    tasks = outcome.plan.profile.tasks
+    return [_merged(outcome, own, task) for own in outcome.merge_seeds.values() for task in tasks]
+
+
+def _merged(outcome: Outcome, runs: list[MergeRun], task: str) -> MergedTask:
+    first = runs[0]
+    compared = _beside_own(outcome.plan, runs, task)
+    records = [record for run in runs if (record := read_record(run.folder)) is not None]
+    errors = [record.error for record in records if record.error is not None]
+    return MergedTask(
+        base=label_of(first.base),
+        merge=first.name,
+        experts=first.row.experts,
+        task=task,
+        metric=compared.metric,
+        seeds=tuple(run.seed for run in runs),
+        score=compared.score,
+        expert=compared.expert,
+        difference=compared.difference,
+        error=mean(errors) if errors else None,
+        rank=max(record.rank for record in records),
+    )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Combined experts and a task's own ones on the same rows, seed by seed."""
+
+    label: str
+    parts: list[RunFolder]
+    metric: str
+    score: Score
+    expert: Score
+    difference: Difference
+
+
+def _beside_own(plan: Plan, runs: Sequence[MixtureRun | MergeRun], task: str) -> _Compared:
+    at = list(plan.profile.tasks).index(task)
+    own = [RunFolder.open((experts_of(plan, run) or [])[at].folder) for run in runs]
+    loaded = examples_of(own[0])
+    examples, metric = loaded.splits["validation"], loaded.task.metric
+    ids = [example["id"] for example in examples]
+    label = loaded.settings.label
+    parts = [_part(run.folder, label) for run in runs]
+    ours, theirs = ([predictions_of(run.path, ids) for run in some] for some in (parts, own))
+    return _Compared(
+        label,
+        parts,
+        metric,
+        mean_score(loaded.task, ours, examples)[metric],
+        mean_score(loaded.task, theirs, examples)[metric],
+        mean_difference(loaded.task, ours, theirs, examples)[metric],
+    )
+
+
+def _part(folder: Path, label: str) -> RunFolder:
+    """The folder of one task of a run; the run's own where that is its only one."""
+    parts = {own.run.task.label: own for own in RunFolder.open(folder).parts() if own.run.task}
+    return parts[label]
 
 
 def _standings(folder: Path) -> dict[str, Any]:
@@ -144,5 +225,51 @@ def _table(plan: Plan, base: str, own: Sequence[Blend]) -> Table:
     caption = (
         f"{base}: mixtures of the {experts} experts of all sets, beside each set's own expert on the same rows; "
         f"seeds {listed(own[0].seeds)}. Differences are paired; recognised is the share of rows whose set was named."
+    )
+    return Table(caption, headers, tuple(rows), words=3)
+
+
+def merges_section(plan: Plan, rows: Sequence[MergedTask]) -> Section:
+    """The same experts made into one beforehand."""
+    bases = dict.fromkeys(row.base for row in rows)
+    said = (
+        "One expert in place of several, with every set's own head: it costs what one expert costs, and its set need "
+        "not be recognised.",
+    )
+    tables = [_merge_table(plan, base, [row for row in rows if row.base == base]) for base in bases]
+    return Section("merges", "Merges", said, parts=tuple(tables))
+
+
+def _merge_table(plan: Plan, base: str, own: Sequence[MergedTask]) -> Table:
+    rows = [
+        (
+            row.merge,
+            plan.set_name(row.task),
+            unit(row.metric),
+            scored(row.metric, row.score),
+            scored(row.metric, row.expert),
+            scored(row.metric, row.difference),
+            percent(row.difference.value / row.expert.value + 1) if row.expert.value else NONE,
+            percent(row.error),
+            str(row.rank),
+        )
+        for row in own
+    ]
+    headers = (
+        "merge",
+        "set",
+        "score",
+        "mean (95 % interval)",
+        "its own expert",
+        "merge - expert",
+        "kept (%)",
+        "error (% of the sum)",
+        "rank",
+    )
+    experts = ", ".join(dict.fromkeys(row.experts for row in own))
+    caption = (
+        f"{base}: merges of the {experts} experts of all sets, beside each set's own expert on the same rows; seeds "
+        f"{listed(own[0].seeds)}. Differences are paired; the error is the distance from the exact weighted sum of the "
+        "experts' changes."
     )
     return Table(caption, headers, tuple(rows), words=3)

@@ -1,4 +1,4 @@
-"""From a profile to what is run: two grids a base, and mixtures of the experts they leave.
+"""From a profile to what is run: two grids a base, and mixtures and merges of the experts they leave.
 
     study   full fine-tuning and LoRA at the settings of table 1; these fill the published cells
     own     every recipe at its own rate, searched on a held-out tenth of train; validation is met once
@@ -14,7 +14,8 @@ from typing import Any
 from weft.comparison.comparing import Grid
 from weft.comparison.grid import label_of
 from weft.config import MixtureSettings, Run, TrainingSettings, validate
-from weft.reproduction.profiles import MixtureRow, Profile, SetEntry, profile
+from weft.methods.merges import merges
+from weft.reproduction.profiles import MergeRow, MixtureRow, Profile, SetEntry, profile
 from weft.reproduction.published import Address, Study, published
 
 STUDY, OWN = "study", "own"
@@ -60,6 +61,17 @@ class MixtureRun:
 
 
 @dataclass(frozen=True)
+class MergeRun:
+    """A merge that is made once its experts are there."""
+
+    name: str
+    base: str
+    seed: int
+    row: MergeRow
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that a profile runs."""
 
@@ -71,6 +83,7 @@ class Plan:
     """Folder of the run folders."""
     stages: tuple[Stage, ...]
     mixtures: tuple[MixtureRun, ...]
+    merges: tuple[MergeRun, ...] = ()
 
     def stage(self, name: str, base: str) -> Stage:
         """The grid called `name` of one base."""
@@ -129,7 +142,20 @@ def make_plan(
     for one in mixed:
         MixtureSettings.model_validate({"name": one.name, **one.row.settings})
         validate(TrainingSettings, {**own.training, **one.row.training}, f"mixture {one.name}")
-    return Plan(name, own, study, chosen, out, tuple(stages), tuple(mixed))
+    for method, row in own.merges.items():
+        validate(merges.load(method).settings_type, row.settings, f"merge {method}")
+    return Plan(
+        name, own, study, chosen, out, tuple(stages), tuple(mixed), _merges(own, chosen, out)
+    )
+
+
+def _merges(own: Profile, seeds: Sequence[int], out: Path) -> tuple[MergeRun, ...]:
+    return tuple(
+        MergeRun(name, base, seed, row, out / label_of(base) / "merges" / f"{name}-seed{seed}")
+        for base in own.bases
+        for name, row in own.merges.items()
+        for seed in seeds
+    )
 
 
 def _data(name: str, own: Profile, out: Path, data: str | Path | None) -> Path | None:

@@ -20,7 +20,14 @@ from weft.reproduction.claims import (
 )
 from weft.reproduction.costs import CostRow, Total, cost_section, costs, totals, usd
 from weft.reproduction.gap import GapRow, Goal, gap, gap_section, goal
-from weft.reproduction.mixtures import Blend, blends, mixtures_section
+from weft.reproduction.mixtures import (
+    Blend,
+    MergedTask,
+    blends,
+    merged_tasks,
+    merges_section,
+    mixtures_section,
+)
 from weft.reproduction.plan import STUDY
 from weft.reproduction.running import Outcome
 from weft.reproduction.six_tables import tables_section
@@ -50,6 +57,7 @@ class Reproduction:
     """USD for an hour."""
     machines: tuple[dict[str, Any], ...]
     """Where the finished runs ran, each with their number."""
+    merges: tuple[MergedTask, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """All numbers, unrounded; no folder of this machine."""
@@ -78,6 +86,7 @@ class Reproduction:
             ],
             "goals": [asdict(row) for row in self.goals],
             "mixtures": [asdict(row) for row in self.blends],
+            "merges": [asdict(row) for row in self.merges],
             "usd_per_hour": self.price,
             "published": {"hours": hours, "usd": usd(3600 * hours, self.price)},
             "costs": [asdict(row) for row in self.costs],
@@ -118,6 +127,7 @@ def gather(outcome: Outcome, price: float) -> Reproduction:
         totals=tuple(totals(every, price)),
         price=price,
         machines=tuple(_machines(every)),
+        merges=tuple(merged_tasks(outcome)),
     )
 
 
@@ -166,6 +176,7 @@ def document(found: Reproduction) -> Document:
         claims_section(plan, found.kept, found.faster, spent),
         gap_section(outcome, found.gap, found.goals),
         mixtures_section(plan, found.blends),
+        *([merges_section(plan, found.merges)] if found.merges else []),
         cost_section(plan, found.costs, found.totals, found.price),
     )
     title = f"The study's six tables, reproduced with profile {plan.name}"

@@ -1,4 +1,4 @@
-"""A plan brought to its end: two comparisons a base, then the mixtures of the experts they leave.
+"""A plan brought to its end: two comparisons a base, then the mixtures and merges of the experts they leave.
 
 More or fewer seeds and recipes leave the runs that are there as they are; other settings are refused.
 """
@@ -13,9 +13,12 @@ from weft.comparison.comparing import Row, Runner, Unfinished, compare
 from weft.comparison.grid import Grid
 from weft.comparison.jobs import Job, run_job
 from weft.config import read_yaml, validate
-from weft.reproduction.plan import MixtureRun, Plan, Stage
+from weft.merging.merge import merge
+from weft.merging.record import read_record
+from weft.reproduction.plan import MergeRun, MixtureRun, Plan, Stage
 from weft.reproduction.work import experts_of, mixture_job
 from weft.runs import RunFolder
+from weft.scoped import tell
 from weft.training.tracking import flat
 
 NOT_FINISHED = "not finished"
@@ -40,6 +43,16 @@ class Outcome:
     mixtures: tuple[MixtureRun, ...]
     """Complete ones."""
     failed: tuple[Failure, ...]
+    merges: tuple[MergeRun, ...] = ()
+    """Complete ones."""
+
+    @property
+    def merge_seeds(self) -> dict[tuple[str, str], list[MergeRun]]:
+        """The complete merges by base and name."""
+        found: dict[tuple[str, str], list[MergeRun]] = {}
+        for merged in self.merges:
+            found.setdefault((merged.base, merged.name), []).append(merged)
+        return found
 
     @property
     def mixture_seeds(self) -> dict[tuple[str, str], list[MixtureRun]]:
@@ -75,7 +88,43 @@ def run(plan: Plan, runner: Runner | None = None) -> Outcome:
     (runner or _Here()).run([job for _, job in able])
     failed += unable + [_failure(plan, job) for _, job in able if not job.is_complete]
     done = tuple(mixture for mixture, job in able if job.is_complete)
-    return Outcome(plan, rows, done, tuple(failed))
+    merged, unmerged = _merges(plan)
+    return Outcome(plan, rows, done, tuple(failed + unmerged), merged)
+
+
+def _merges(plan: Plan) -> tuple[tuple[MergeRun, ...], list[Failure]]:
+    """Make the merges that are not there: in this process, since one takes seconds."""
+    done, failed = [], []
+    for own in plan.merges:
+        where = own.folder.relative_to(plan.out).as_posix()
+        experts = experts_of(plan, own)
+        if experts is None or not all(job.is_complete for job in experts):
+            failed.append(Failure(where, "its experts are not finished"))
+            continue
+        record = read_record(own.folder) if own.folder.is_dir() else None
+        if record is None:
+            tell(f"merging {where}")
+            try:
+                merge(
+                    [job.folder for job in experts],
+                    own.name,
+                    weights=own.row.weights,
+                    rank=own.row.rank,
+                    settings=own.row.settings,
+                    out=own.folder,
+                    seed=own.seed,
+                    device=plan.profile.device,
+                )
+            except ValueError as error:
+                failed.append(Failure(where, without_places(str(error))))
+                continue
+        elif [Path(made.run).parts[-3:] for made in record.experts] != [
+            job.folder.parts[-3:] for job in experts
+        ]:
+            failed.append(Failure(where, "it merges other experts than these; remove that folder"))
+            continue
+        done.append(own)
+    return tuple(done), failed
 
 
 def _mixtures(plan: Plan) -> tuple[list[tuple[MixtureRun, Job]], list[Failure]]:

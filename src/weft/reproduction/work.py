@@ -10,7 +10,7 @@ from weft.comparison.grid import Cell, cells_of
 from weft.comparison.jobs import Job, best_rate, final_jobs, search_jobs
 from weft.config import TrainingSettings, validate
 from weft.data.rows import HOLDOUT
-from weft.reproduction.plan import OWN, MixtureRun, Plan, Stage
+from weft.reproduction.plan import OWN, MergeRun, MixtureRun, Plan, Stage
 from weft.reproduction.profiles import SetEntry
 
 SCORING = 0.5
@@ -125,15 +125,15 @@ def place_of(plan: Plan, run: Planned) -> Path:
     return next(m.folder for m in plan.mixtures if (m.base, m.name, m.seed) == named)
 
 
-def experts_of(plan: Plan, mixture: MixtureRun) -> list[Job] | None:
-    """The runs whose experts a mixture mixes: of its seed, at the best rate; None before the search has ended."""
-    stage = plan.stage(OWN, mixture.base)
+def experts_of(plan: Plan, one: MixtureRun | MergeRun) -> list[Job] | None:
+    """The runs whose experts are combined: of its seed, at the best rate; None before the search has ended."""
+    stage = plan.stage(OWN, one.base)
     found = []
     for task in stage.grid.tasks:
-        own = finals(stage, Cell(stage.grid.base, task, mixture.row.experts))
+        own = finals(stage, Cell(stage.grid.base, task, one.row.experts))
         if own is None:
             return None
-        found.append(own[stage.grid.seeds.index(mixture.seed)])
+        found.append(own[stage.grid.seeds.index(one.seed)])
     return found
 
 

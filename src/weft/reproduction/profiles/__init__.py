@@ -73,6 +73,18 @@ class MixtureRow(Settings):
     """Time of a training token beside one of plain LoRA."""
 
 
+class MergeRow(Settings):
+    """A merge of the tasks' experts."""
+
+    experts: str
+    """The searched recipe whose experts are merged."""
+    weights: list[float] | None = None
+    """A weight a task, in the order of the tasks; None is the mean."""
+    rank: int | None = Field(default=None, ge=1)
+    """Of the merged expert; None is what the method takes by itself."""
+    settings: dict[str, Any] = {}
+
+
 class Profile(Settings):
     """One scale of the reproduction."""
 
@@ -85,6 +97,8 @@ class Profile(Settings):
     recipes: dict[str, RecipeRow]
     mixtures: dict[str, MixtureRow]
     """By the names of their files."""
+    merges: dict[str, MergeRow] = {}
+    """By the names of their files; they take seconds, so no estimate counts them."""
     costs: dict[str, float]
     """Time of a training token by recipe beside one of plain LoRA, for estimates."""
     seeds: int = Field(default=1, ge=1)
