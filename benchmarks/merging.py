@@ -1,11 +1,12 @@
-"""Merging: seconds and memory of every method, as ratios to PEFT's `add_weighted_adapter` of the same kind.
+"""Merging: seconds and memory of every method beside PEFT's `add_weighted_adapter` of its kind and mergekit.
 
     python benchmarks/merging.py
 
 25 experts of rank 8 with drawn factors on query and value of a trunk shaped as BERT-large (maps of 1024 x 1024), equal
 weights. Each map is merged for itself on both sides, so a few layers are timed and `layers` says how many; the seconds
-of all 24 are those times 24 / layers. Ours include the stated error of every map; PEFT states none. All sides
-alternate within one process, and seconds are of its processor time. Memory is what the process's resident set rises
+of all 24 are those times 24 / layers. mergekit merges the same experts as dense checkpoints of one layer
+(`merging_mergekit.py`), so its seconds are multiplied by `layers` before they are compared. All sides alternate within
+one process, and seconds are of its processor time. Memory is what the process's resident set rises
 above where it stood, in one call of its own (VmHWM, reset before, with the heap given back; Linux with glibc).
 """
 
@@ -18,7 +19,10 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,6 +30,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BertConfig, BertModel
 
 from machine import machine
+from merging_mergekit import mergekit_call, write_checkpoints
 from weft.lowrank.product import Pair
 from weft.methods.merges import merges
 
@@ -46,6 +51,8 @@ class Case:
     name: str
     kind: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    mergekit: str | None = None
+    """mergekit's method that does the same, on dense checkpoints."""
 
     @property
     def label(self) -> str:
@@ -57,21 +64,21 @@ class Case:
 SPARSE = {"density": DENSITY}
 FACTORS = {**SPARSE, "on": "factors"}
 CASES = [
-    Case("cat", "cat"),
-    Case("svd", "svd"),
+    Case("cat", "cat", mergekit="linear"),
+    Case("svd", "svd", mergekit="linear"),
     Case("sum"),
-    Case("task_arithmetic"),
+    Case("task_arithmetic", mergekit="task_arithmetic"),
     Case("linear", "linear"),
-    Case("ties", "ties_svd", SPARSE),
+    Case("ties", "ties_svd", SPARSE, "ties"),
     Case("ties", "ties", FACTORS),
     Case("magnitude_prune", "magnitude_prune_svd", SPARSE),
     Case("magnitude_prune", "magnitude_prune", FACTORS),
-    Case("dare", "dare_linear_svd", SPARSE),
+    Case("dare", "dare_linear_svd", SPARSE, "dare_linear"),
     Case("dare", "dare_linear", FACTORS),
-    Case("dare", "dare_ties_svd", {**SPARSE, "then": "ties"}),
+    Case("dare", "dare_ties_svd", {**SPARSE, "then": "ties"}, "dare_ties"),
     Case("dare", "dare_ties", {**FACTORS, "then": "ties"}),
-    Case("della", None, SPARSE),
-    Case("breadcrumbs", None, SPARSE),
+    Case("della", None, SPARSE, "della_linear"),
+    Case("breadcrumbs", None, SPARSE, "breadcrumbs"),
     Case("lego"),
     Case("knots"),
     Case("tsv"),
@@ -159,43 +166,61 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def measure(layers: int, rounds: int) -> list[dict[str, Any]]:
-    """Medians over rounds, each of which runs all sides once."""
+def measure(layers: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Medians over rounds, each of which runs all sides once; checkpoints are written to `folder`."""
     model = peft_model(layers)
     experts = experts_of(model)
     sides = {case.label: ours(case, experts) for case in CASES}
     kinds = {case.kind for case in CASES if case.kind is not None}
     sides |= {f"PEFT {kind}": theirs(kind, model) for kind in sorted(kinds)}
+    if find_spec("mergekit") is not None:
+        paths = write_checkpoints(experts, folder)
+        for method in sorted({case.mergekit for case in CASES if case.mergekit is not None}):
+            sides[f"mergekit {method}"] = mergekit_call(method, paths, WEIGHTS, DENSITY)
     peaks = {name: peak_mib(call, model) for name, call in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name, call in sides.items():
             times[name].append(seconds(call, model))
         print(f"round {number + 1} of {rounds}", flush=True)
-    return [_row(case, ours(case, experts)().error, times, peaks) for case in CASES]
+    return [_row(case, ours(case, experts)().error, times, peaks, layers) for case in CASES]
 
 
 def _row(
-    case: Case, error: float, times: dict[str, list[float]], peaks: dict[str, float]
+    case: Case,
+    error: float,
+    times: dict[str, list[float]],
+    peaks: dict[str, float],
+    layers: int,
 ) -> dict[str, Any]:
-    def faster(kind: str) -> float:
-        pairs = zip(times[f"PEFT {kind}"], times[case.label], strict=True)
-        return round(statistics.median(peer / own for peer, own in pairs), 3)
+    def faster(peer: str, factor: int = 1) -> float:
+        pairs = zip(times[peer], times[case.label], strict=True)
+        return round(statistics.median(factor * theirs / own for theirs, own in pairs), 3)
 
     row = {
         "method": case.label,
         "seconds": round(statistics.median(times[case.label]), 4),
         "peak_mib": peaks[case.label],
         "relative_error": round(error, 4),
-        "times_faster_than_peft_svd": faster(PEER),
+        "times_faster_than_peft_svd": faster(f"PEFT {PEER}"),
         "peft_kind": case.kind,
     }
     if case.kind is not None:
         own = f"PEFT {case.kind}"
         row["peft_seconds"] = round(statistics.median(times[own]), 4)
         row["peft_peak_mib"] = peaks[own]
-        row["times_faster_than_peft"] = faster(case.kind)
+        row["times_faster_than_peft"] = faster(own)
+    kit = f"mergekit {case.mergekit}"
+    if kit in times:
+        row["mergekit_method"] = case.mergekit
+        row["mergekit_seconds"] = round(layers * statistics.median(times[kit]), 4)
+        row["mergekit_peak_mib"] = peaks[kit]
+        row["times_faster_than_mergekit"] = faster(kit, layers)
     return row
+
+
+def _version(package: str) -> str | None:
+    return None if find_spec(package) is None else version(package)
 
 
 def main() -> None:
@@ -206,7 +231,8 @@ def main() -> None:
     arguments = parser.parse_args()
     # PEFT warns of what it does not merge; nothing of it is here.
     warnings.simplefilter("ignore")
-    results = measure(arguments.layers, arguments.rounds)
+    with TemporaryDirectory() as folder:
+        results = measure(arguments.layers, arguments.rounds, Path(folder))
     written = {
         "script": "benchmarks/merging.py",
         "settings": {
@@ -220,7 +246,7 @@ def main() -> None:
             "seconds": "processor time",
             "memory": "rise of the resident set above where it stood",
         },
-        "not_measured": "mergekit: its packages did not install within a minute",
+        "peers": {"peft": version("peft"), "mergekit": _version("mergekit")},
         "results": results,
         "machine": machine(),
     }

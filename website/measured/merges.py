@@ -1,13 +1,15 @@
 """What merges keep of the experts that they are made of, and what they take."""
 
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
-from website.measured.files import measured_on, read
+from website.measured.files import NAMES, measured_on, read
 from weft.reporting.document import Document, Section, Table
 from weft.reporting.numbers import percent
+from weft.reporting.writers import table_lines
 
+PEAKS = ("peft_peak_mib", "mergekit_peak_mib")
 HEADINGS = {"tasks": "Experts of three tasks", "skills": "Two skills of one text"}
 """By the part of the result file whose rows are merges."""
 
@@ -30,6 +32,34 @@ def document() -> Document | None:
     return Document("Merges", tuple(sections)) if sections else None
 
 
+SHOWN = 5
+"""Lines of README's table."""
+
+
+def readme_lines() -> list[str]:
+    """The merges of three tasks' experts that lose least of the expert that loses most."""
+    scores = read("merges")
+    if scores is None or not scores["tasks"]:
+        return []
+    shares: dict[str, dict[str, list[float]]] = {}
+    for row in scores["tasks"]:
+        for own in row["tasks"]:
+            shares.setdefault(_way(row), {}).setdefault(own["task"], []).append(own["share_of_own"])
+    means = {
+        way: {task: fmean(found) for task, found in own.items()} for way, own in shares.items()
+    }
+    best = sorted(means, key=lambda way: -min(means[way].values()))[:SHOWN]
+    seeds = len({row["seed"] for row in scores["tasks"]})
+    lines = [(way, *(percent(means[way][task]) for task in NAMES)) for way in best]
+    headers = ("% of its own expert's score", *NAMES.values())
+    return [
+        f"Merged into one expert ({seeds} seeds, small budgets; all {len(means)} ways:",
+        "[merges](docs/results/merges.md)), the same three tasks keep:",
+        "",
+        *table_lines(headers, lines, words=1),
+    ]
+
+
 def kept_table(rows: Sequence[dict[str, Any]]) -> Table:
     """A line for each way to merge, means over seeds.
 
@@ -48,15 +78,31 @@ def kept_table(rows: Sequence[dict[str, Any]]) -> Table:
             ]
             for task in tasks
         }
-        cells = [percent(fmean(found)) if all(found) else "" for found in shares.values()]
+        cells = [_spread(found) if all(found) else "" for found in shares.values()]
         errors = [row["error"] for row in seeds if row.get("error") is not None]
-        lines.append((way, *cells, percent(fmean(errors)) if errors else "", str(len(seeds))))
+        sizes = [row["parameters"] for row in seeds if "parameters" in row]
+        lines.append(
+            (
+                way,
+                *cells,
+                percent(fmean(errors)) if errors else "",
+                f"{fmean(sizes):,.0f}" if sizes else "",
+                str(len(seeds)),
+            )
+        )
     headers = (
         "merge",
         *(f"{task}, % of its own expert" for task in tasks),
         "distance from the sum, %",
+        "parameters",
     )
-    return Table("Means over seeds.", (*headers, "seeds"), tuple(lines))
+    caption = "Means over seeds, with the standard deviation between seeds."
+    return Table(caption, (*headers, "seeds"), tuple(lines))
+
+
+def _spread(shares: Sequence[float]) -> str:
+    """Mean and standard deviation in percent."""
+    return percent(fmean(shares)) + (f" ± {percent(stdev(shares))}" if len(shares) > 1 else "")
 
 
 def _way(row: dict[str, Any]) -> str:
@@ -93,16 +139,21 @@ def _speed(result: dict[str, Any]) -> Section:
             percent(row["relative_error"]),
             _times(row, "times_faster_than_peft"),
             _times(row, "times_faster_than_peft_svd"),
+            _times(row, "times_faster_than_mergekit"),
+            f"{row['peak_mib']:.0f}",
+            *(f"{row[key]:.0f}" if key in row else "" for key in PEAKS),
         )
         for row in result["results"]
     )
     own = result["settings"]
     words = (
         f"{own['experts']} experts of rank {own['rank']} on {own['maps']}, {own['layers']} of {own['all_layers']} "
-        f"layers, {own['seconds']}. Not measured: {result['not_measured']}.",
+        f"layers, {own['seconds']}. Peaks are the {own['memory']}.",
+        "mergekit merges the same experts as dense checkpoints, which it reads and writes, and is given one layer; its "
+        "seconds are multiplied by the layers.",
     )
     headers = ("merge", "seconds", "distance from the sum, %", "times faster than PEFT's own")
-    headers += ("than PEFT's svd",)
+    headers += ("than PEFT's svd", "than mergekit", "peak, MiB", "PEFT's", "mergekit's, one layer")
     table = Table(measured_on(result), headers, rows)
     return Section("speed", "Time", words, parts=(table,))
 

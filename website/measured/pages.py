@@ -6,8 +6,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from website import measured
+from website.measured import merges, reproduction
 from website.measured.files import ROOT
-from website.measured.reproduction import readme_lines
 from weft.atomic import make_folder, write_text
 from weft.reporting.document import Document
 from weft.reporting.writers import FIGURES, escaped, to_markdown
@@ -43,7 +43,8 @@ def pages() -> dict[str, str]:
         }
     texts[f"{FOLDER}/index.md"] = "\n".join([*_index(found), "", MADE, ""])
     texts[FINDINGS] = "\n".join([*_findings(found), "", MADE, ""])
-    table = "\n".join(readme_lines())
+    kept = merges.readme_lines()
+    table = "\n".join([*reproduction.readme_lines(), *([""] if kept else []), *kept])
     readme = (ROOT / README).read_text(encoding="utf-8")
     texts[README] = MARKED.sub(lambda found: f"{found[1]}{table}\n{found[2]}", readme)
     return texts
