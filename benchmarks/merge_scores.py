@@ -23,7 +23,7 @@ from machine import machine
 from merge_runs import EPOCHS, LORA, PARTS, RATES, ROWS, SCORED, SEEDS, TASKS, TRAINING, Study
 from weft.answering.evaluation import read_predictions
 from weft.answering.inference import outputs, padding_id
-from weft.atomic import write_text
+from weft.atomic import make_folder, write_text
 from weft.merging.heads import chosen
 from weft.merging.merge import merge
 from weft.merging.record import read_record
@@ -204,6 +204,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=PIECES, default=list(PIECES))
     arguments = parser.parse_args()
     study = Study(Path(arguments.data).resolve(), Path(arguments.runs).resolve())
+    make_folder(study.runs / "rows")
     for seed in arguments.seeds:
         for key in arguments.only:
             rows = []
