@@ -1,0 +1,42 @@
+"""`POST /v1/embeddings` in OpenAI's shape: texts as vectors of the base, or of an expert on it."""
+
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from weft.serving.edge.call import Call
+from weft.serving.edge.reading import answered, router_for
+from weft.serving.openai_schemas import (
+    EmbeddingRequest,
+    EmbeddingResponse,
+    check_dimensions,
+    packed,
+)
+from weft.serving.edge.asking import BASE, check_room, deadline_of, note_answer
+
+router = router_for("predict")
+
+
+@router.post("/v1/embeddings", response_model=EmbeddingResponse, tags=["openai"])
+async def embeddings(
+    request: Request, body: EmbeddingRequest, deadline: Annotated[float, Depends(deadline_of)]
+) -> Response:
+    """Turn texts into vectors: the mean of the last states of each text's tokens."""
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    state = request.app.state
+    check_room(state.settings, len(texts), None)
+    expert = None if body.model == BASE else body.model
+    found = await answered(request, state.engine.embed(texts, expert, deadline=deadline))
+    vectors = found.vectors.tolist()
+    check_dimensions(body.dimensions, found.vectors.shape[1])
+    note_answer(request, body.model, len(texts), found.tokens)
+    Call.of(request).texts.update(inputs=texts)
+    is_packed = body.encoding_format == "base64"
+    rows = [
+        {"object": "embedding", "index": at, "embedding": packed(own) if is_packed else own}
+        for at, own in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
+    return JSONResponse({"object": "list", "data": rows, "model": body.model, "usage": usage})
