@@ -9,7 +9,7 @@ from weft.serving.errors import DeadlinePassed, Draining, Overloaded, TooLarge
 from weft.serving.settings import Limits
 
 
-class Requests:
+class Door:
     """What is under way.
 
     Args:
