@@ -13,7 +13,7 @@ import weft
 from tests.serving.runs import INPUTS, Answered, close, write_mixture, write_run
 from weft.answering.automatic import predict_auto
 from weft.answering.gate_maps import gate_maps
-from weft.answering.prediction import predict
+from weft.answering.prediction import checked_input, predict
 from weft.base.loading import Base, load_base
 from weft.lowrank.attach import frozen_linear
 from weft.model.expert import factors_of
@@ -262,7 +262,7 @@ def test_inputs_that_the_task_does_not_take_are_refused_by_number(runs: Path) ->
                 await engine.predict("xlora", [{"premise": "x"}])
             with pytest.raises(TooLarge, match="4 inputs in one request"):
                 await engine.predict("sequence_classification", ["x"] * 4)
-            with pytest.raises(TooLarge, match="input 1 has .* tokens, over the 20"):
+            with pytest.raises(TooLarge, match=r"input 1 has .* tokens, over the 20"):
                 await engine.predict("sequence_classification", ["x", "a dog " * 12])
             assert (await engine.predict("sequence_classification", [])).predictions == []
             assert (await engine.predict("xlora", [])).predictions == []
@@ -306,7 +306,7 @@ def test_gates_of_an_input_are_those_that_the_maps_average(
 ) -> None:
     run = mixtures[method].runs["token_classification"]
     text = "the good dog said so"
-    record = run.task.encode({"id": "0", "text": text}, run.model.base.tokenizer)
+    record = run.task.encode(checked_input(run.task, text, 0), run.model.base.tokenizer)
     means = gate_maps(run, [record])
 
     async def ask() -> None:

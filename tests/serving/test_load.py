@@ -1,6 +1,7 @@
 """Many clients: fair, bounded, on time, and whole when the engine ends."""
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.runs import INPUTS, Answered, close, write_run
+from tests.serving.runs import INPUTS, Answered, close, write_mixture, write_run
+from weft.answering.automatic import predict_auto
 from weft.answering.prediction import predict
 from weft.base.loading import Base, load_base
 from weft.serving import Answers, Engine, Limits, Room, Shelf
-from weft.serving.errors import DeadlinePassed, Draining, Failed, Overloaded, ServingError
+from weft.serving.errors import BadInput, DeadlinePassed, Draining, Failed, Overloaded, ServingError
+from weft.storage.loading import load_mixture_model
 
 KIND = "sequence_classification"
 NAMES = [f"e{at}" for at in range(8)]
@@ -60,8 +63,9 @@ def test_a_flood_for_one_expert_does_not_hold_up_another(runs: Path) -> None:
             await asyncio.gather(*flood, *calm)
 
     asyncio.run(ask())
-    # All seven that came last are in the first batch, which holds ten.
-    assert {*served[:10]} == {*NAMES}
+    # All seven that came last are in the first batch, which holds ten; answers of the next few may overtake them on
+    # their way back, the twenty-one batches of the flood do not.
+    assert {*served[:50]} == {*NAMES}
 
 
 def test_rows_of_clients_who_leave_are_never_computed(runs: Path) -> None:
@@ -87,13 +91,24 @@ def test_a_request_is_given_up_at_its_deadline_and_leaves_the_queue(runs: Path) 
     async def ask() -> None:
         engine = engine_of(runs)
         late = asyncio.create_task(engine.predict("e0", ["one"], deadline=0.05))
-        with pytest.raises(DeadlinePassed, match="no answer in the 0.05 s"):
+        with pytest.raises(DeadlinePassed, match=r"no answer in the 0\.05 s"):
             await late
         assert engine.load().waiting == {}
         async with engine:
             assert (await engine.predict("e0", ["one"])).predictions
             with pytest.raises(DeadlinePassed):
                 await engine.predict("e0", ["one"], deadline=0.0)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("deadline", [-1.0, float("nan"), float("inf")])
+def test_a_deadline_that_is_none_is_refused(runs: Path, deadline: float) -> None:
+    async def ask() -> None:
+        engine = engine_of(runs)
+        with pytest.raises(BadInput, match="number of seconds from now"):
+            await engine.predict("e0", ["one"], deadline=deadline)
+        engine.shelf.close()
 
     asyncio.run(ask())
 
@@ -174,19 +189,18 @@ def test_a_forward_that_fails_refuses_its_batch_alone(runs: Path) -> None:
             with pytest.raises(Failed, match="the forward pass failed: KeyError"):
                 await engine.predict("e0", ["one"])
             assert (await engine.predict("e1", ["one"])).predictions
-            resident.ground.model.add(_expert_of(runs, resident.names[0], resident))
+            assert engine.load().rows == 0
 
     asyncio.run(ask())
 
 
-def _expert_of(runs: Path, name: str, resident: object) -> object:
-    raise NotImplementedError
-
-
+@pytest.mark.parametrize(
+    ("clients", "each"), [(24, 4), pytest.param(64, 313, marks=pytest.mark.slow)]
+)
 def test_every_answer_is_that_of_the_version_it_names_while_experts_come_and_go(
-    runs: Path, bert: Base, tmp_path: Path
+    runs: Path, bert: Base, tmp_path: Path, clients: int, each: int
 ) -> None:
-    """64 clients; each name means one of two folders, put in turn; three experts fit at a time."""
+    """Each name means one of two folders, put in turn until all clients are content; three experts fit at a time."""
     folders = {name: [runs / name, tmp_path / name] for name in NAMES[:5]}
     for at, name in enumerate(folders):
         write_run(tmp_path / name, bert, KIND, 50 + at)
@@ -195,42 +209,51 @@ def test_every_answer_is_that_of_the_version_it_names_while_experts_come_and_go(
         for name, both in folders.items()
         for which, folder in enumerate(both)
     }
+    write_mixture(tmp_path / "mixed", bert, [KIND, "span_extraction"])
+    mixture = load_mixture_model(tmp_path / "mixed", device="cpu")
+    mixed = {
+        "mixed": predict_auto(mixture, TEXTS),
+        f"mixed/{KIND}": predict(mixture.runs[KIND], TEXTS),
+    }
     versions: dict[str, tuple[str, int]] = {}
     answered: Counter[str] = Counter()
 
     async def client(engine: Engine, seed: int) -> None:
         draw = random.Random(seed)
-        for _ in range(10):
-            name, at = draw.choice(list(folders)), draw.randrange(len(TEXTS))
+        for _ in range(each):
+            name, at = draw.choice([*folders, *mixed]), draw.randrange(len(TEXTS))
             found = await engine.predict(name, [TEXTS[at]])
-            expected: Answered = [{**offline[versions[found.version]][at], "id": "0"}]
-            assert versions[found.version][0] == name
-            assert close(found.predictions, expected)
+            if name in mixed:
+                expected: Answered = mixed[name]
+            else:
+                assert versions[found.version][0] == name
+                expected = offline[versions[found.version]]
+            assert close(found.predictions, [{**expected[at], "id": "0"}], 1e-4)
             answered[found.version] += 1
 
     async def changes(engine: Engine) -> None:
-        for turn in range(20):
-            for name in list(folders)[turn % 2 :: 2]:
+        for turn in itertools.count():
+            for name in folders:
                 await engine.put(name, folders[name][turn % 2])
 
     async def ask() -> None:
-        shelf = Shelf(folders=[runs], roots=[tmp_path], room=Room(experts=3), device="cpu")
+        shelf = Shelf(folders=[tmp_path], roots=[runs], room=Room(experts=3), device="cpu")
         async with Engine(shelf) as engine:
-            for (name, which), folder in (
-                ((name, which), folder)
-                for name, both in folders.items()
-                for which, folder in enumerate(both)
-            ):
-                entry = await engine.put(name, folder)
-                versions[str(entry.version)] = name, which
-            work = [client(engine, seed) for seed in range(64)]
-            await asyncio.gather(changes(engine), *work)
+            for name, both in folders.items():
+                for which, folder in enumerate(both):
+                    entry = await engine.put(name, folder)
+                    versions[str(entry.version)] = name, which
+            changing = asyncio.create_task(changes(engine))
+            await asyncio.gather(*(client(engine, seed) for seed in range(clients)))
+            changing.cancel()
+            await asyncio.wait([changing])
+            assert changing.cancelled()
             assert len(engine.shelf.residents) <= 3
             assert engine.load().rows == 0
 
     asyncio.run(ask())
-    assert sum(answered.values()) == 640
-    assert len(answered) == len(versions)
+    assert sum(answered.values()) == clients * each
+    assert len(answered) > len(folders) + 1, "some name was answered by both of its versions"
 
 
 def test_errors_have_codes_and_statuses_of_their_own() -> None:

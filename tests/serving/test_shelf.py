@@ -15,9 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.serving.runs import INPUTS, write_run
+from tests.serving.runs import INPUTS, said, write_run
 from weft.answering.prediction import predict
 from weft.base.loading import Base, load_base
+from weft.config import Run
+from weft.runs import RunFolder
 from weft.serving import Engine, Room, Shelf
 from weft.serving.errors import (
     BadInput,
@@ -336,13 +338,13 @@ def test_a_task_of_a_single_expert_is_refused(made: Path) -> None:
     opened(Shelf(folders=[made], device="cpu"), use)
 
 
-def test_experts_trained_together_are_asked_by_their_tasks(
-    bert: Base, made: Path, tmp_path: Path
-) -> None:
+def test_experts_trained_together_are_asked_by_their_tasks(bert: Base, tmp_path: Path) -> None:
     both = tmp_path / "experts" / "both"
-    for at, kind in enumerate((KIND, "token_classification")):
+    kinds = (KIND, "token_classification")
+    for at, kind in enumerate(kinds):
         write_run(both / kind, bert, kind, at)
-    shutil.copy(both / KIND / "run.yaml", both / "run.yaml")
+    tasks = [said(kind) for kind in kinds]
+    RunFolder(both).write_config(Run.model_validate({"base": bert.name, "tasks": tasks}))
 
     async def use() -> None:
         async with Engine(Shelf(folders=[both.parent], device="cpu")) as engine:
@@ -386,7 +388,7 @@ def test_500_experts_are_listed_without_reading_a_tensor(
         began = time.perf_counter()
         entries = await shelf.entries()
         record_property("seconds to list", time.perf_counter() - began)
-        assert [entry.name for entry in entries] == ["named", *(f"n{at:03}" for at in range(500))]
+        assert [entry.name for entry in entries] == [*(f"n{at:03}" for at in range(500)), "named"]
         assert {entry.state for entry in entries} == {"stored"}
         assert {entry.rank for entry in entries} == {3}
         assert not shelf.grounds
