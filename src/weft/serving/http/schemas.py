@@ -9,7 +9,7 @@ from weft.config import Settings
 from weft.serving.settings import Options
 
 _PART = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?"
-NAME = {"pattern": f"^{_PART}(/{_PART})?$"}
+NAME: dict[str, Any] = {"pattern": f"^{_PART}(/{_PART})?$"}
 """What the document says of names; the engine refuses others, in its words."""
 
 
