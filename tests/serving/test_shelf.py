@@ -86,7 +86,7 @@ def test_the_longest_unasked_leaves_when_its_room_is_needed(made: Path) -> None:
 def test_bytes_bound_what_is_in_memory(made: Path) -> None:
     async def use(shelf: Shelf) -> None:
         size = await size_of(shelf, "e0")
-        shelf.room = Room(bytes=size * 3)
+        shelf.memory.room = Room(bytes=size * 3)
         for at in range(COUNT):
             await size_of(shelf, f"e{at}")
             assert shelf.bytes <= shelf.room.bytes
