@@ -6,7 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-import httpx
+try:
+    import httpx
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"to ask a server weft needs {missing.name}: pip install 'weft[serve]'", name=missing.name
+    ) from None
 
 from weft.registry import unknown
 

@@ -103,6 +103,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin the engine, then listen."""
+        LOG.info("starting", extra={"fields": {"url": self._url}})
         await super().startup(sockets)
         if not self.should_exit:
             LOG.info("ready", extra={"fields": {"url": self._url}})
