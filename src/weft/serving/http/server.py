@@ -109,10 +109,15 @@ class Server(uvicorn.Server):
             LOG.info("ready", extra={"fields": {"url": self._url}})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal asks for the end: connections that stay open are told by /readyz and by every answer."""
+        """A signal asks for the end; nothing is written here, for it may come in the midst of a line."""
         self._app.state.stopping = True
-        LOG.info("draining", extra={"fields": {"signal": signal.Signals(sig).name}})
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen no more, answer what is under way, end the engine."""
+        LOG.info("draining")
+        await super().shutdown(sockets)
+        LOG.info("ended")
 
 
 @contextmanager
