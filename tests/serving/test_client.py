@@ -213,10 +213,11 @@ def test_the_command_prints_what_it_prints_offline(server: str, shelf_folder: Pa
     [("httpx", ["predict", "a", "b", "--server", "http://a"]), ("uvicorn", ["serve", "a"])],
 )
 def test_what_is_not_installed_is_named(missing: str, typed: list[str]) -> None:
+    # What stands there as None is found nowhere, as where it is not installed.
     code = f"import sys; sys.modules[{missing!r}] = None; from weft.cli import app; app({typed})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("weft: ")
+    assert "weft: " in done.stderr
     assert f"needs {missing}: pip install 'weft[serve]'" in done.stderr
 
 

@@ -6,12 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-try:
-    import httpx
-except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(
-        f"to ask a server weft needs {missing.name}: pip install 'weft[serve]'", name=missing.name
-    ) from None
+import httpx
 
 from weft.registry import unknown
 
