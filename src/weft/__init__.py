@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from weft.answering.opening import load, predict
     from weft.answering.predictor import Predictor
     from weft.catalogue.including import including
+    from weft.client.asynchronous import AsyncClient
+    from weft.client.client import Client
+    from weft.client.wire import ServerError
     from weft.comparison.comparing import compare
     from weft.merging.arithmetic import arithmetic
     from weft.merging.merge import merge
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STOP",
+    "AsyncClient",
+    "Client",
     "Predictor",
+    "ServerError",
     "__version__",
     "adapter_state",
     "arithmetic",
@@ -54,6 +60,9 @@ __all__ = [
 
 _PLACES = {
     "STOP": "weft.training.callbacks:STOP",
+    "AsyncClient": "weft.client.asynchronous:AsyncClient",
+    "Client": "weft.client.client:Client",
+    "ServerError": "weft.client.wire:ServerError",
     "Predictor": "weft.answering.predictor:Predictor",
     "adapter_state": "weft.model.attached:adapter_state",
     "arithmetic": "weft.merging.arithmetic:arithmetic",

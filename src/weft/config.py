@@ -280,11 +280,17 @@ def _sentence(model: type[BaseModel], item: Any, where: str) -> str:
     place = ".".join(path)
     if item["type"] != "extra_forbidden":
         return f"{where}: {place or 'settings'}: {item['msg']}, got {item['input']!r:.200}"
-    owner = _model_at(model, path[:-1])
+    owner = model_at(model, path[:-1])
     return f"{where}: {place}: {unknown('setting', path[-1], owner.model_fields)}"
 
 
-def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+def model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """The settings that a field inside of settings holds.
+
+    Args:
+        model: The outer ones.
+        path: Names of fields, and numbers of entries, from there on.
+    """
     for name in path:
         if name.isdigit() or name not in model.model_fields:
             continue

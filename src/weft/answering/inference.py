@@ -1,7 +1,7 @@
 """Rows of any tasks through the model, in batches that waste little."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,19 +60,34 @@ def outputs(
         device=torch.device(device),
         precision=precision,
     ):
-        for part in batch.parts:
-            raw = kind_of(part.kind).outputs(answers[part.head], part.labels, part.lengths)
-            for at, output in zip(part.rows, raw, strict=True):
-                found[batch_rows[at]] = output
-                left[units[batch_rows[at]][0]] -= 1
-                done += left[units[batch_rows[at]][0]] == 0
+        for at, output in by_unit(batch, answers):
+            found[batch_rows[at]] = output
+            left[units[batch_rows[at]][0]] -= 1
+            done += left[units[batch_rows[at]][0]] == 0
         tell("rows answered", done, len(items))
         if progress is not None:
             progress(done, len(items))
     rows: list[list[Any]] = [[] for _ in items]
     for (row, _), output in zip(units, found, strict=True):
         rows[row].append(output)
-    return [own[0] if len(own) == 1 else [part for o in own for part in o] for own in rows]
+    return [whole(own) for own in rows]
+
+
+def by_unit(batch: Batch, answers: Mapping[str, torch.Tensor]) -> Iterator[tuple[int, Any]]:
+    """Where each unit stood among those of a batch, and what its head says of it, without padding.
+
+    Args:
+        batch: The batch.
+        answers: Logits by head.
+    """
+    for part in batch.parts:
+        raw = kind_of(part.kind).outputs(answers[part.head], part.labels, part.lengths)
+        yield from zip(part.rows, raw, strict=True)
+
+
+def whole(own: Sequence[Any]) -> Any:
+    """What `Task.decode` gets for a row, of what was said of its units in order."""
+    return own[0] if len(own) == 1 else [part for one in own for part in one]
 
 
 def total_loss(
@@ -141,20 +156,45 @@ def units_of(item: Item) -> list[Item]:
     ]
 
 
+class Filling:
+    """A batch that units join while it has room.
+
+    Args:
+        tokens: Padded tokens that it takes; a single unit may have more.
+        vocabulary: The base's: where a language model answers, a batch takes no more than `LOGITS_PER_BATCH`.
+    """
+
+    def __init__(self, tokens: int, vocabulary: int) -> None:
+        self.limit = tokens
+        self.width = self.sequences = 0
+        self._few = LOGITS_PER_BATCH // vocabulary
+
+    def takes(self, unit: Item) -> bool:
+        """Whether there is room for a unit, which is then taken; the first always has."""
+        sequences = self.sequences + len(unit.record["input_ids"])
+        width = max(self.width, unit.length)
+        limit = min(self.limit, self._few) if kind_of(unit.kind).language_model else self.limit
+        if self.sequences and sequences * width > limit:
+            return False
+        self.sequences, self.width, self.limit = sequences, width, limit
+        return True
+
+
+def order_of(units: Sequence[Item]) -> list[int]:
+    """Places of units, longest first: memory runs out soon or never."""
+    return sorted(range(len(units)), key=lambda at: (-units[at].length, units[at].head))
+
+
 def _batches(units: Sequence[Item], tokens: int, vocabulary: int) -> list[list[int]]:
-    """Batches of at most `tokens` padded tokens; longest first: memory runs out soon or never."""
-    order = sorted(range(len(units)), key=lambda at: (-units[at].length, units[at].head))
+    """Batches of at most `tokens` padded tokens."""
     found: list[list[int]] = []
-    width = sequences = limit = 0
-    for at in order:
-        own = len(units[at].record["input_ids"])
-        few = LOGITS_PER_BATCH // vocabulary if kind_of(units[at].kind).language_model else tokens
-        if not found or (sequences + own) * width > min(limit, few):
+    filling = Filling(tokens, vocabulary)
+    for at in order_of(units):
+        if not found or not filling.takes(units[at]):
+            filling = Filling(tokens, vocabulary)
+            filling.takes(units[at])
             found.append([])
-            width, sequences, limit = units[at].length, 0, tokens
         found[-1].append(at)
-        sequences += own
-        limit = min(limit, few)
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from weft.answering.generation import Generation, generate
+from weft.answering.generation import Continuation, Generation, generate
 from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
 from weft.base.tokens import check_tokens
 from weft.data.reading import example_from_user
@@ -55,11 +55,7 @@ def predict(
     """
     if not isinstance(run, LoadedRun):
         run = load_run_model(run, task=task, device=device, precision=precision)
-    if generation is not None and run.task.spec.kind != "causal_lm":
-        raise ValueError(
-            "generation settings are for causal language models; this expert's kind is "
-            f"{run.task.spec.kind}"
-        )
+    refuse_generation(run.task, generation)
     return predict_mixed(
         run.model,
         {run.name: run.task},
@@ -147,12 +143,26 @@ def predict_mixed(
             precision=precision,
         )
         for at, one in zip(places, written, strict=True):
-            found[at] = {
-                "id": examples[at]["id"],
-                "continuation": one.text,
-                "tokens": len(one.tokens),
-            }
+            found[at] = continued(examples[at], one)
     return [found[at] for at in range(len(rows))]
+
+
+def continued(example: Example, one: Continuation) -> Prediction:
+    """A continuation as a prediction."""
+    return {"id": example["id"], "continuation": one.text, "tokens": len(one.tokens)}
+
+
+def refuse_generation(task: Task, generation: Generation | None) -> None:
+    """Refuse settings of generation where nothing is written.
+
+    Raises:
+        ValueError: If there are any, and the task is of another kind.
+    """
+    if generation is not None and task.spec.kind != "causal_lm":
+        raise ValueError(
+            "generation settings are for causal language models; this expert's kind is "
+            f"{task.spec.kind}"
+        )
 
 
 def checked_input(task: Task, value: Input, number: int) -> Example:

@@ -3,8 +3,9 @@
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +14,7 @@ _LONGEST_NAME = 255
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path, typer.Argument(help="The run folder; with --server the expert's name.")],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="Without: JSON lines on stdin.")
     ] = None,
@@ -23,6 +24,10 @@ def command(
         typer.Option(help="Of several tasks, this one; auto: what a mixture takes each input for."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a text.")] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask a weft serve there; its key is in WEFT_KEY."),
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest continuation.")] = None,
     sample: Annotated[bool | None, typer.Option("--sample", help="Draw by probability.")] = None,
     temperature: Annotated[
@@ -35,21 +40,47 @@ def command(
     """Answer texts, or JSON lines on stdin (objects of the task's columns)."""
     settings = {"max_new_tokens": max_new_tokens, "sample": sample, "temperature": temperature}
     settings |= {"top_k": top_k, "top_p": top_p, "seed": seed}
-    from weft.answering.streaming import answers_to_lines, generation_of
-    from weft.reporting.tables import readable
-    from weft.storage.loading import load_mixture_model, load_run_model
-
     for text in texts or []:
         if len(os.fsencode(text)) <= _LONGEST_NAME and Path(text).is_file():
             said = (
                 f"weft: {text!r} is answered as a text; the lines of that file come by `< {text}`"
             )
             typer.echo(said, err=True)
-    generation = generation_of(settings)
-    loaded = load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)
+    from weft.reporting.tables import readable
+
     lines = map(json.dumps, texts) if texts else sys.stdin
-    for answer in answers_to_lines(loaded, lines, generation=generation):
+    if server is None:
+        found = _here(run, task, lines, settings)
+    else:
+        found = _there(server, run.as_posix(), task, lines, settings)
+    for answer in found:
         shown = (
             readable(answer) if texts and not as_json else json.dumps(answer, ensure_ascii=False)
         )
         typer.echo(shown)
+
+
+def _here(
+    run: Path, task: str | None, lines: Iterable[str], settings: Mapping[str, Any]
+) -> Iterator[Any]:
+    from weft.answering.streaming import answers_to_lines, generation_of
+    from weft.storage.loading import load_mixture_model, load_run_model
+
+    generation = generation_of(settings)
+    loaded = load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)
+    return answers_to_lines(loaded, lines, generation=generation)
+
+
+def _there(
+    server: str, expert: str, task: str | None, lines: Iterable[str], settings: Mapping[str, Any]
+) -> Iterator[Any]:
+    try:
+        from weft.client.client import Client
+    except ModuleNotFoundError as missing:
+        raise ValueError(str(missing)) from None
+    from weft.answering.prediction import read_jsonl_lines
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    with Client(server) as client:
+        rows = read_jsonl_lines(lines)
+        yield from client.predict_iter(rows, expert=expert, task=task, generation=given or None)

@@ -1,6 +1,6 @@
 """A run folder's expert on its base, ready to answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -121,6 +121,39 @@ def load_beside(
     Raises:
         ValueError: If it holds no expert that can be woven in, was trained on another base, or its name is taken.
     """
+    ground = Ground(beside.model, beside.device, beside.precision)
+    return load_onto(path, ground, task=task, name=name)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What experts are woven into: a model on their base, where it computes and in which arithmetic."""
+
+    model: Model
+    device: torch.device
+    precision: str
+
+
+def ground_of(path: str | Path, *, device: str = "auto", precision: str | None = None) -> Ground:
+    """A model on the base of a run, with no expert yet.
+
+    Args:
+        path: The run folder.
+        device: auto, cpu, cuda or mps.
+        precision: fp32, bf16, fp16 or fp64; None takes the run's.
+
+    Raises:
+        ValueError: If it is no run folder, or its base cannot be loaded.
+    """
+    run = RunFolder.open(path).run
+    where, precision, dtype = _settled(run, device, precision)
+    return Ground(Model(_base_of(run, where, precision, dtype)).eval(), where, precision)
+
+
+def load_onto(
+    path: str | Path, ground: Ground, *, task: str | None = None, name: str | None = None
+) -> LoadedRun:
+    """A run's expert, woven into a model that may have others; arguments and errors as of `load_beside`."""
     folder = RunFolder.open(path)
     if folder.run.mixture is not None:
         raise ValueError(
@@ -131,13 +164,10 @@ def load_beside(
     assert run.task is not None  # a part has one
     if not folder.expert.is_dir():
         raise ValueError(f"{path} holds no expert yet; train it to its end first")
-    model = beside.model
+    model = ground.model
     expert, card = load_expert(folder.expert, model.base, name=name or run.task.label)
-    model.add(expert.to(beside.device))
-    members = (expert.name,)
-    return LoadedRun(
-        model, task_of(card), card, run, expert.name, beside.device, beside.precision, members
-    )
+    model.add(expert.to(ground.device))
+    return _loaded(ground, expert.name, card, run, (expert.name,))
 
 
 def load_mixture_model(
@@ -153,40 +183,72 @@ def load_mixture_model(
     Raises:
         ValueError: If it holds no mixture, or one that is damaged or does not fit its base.
     """
-    folder = RunFolder.open(path)
-    run = folder.run
-    if run.mixture is None:
-        raise ValueError(f"{path} holds an expert and no mixture; mix some with weft mix")
-    if not folder.mixture.is_dir():
-        raise ValueError(f"{path} holds no mixture yet; train it to its end first")
-    where, precision, dtype = _settled(run, device, precision)
-    base = _base_of(run, where, precision, dtype)
+    _mixture_folder(path)
+    return load_mixture_onto(path, ground_of(path, device=device, precision=precision))
+
+
+def load_mixture_onto(
+    path: str | Path, ground: Ground, *, name: str | None = None
+) -> LoadedMixture:
+    """The mixture of a run folder with all its tasks, woven into a model that may have others.
+
+    Args:
+        path: As of `load_mixture_model`.
+        ground: The model.
+        name: How routes call it, and its heads by `name/task`; None: `mix`, and the tasks' names.
+
+    Raises:
+        ValueError: As of `load_mixture_model`; or if a name is taken.
+    """
+    folder = _mixture_folder(path)
+    run, model, base = folder.run, ground.model, ground.model.base
     mix, heads, extra = load_mixture(folder.mixture, base)
-    model = Model(base)
-    model.change(add=[own.to(where) for own in (mix, *(head for head, _ in heads.values()))])
-    model.eval()
-    settings = {part.run.task.label: part.run for part in folder.parts() if part.run.task}
-    recogniser = Recogniser.of(list(heads), extra).to(where)
+    if name is not None:
+        mix.name = name
+        # Rows are labelled by who answers them.
+        mix.labels = {f"{name}/{owner}": at for owner, at in mix.labels.items()}
+        for task, (head, _) in heads.items():
+            head.name = f"{name}/{task}"
+    recogniser = Recogniser.of(list(heads), extra).to(ground.device)
     if recogniser.weight.shape[1] != (wide := STATES * base.config.hidden_size):
         raise ValueError(
             f"{folder.mixture}: what recognises tasks reads {recogniser.weight.shape[1]} features, here a sequence has "
             f"{wide}; it is of another version: train the mixture again"
         )
+    model.change(
+        add=[own.to(ground.device) for own in (mix, *(head for head, _ in heads.values()))]
+    )
+    settings = {part.run.task.label: part.run for part in folder.parts() if part.run.task}
     runs = {
-        name: LoadedRun(
-            model=model,
-            task=task_of(card),
-            card=card,
-            run=settings.get(name, run),
-            name=name,
-            device=where,
-            precision=precision,
-            members=(mix.name,),
+        task: replace(
+            _loaded(ground, head.name, card, settings.get(task, run), (mix.name,)),
             recogniser=recogniser,
         )
-        for name, (_, card) in heads.items()
+        for task, (head, card) in heads.items()
     }
     return LoadedMixture(runs, mix, recogniser)
+
+
+def _mixture_folder(path: str | Path) -> RunFolder:
+    folder = RunFolder.open(path)
+    if folder.run.mixture is None:
+        raise ValueError(f"{path} holds an expert and no mixture; mix some with weft mix")
+    if not folder.mixture.is_dir():
+        raise ValueError(f"{path} holds no mixture yet; train it to its end first")
+    return folder
+
+
+def _loaded(ground: Ground, name: str, card: Card, run: Run, members: Members) -> LoadedRun:
+    return LoadedRun(
+        model=ground.model,
+        task=task_of(card),
+        card=card,
+        run=run,
+        name=name,
+        device=ground.device,
+        precision=ground.precision,
+        members=members,
+    )
 
 
 def _part(folder: RunFolder, task: str | None) -> RunFolder:

@@ -1,0 +1,1 @@
+"""What stands between the network and a route: limits, rights, names of requests, errors, logs."""

@@ -1,0 +1,46 @@
+"""Names of experts: what they may be, so that none leaves its folder or hides what it is."""
+
+import re
+
+from weft.serving.errors import NameRefused
+
+AUTO = "auto"
+"""In place of a task's name: the one that the mixture takes each input for."""
+LONGEST = 128
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
+
+
+def checked(name: str) -> tuple[str, str | None]:
+    """An expert's name, and its task where one is named: `NAME` or `NAME/TASK`.
+
+    Raises:
+        NameRefused: If it holds anything but letters of ASCII, digits, `.`, `_` and `-`, begins or ends with a dot, or
+            is too long.
+    """
+    own, slash, task = name.partition("/")
+    for part in (own, task) if slash else (own,):
+        if len(part) > LONGEST or not _NAME.fullmatch(part):
+            raise NameRefused(
+                f"no expert can be called {name[:LONGEST]!r}: a name has 1 to {LONGEST} letters A-Z, a-z, digits, '.', "
+                "'_' or '-', beginning with a letter or digit; NAME/TASK names a task of one"
+            )
+    return own, task or None
+
+
+def plain(name: str) -> str:
+    """The name of an expert that is to be put on the shelf.
+
+    Raises:
+        NameRefused: If it names a task, or cannot be one.
+    """
+    own, task = checked(name)
+    if task is not None or own == AUTO:
+        raise NameRefused(
+            f"an expert cannot be put on the shelf as {name!r}; choose a name without '/' that is not {AUTO!r}"
+        )
+    return own
+
+
+def is_name(name: str) -> bool:
+    """Whether a folder's name is one that an expert can have."""
+    return len(name) <= LONGEST and _NAME.fullmatch(name) is not None and name != AUTO

@@ -1,0 +1,66 @@
+"""Experts on tiny bases, and servers that answer for them."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving.runs import INPUTS, write_run
+from tests.serving.served import app_of, listening
+from weft.base.loading import load_base
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+READERS = [kind for kind in INPUTS if kind != "causal_lm"]
+
+
+@pytest.fixture(scope="session")
+def shelf_folder(
+    tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An expert of every kind that an encoder has, each by its kind's name; never to be changed."""
+    folder = tmp_path_factory.mktemp("shelf")
+    base = load_base(str(tiny_folder("bert")))
+    for at, kind in enumerate(READERS):
+        write_run(folder / kind, base, kind, at)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def writers_folder(
+    tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An expert that writes, on a base whose tokenizer knows how a chat looks; never to be changed."""
+    home = tmp_path_factory.mktemp("chatty")
+    shutil.copytree(tiny_folder("gpt2"), home / "base")
+    (home / "base" / "chat_template.jinja").write_text(TEMPLATE)
+    base = load_base(str(home / "base"))
+    targets = ["all-linear"]
+    write_run(home / "shelf" / "writer", base, "causal_lm", 1, targets=targets)
+    write_run(home / "shelf" / "other", base, "causal_lm", 2, targets=targets)
+    return home / "shelf"
+
+
+@pytest.fixture(scope="session")
+def server(shelf_folder: Path) -> Iterator[str]:
+    """The address of a server without keys, over `shelf_folder`."""
+    with listening(app_of(shelf_folder)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def writing_server(writers_folder: Path) -> Iterator[str]:
+    """The address of a server without keys, over `writers_folder`."""
+    with listening(app_of(writers_folder)) as url:
+        yield url
+
+
+@pytest.fixture
+def http(server: str) -> Iterator[httpx.Client]:
+    """Talks to `server`."""
+    with httpx.Client(base_url=server, timeout=60) as client:
+        yield client

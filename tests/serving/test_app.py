@@ -1,0 +1,240 @@
+"""What every path answers, and how it refuses."""
+
+import concurrent.futures
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving.conftest import READERS
+from tests.serving.runs import INPUTS, close, write_run
+from tests.serving.served import app_of, error_of, listening
+from weft.answering.prediction import predict
+from weft.base.loading import load_base
+from weft.serving.http.settings import ServerSettings
+
+TOPIC = "sequence_classification"
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_predictions_are_those_of_offline(
+    kind: str, http: httpx.Client, shelf_folder: Path
+) -> None:
+    said = http.post("/v1/predict", json={"expert": kind, "inputs": INPUTS[kind]}).json()
+    offline = predict(shelf_folder / kind, INPUTS[kind], device="cpu")
+    assert close(said["predictions"], json.loads(json.dumps(offline)))
+    assert said["expert"] == kind
+    assert re.fullmatch("[0-9a-f]+", said["version"])
+    assert said["tokens"] > 0
+    assert said["seconds"] > 0
+
+
+def test_no_input_has_no_answers(http: httpx.Client) -> None:
+    said = http.post("/v1/predict", json={"expert": TOPIC, "inputs": []}).json()
+    assert said["predictions"] == []
+
+
+def test_requests_keep_their_name_or_get_one(http: httpx.Client) -> None:
+    kept = http.get("/healthz", headers={"X-Request-ID": "a1.b-c_d:2"})
+    assert kept.headers["X-Request-ID"] == "a1.b-c_d:2"
+    for unfit in ("a b", "x" * 129, "-", "é", ""):
+        made = http.get("/healthz", headers={"X-Request-ID": unfit.encode()})
+        assert re.fullmatch("[0-9a-f]{32}", made.headers["X-Request-ID"])
+
+
+def test_experts_are_listed_and_shown(http: httpx.Client) -> None:
+    listed = http.get("/v1/experts").json()["experts"]
+    assert [one["name"] for one in listed] == sorted(READERS)
+    one = http.get(f"/v1/experts/{TOPIC}").json()
+    assert one["kind"] == "expert"
+    assert one["tasks"][0]["labels"] == ["bad", "good"]
+    assert one["tasks"][0]["columns"] == ["text"]
+    error_of(http.get("/v1/experts/topik"), 404, "unknown_expert")
+
+
+def test_state_and_numbers(http: httpx.Client) -> None:
+    assert http.get("/healthz").json() == {"status": "ok"}
+    assert http.get("/readyz").json() == {"status": "ready"}
+    before = _number(http, "weft_answered_inputs_total")
+    http.post("/v1/predict", json={"expert": TOPIC, "inputs": ["a", "the"]})
+    assert _number(http, "weft_answered_inputs_total") == before + 2
+    assert _number(http, 'weft_requests_total{route="/v1/predict",status="200"}') >= 1
+    assert _number(http, "weft_engine_residents") >= 1
+    http.get("/a/stranger's/path")
+    text = http.get("/metrics").text
+    assert 'route="other",status="404"' in text
+    assert "stranger" not in text
+
+
+def _number(http: httpx.Client, name: str) -> float:
+    lines = http.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[-1])
+
+
+REFUSED: list[tuple[str, str, dict[str, Any], int, str, str]] = [
+    ("GET", "/v2", {}, 404, "unknown_path", "is no path of this server"),
+    ("GET", "/v1/predict", {}, 405, "wrong_method", "takes POST"),
+    ("POST", "/v1/predict", {"content": b"{}"}, 415, "unsupported_type", "send JSON"),
+    ("POST", "/v1/predict", {"content": b"{", "headers": {"Content-Type": "application/json"}},
+     400, "malformed_body", "not JSON"),
+    ("POST", "/v1/predict", {}, 422, "invalid_request", "body is missing"),
+    ("POST", "/v1/predict", {"json": {"inputs": []}}, 422, "invalid_request", "body.expert is missing"),
+    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "input": []}}, 422, "invalid_request",
+     "no field named 'input'. Did you mean 'inputs'?"),
+    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": [], "options": {"max_tokens": 3}}},
+     422, "invalid_request", "body.options.max_tokens: no field named 'max_tokens'. Did you mean 'max_new_tokens'?"),
+    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": [3]}}, 422, "invalid_request", "body.inputs.0"),
+    ("POST", "/v1/predict", {"json": {"expert": "topik", "inputs": ["a"]}}, 404, "unknown_expert", "no expert named"),
+    ("POST", "/v1/predict", {"json": {"expert": "../etc", "inputs": ["a"]}}, 400, "name_refused", "no expert can be"),
+    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": [{"txt": "a"}]}}, 422, "bad_input",
+     "input 0: text is missing"),
+    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"], "options": {"seed": 3}}}, 422, "bad_input",
+     "generation settings are for"),
+    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"] * 257}}, 413, "too_large", "257 inputs"),
+    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"], "options": {"max_new_tokens": 4096}}}, 422,
+     "invalid_request", "4096 tokens to be written"),
+    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"]}, "headers": {"Weft-Deadline": "soon"}}, 422,
+     "invalid_request", "header.weft-deadline"),
+    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"]}, "headers": {"Weft-Deadline": "1e-9"}}, 504,
+     "deadline_passed", "no answer in the 1e-09 s"),
+    ("POST", "/v1/predict", {"content": b"0" * (8 << 20) + b"1"}, 413, "too_large", "a body may have"),
+    ("GET", "/healthz", {"headers": {"Host": "evil.example"}}, 421, "wrong_host", "'evil.example' is not what"),
+    ("PUT", "/v1/experts/new", {"json": {"folder": "/etc"}}, 422, "expert_refused", "lies in none of the folders"),
+    ("PUT", "/v1/experts/new", {"json": {"folder": "a\u0000b"}}, 422, "invalid_request", "body.folder"),
+    ("PUT", "/v1/experts/new", {"json": {"folder": "a" * 300}}, 422, "bad_input", "no system has names that long"),
+    ("PUT", "/v1/experts/auto", {"json": {"folder": TOPIC}}, 400, "name_refused", "cannot be put"),
+    ("DELETE", f"/v1/experts/{TOPIC}/task", {}, 400, "name_refused", "names a task"),
+    ("DELETE", "/v1/experts/nobody", {}, 404, "unknown_expert", "no expert named"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "sent", "status", "code", "says"), REFUSED)
+def test_what_is_wrong_is_said_in_one_shape(
+    method: str,
+    path: str,
+    sent: dict[str, Any],
+    status: int,
+    code: str,
+    says: str,
+    http: httpx.Client,
+) -> None:
+    assert says in error_of(http.request(method, path, **sent), status, code)
+
+
+@pytest.fixture
+def changing(shelf_folder: Path, tmp_path: Path) -> Iterator[tuple[httpx.Client, Path]]:
+    """A server over a folder of one's own, and the folder."""
+    (tmp_path / TOPIC).symlink_to(shelf_folder / TOPIC)
+    (tmp_path / "link").symlink_to(shelf_folder / TOPIC)
+    base = load_base(
+        str(json.loads((shelf_folder / TOPIC / "expert" / "weft.json").read_text())["base"])
+    )
+    write_run(tmp_path / "first", base, TOPIC, 11)
+    write_run(tmp_path / "second", base, TOPIC, 12)
+    with listening(app_of(tmp_path)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client, tmp_path
+
+
+def test_an_expert_comes_is_replaced_and_goes(changing: tuple[httpx.Client, Path]) -> None:
+    http, folder = changing
+    question = {"expert": "mine", "inputs": INPUTS[TOPIC]}
+    error_of(http.post("/v1/predict", json=question), 404, "unknown_expert")
+    versions = []
+    for name in ("first", "second"):
+        put = http.put("/v1/experts/mine", json={"folder": name}).json()
+        assert (put["name"], put["state"]) == ("mine", "resident")
+        said = http.post("/v1/predict", json=question).json()
+        offline = predict(folder / name, INPUTS[TOPIC], device="cpu")
+        assert close(said["predictions"], json.loads(json.dumps(offline)))
+        assert said["version"] == put["version"]
+        versions.append(said["version"])
+    assert versions[0] != versions[1]
+    gone = http.delete("/v1/experts/mine")
+    assert (gone.status_code, gone.content) == (204, b"")
+    error_of(http.post("/v1/predict", json=question), 404, "unknown_expert")
+    error_of(http.delete("/v1/experts/mine"), 404, "unknown_expert")
+    assert (folder / "second" / "expert").is_dir()
+
+
+def test_links_and_names_do_not_lead_out(changing: tuple[httpx.Client, Path]) -> None:
+    http, folder = changing
+    assert {one["name"] for one in http.get("/v1/experts").json()["experts"]} == {"first", "second"}
+    for name in (
+        "..",
+        "../x",
+        "%2e%2e%2fx",
+        "a%00b",
+        "a%0ab",
+        ".hidden",
+        "a/b/c",
+        "x" * 200,
+        "a%5cb",
+        "é",
+    ):
+        for method in ("GET", "PUT", "DELETE"):
+            sent = {"json": {"folder": "first"}} if method == "PUT" else {}
+            refused = http.request(method, f"/v1/experts/{name}", **sent)
+            assert refused.status_code in (400, 404, 405, 422), (method, name, refused.text)
+    for where in (
+        "link",
+        "..",
+        ".",
+        "../first",
+        str(folder.parent),
+        "/",
+        "first/../../x",
+        "first\\..",
+        "nobody",
+    ):
+        error_of(http.put("/v1/experts/mine", json={"folder": where}), 422, "expert_refused")
+    assert {one["name"] for one in http.get("/v1/experts").json()["experts"]} == {"first", "second"}
+
+
+def test_more_at_a_time_than_the_server_takes_is_told_to_come_back(shelf_folder: Path) -> None:
+    settings = ServerSettings(max_requests=1)
+    question = {"expert": TOPIC, "inputs": ["the good dog"] * 200}
+    with (
+        listening(app_of(shelf_folder, settings=settings)) as url,
+        concurrent.futures.ThreadPoolExecutor(8) as pool,
+    ):
+        sent = [
+            pool.submit(httpx.post, f"{url}/v1/predict", json=question, timeout=60)
+            for _ in range(8)
+        ]
+        found = [one.result() for one in sent]
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    refused = [one for one in found if one.status_code != 200]
+    assert len(refused) < len(found)
+    for one in refused:
+        error_of(one, 429, "overloaded")
+        assert int(one.headers["Retry-After"]) >= 1
+    assert refused
+
+
+def test_bodies_of_all_requests_have_room_together(shelf_folder: Path) -> None:
+    settings = ServerSettings(max_held_bytes=200)
+    question = {"expert": TOPIC, "inputs": ["a"]}
+    with listening(app_of(shelf_folder, settings=settings)) as url, httpx.Client() as http:
+        large = http.post(f"{url}/v1/predict", json={**question, "inputs": ["a" * 200]}, timeout=60)
+        assert "all may hold 200" in error_of(large, 429, "overloaded")
+        # What is answered makes room again.
+        for _ in range(5):
+            assert http.post(f"{url}/v1/predict", json=question, timeout=60).status_code == 200
+
+
+def test_pages_may_load_nothing(http: httpx.Client) -> None:
+    page = http.get("/docs")
+    assert page.headers["Content-Security-Policy"].startswith(
+        "default-src 'none'; style-src 'sha256-"
+    )
+    assert not re.search(r"(src|href)=\"(https?:)?//", page.text)
+    assert "<script" not in page.text
+    for path in http.get("/openapi.json").json()["paths"]:
+        assert path.replace("{", "{") in page.text
+    for path in ("/healthz", "/v1/experts", "/nowhere"):
+        assert "default-src 'none'" in http.get(path).headers["Content-Security-Policy"]
+        assert "access-control-allow-origin" not in http.get(path).headers
