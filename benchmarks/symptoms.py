@@ -4,9 +4,9 @@
 
 NOLA on WNUT17 had 14.3 ± 24.7: two seeds of three at nothing. LoRA on SQuAD had 25.9 after 188 steps, where SLoRA had
 50.4. `was` is what was measured then (targets, rate); `now` what a config gives that says neither. What lies between
-was tried with one seed (`TRIED`), to find what keeps them from moving. SQuAD has smaller batches than then and fewer
-validation rows, of as many steps. A finished run is never repeated: interrupt it as you like. The result is
-results/symptoms.json.
+was tried with one seed (`TRIED`), to find what keeps them from moving: `change_over_weight` says how far they moved.
+SQuAD has smaller batches than then and fewer validation rows, of as many steps. A finished run is never repeated:
+interrupt it as you like. The result is results/symptoms.json, written after every row.
 """
 
 import argparse
@@ -14,15 +14,20 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
+
+import torch
 
 from accuracy import told
 from machine import machine
 from weft.atomic import write_text
+from weft.base.loading import load_base
 from weft.comparison.jobs import Job, run_job, score_of
 from weft.config import Run
 from weft.data.reading import find_kind, find_spec
+from weft.lowrank.attach import frozen_linear
+from weft.storage.experts import load_expert
 from weft.training.settings import completed
 
 QV = ["query", "value"]
@@ -69,9 +74,22 @@ def run_of(what: str, data: Path, seed: int) -> Run:
     )
 
 
+def moved(job: Job) -> list[float]:
+    """How large each map's change is beside the frozen weight: the ratio of their largest singular values."""
+    base = load_base("minilm")
+    expert, _ = load_expert(job.folder / "expert", base)
+    found = []
+    for module, adapter in expert.adapters.items():
+        weight = frozen_linear(base.trunk, module).weight
+        change = torch.linalg.matrix_norm(adapter.delta(weight).detach(), 2)
+        found.append((change / torch.linalg.matrix_norm(weight, 2)).item())
+    return found
+
+
 def measured(what: str, data: Path, runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """What one way of training scores by seed; what is missing is run."""
     scores: dict[int, Any] = {}
+    changes: list[float] = []
     for seed in seeds:
         run = completed(run_of(what, data, seed)).run
         digest = hashlib.sha256(run.model_dump_json().encode()).hexdigest()[:8]
@@ -81,20 +99,20 @@ def measured(what: str, data: Path, runs: Path, seeds: Sequence[int]) -> dict[st
         assert run.task is not None
         metric = find_kind(find_spec(run.task)).metric
         scores[seed] = score_of(job.folder, metric)
-    values = [own["value"] for own in scores.values()]
+        changes += moved(job)
+    values = [score["value"] for score in scores.values()]
+    own = {**SHOWN, **TRIED}[what]["set"]
     found = {
         "what": what,
         "recipe": run.recipe.model_dump(mode="json", exclude_none=True),
         "learning_rate": run.training.learning_rate,
-        "set": {
-            "name": SHOWN.get(what, TRIED.get(what, {}))["set"],
-            **SETS[{**SHOWN, **TRIED}[what]["set"]],
-        },
+        "set": {"name": own, **SETS[own]},
         "metric": metric,
         "seeds": list(scores),
         "scores": list(scores.values()),
         "mean": mean(values),
         "deviation": stdev(values) if len(values) > 1 else None,
+        "change_over_weight": {"median": median(changes), "largest": max(changes)},
     }
     print(what, [round(value, 4) for value in values], flush=True)
     return found
@@ -109,15 +127,13 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/symptoms")
     arguments = parser.parse_args()
     data, runs = Path(arguments.data).resolve(), Path(arguments.runs)
-    rows = [
-        measured(what, data, runs, arguments.seeds if what in SHOWN else arguments.seeds[:1])
-        for what in arguments.only or [*SHOWN, *TRIED]
-    ]
-    if arguments.only:
-        return
-    result = {"script": "benchmarks/symptoms.py", "rows": rows, "machine": machine("cpu")}
-    write_text(FILE, json.dumps(result, indent=1) + "\n")
-    print(FILE)
+    rows: list[dict[str, Any]] = []
+    for what in arguments.only or [*SHOWN, *TRIED]:
+        seeds = arguments.seeds if what in SHOWN else arguments.seeds[:1]
+        rows.append(measured(what, data, runs, seeds))
+        if not arguments.only:
+            result = {"script": "benchmarks/symptoms.py", "rows": rows, "machine": machine("cpu")}
+            write_text(FILE, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
