@@ -101,8 +101,9 @@ def _symptoms(result: dict[str, Any]) -> Section:
     own = {row["what"]: row for row in result["rows"]}
     words = (
         "Two of the figures above are symptoms and no results: NOLA on WNUT17, of which two seeds of three learnt "
-        "nothing, and LoRA on SQuAD. Both are the largest rate that the one seed of a search survived, next to one that "
-        "none survives. At the recipe's own rate, and LoRA on the maps that it adapts by default, no seed is lost.",
+        "nothing, and LoRA on SQuAD. Their rates are the largest that the one seed of a search survived. There the "
+        "change of a map outgrows the frozen map itself, and what the base knew is gone; at the rate and on the maps "
+        "that a config gives which says neither, it stays a fraction of it.",
     )
     rows = tuple(
         (
@@ -111,16 +112,25 @@ def _symptoms(result: dict[str, Any]) -> Section:
             f"{row['learning_rate']:g}",
             ", ".join(percent(score["value"]) for score in row["scores"]),
             percent(row["mean"]),
+            f"{row['change_over_weight']['median']:.2f}",
         )
         for what, row in own.items()
         if what.rpartition("-")[0] in SYMPTOMS and what.rpartition("-")[2] in ("was", "now")
     )
-    headers = ("what", "trained", "rate", "score % by seed", "mean %")
+    headers = ("what", "trained", "rate", "score % by seed", "mean %", "change over weight")
     return Section(
         "symptoms",
         "Rates next to a cliff",
         words,
-        parts=(Table(measured_on(result), headers, rows, words=2),),
+        parts=(
+            Table(
+                f"{measured_on(result)} Change over weight: the largest singular value of a map's change by that of the "
+                "frozen weight, median over maps and seeds.",
+                headers,
+                rows,
+                words=2,
+            ),
+        ),
     )
 
 
