@@ -124,8 +124,8 @@ def _symptoms(result: dict[str, Any]) -> Section:
         words,
         parts=(
             Table(
-                f"{measured_on(result)} Change over weight: the largest singular value of a map's change by that of the "
-                "frozen weight, median over maps and seeds.",
+                f"{measured_on(result)} Change over weight: the largest singular value of a map's change by that of "
+                "the frozen weight, median over maps and seeds.",
                 headers,
                 rows,
                 words=2,
