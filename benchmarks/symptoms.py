@@ -49,6 +49,7 @@ TRIED: dict[str, dict[str, Any]] = {
     "nola-9e-3": {"set": "wnut17", "recipe": {"name": "nola"}, "rate": 0.009},
     "nola-was-warm": {**SHOWN["nola-was"], "training": {"warmup": 0.3}},
     "lora-squad-qv": {"set": "squad", "recipe": {"name": "lora", "targets": QV}},
+    "lora-squad-qv-4.5e-3": {**SHOWN["lora-squad-was"], "rate": 0.0045},
     "slora-squad-was": {"set": "squad", "recipe": {"name": "slora", "targets": QV}, "rate": 0.0081},
 }
 """With the first seed alone."""

@@ -14,9 +14,12 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
 from tests.methods.adapters.starts import draw
+from weft.answering.inference import padding_id
 from weft.base.loading import load_base
 from weft.config import load_run
 from weft.methods.plans.flexora import Flexora, FlexoraSettings, Inner, layer_weights
+from weft.model.batching import collate
+from weft.model.heads import kind_of
 from weft.runs import RunFolder
 from weft.storage.experts import load_expert
 from weft.training.assembly import Session, assemble
@@ -282,6 +285,17 @@ def test_the_trial_s_two_parts_are_all_rows_of_train_once(run_of: Settings) -> N
     parts = trial.rows["tags"]
     assert sorted(parts[True] + parts[False]) == list(range(len(stream.records)))
     assert len(parts[True]) == max(1, round(0.1 * len(stream.records)))
+    for held, rows in parts.items():
+        # Of each part, in its order, from the beginning again after the end.
+        size = min(stream.training.batch_size, len(rows))
+        items = [stream.item(rows[at % len(rows)], step=1) for at in range(size, 2 * size)]
+        batch = collate(items, padding_id(session.base))
+        kind, part = kind_of(stream.kind), batch.parts[0]
+        assert part.labels is not None
+        logits = session.model.snapshot(batch)["tags"]
+        expected = kind.loss(logits, part.labels, 0.0, part.weights) / part.count
+        found = trial.loss(trial.start, {}, held=held, at=1)
+        torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("experts", ["separate", "shared", "both"])
