@@ -239,6 +239,7 @@ def adapted(folder: RunFolder, base: str) -> set[str]:
     return {".".join(name.split(".")[:3]) for name in expert.adapters}
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("order", ["unrolled", "first"])
 def test_the_layers_that_matter_are_chosen_and_they_alone_are_trained(
     run_of: Settings, planted: str, tmp_path: Path, order: str
