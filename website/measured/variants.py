@@ -102,8 +102,8 @@ def _symptoms(result: dict[str, Any]) -> Section:
     words = (
         "Two of the figures above are symptoms and no results: NOLA on WNUT17, of which two seeds of three learnt "
         "nothing, and LoRA on SQuAD. Their rates are the largest that the one seed of a search survived. There the "
-        "change of a map outgrows the frozen map itself, and what the base knew is gone; at the rate and on the maps "
-        "that a config gives which says neither, it stays a fraction of it.",
+        "change of a map is larger than the frozen map itself; at the rate and on the maps of a config that says "
+        "neither, it is a fraction of it.",
     )
     rows = tuple(
         (
