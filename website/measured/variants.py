@@ -25,6 +25,9 @@ def document() -> Document | None:
         Section(task, NAMES[task], (measured_on(result),), parts=_parts(task, result))
         for task, result in found.items()
     ]
+    symptoms = read("symptoms")
+    if symptoms is not None:
+        sections.append(_symptoms(symptoms))
     costs = read("variants-cost-cpu")
     if costs is not None:
         sections.append(_costs(costs))
@@ -84,6 +87,51 @@ def _parts(task: str, result: dict[str, Any]) -> tuple[Table | Figure, ...]:
         mark=plain,
     )
     return figure, table
+
+
+SYMPTOMS = {
+    "nola": "NOLA on WNUT17",
+    "lora-squad": "LoRA on SQuAD, 188 steps of 8 rows",
+}
+"""What was a symptom and no result."""
+
+
+def _symptoms(result: dict[str, Any]) -> Section:
+    """What these were with the rate that a search with one seed found, and what they are with nothing said."""
+    own = {row["what"]: row for row in result["rows"]}
+    words = (
+        "Two of the figures above are symptoms and no results: NOLA on WNUT17, of which two seeds of three learnt "
+        "nothing, and LoRA on SQuAD. Their rates are the largest that the one seed of a search survived. There the "
+        "change of a map is larger than the frozen map itself; at the rate and on the maps of a config that says "
+        "neither, it is a fraction of it.",
+    )
+    rows = tuple(
+        (
+            SYMPTOMS[what.rpartition("-")[0]],
+            {"was": "as above", "now": "with nothing said"}[what.rpartition("-")[2]],
+            f"{row['learning_rate']:g}",
+            ", ".join(percent(score["value"]) for score in row["scores"]),
+            percent(row["mean"]),
+            f"{row['change_over_weight']['median']:.2f}",
+        )
+        for what, row in own.items()
+        if what.rpartition("-")[0] in SYMPTOMS and what.rpartition("-")[2] in ("was", "now")
+    )
+    headers = ("what", "trained", "rate", "score % by seed", "mean %", "change over weight")
+    return Section(
+        "symptoms",
+        "Rates next to a cliff",
+        words,
+        parts=(
+            Table(
+                f"{measured_on(result)} Change over weight: the largest singular value of a map's change by that of "
+                "the frozen weight, median over maps and seeds.",
+                headers,
+                rows,
+                words=2,
+            ),
+        ),
+    )
 
 
 def _costs(costs: dict[str, Any]) -> Section:

@@ -88,6 +88,12 @@ def layer_index(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def layer_of(name: str) -> str | None:
+    """The layer that the module `name` is in, as a module is called (encoder.layer.3); None outside the layers."""
+    number = layer_index(name)
+    return None if number is None else f"{canonical(name).partition(f'.{number}.')[0]}.{number}"
+
+
 def resolve(
     trunk: PreTrainedModel,
     targets: Sequence[str] | str,

@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from weft.base.loading import Base, attention_for, check_max_length, load_base
 from weft.config import RecipeSettings, Run
 from weft.data.memory import given_by_task
 from weft.data.rows import Rows, encode, load
+from weft.lowrank.roles import layer_of
 from weft.lowrank.route import Members
 from weft.methods.gates.settings import Spec as MixtureSpec
 from weft.methods.gates.settings import trains_experts
@@ -22,11 +25,13 @@ from weft.model.heads import kind_for
 from weft.model.mixed import Mix
 from weft.model.mixing import MIX, Ingredient, make_mix
 from weft.model.model import Model
+from weft.scoped import tell
+from weft.storage.card import read_card
 from weft.storage.experts import versions
 from weft.storage.ingredients import read_ingredients
 from weft.tasks.contract import Example, Record, Task
 from weft.training.learning import Learner, Stream
-from weft.training.preparation import prepare, prepare_model, start_from
+from weft.training.preparation import Trial, prepare, prepare_model, start_from
 from weft.training.sampling import Sampled
 from weft.training.settings import Complete
 
@@ -156,12 +161,13 @@ def assemble(
         model.add(expert.to(device), trainable=True)
     rows = {name: encode(run, item, base) for name, item in loaded.items()}
     streams = {name: _stream(run, name, rows, recipe) for name in rows}
+    chosen = _chosen(run, base, model, experts, streams)
     if run.init_from:
         start_from(run.init_from, base, experts)
     prepare(model, experts, streams, run)
     prepare_model(model, run)
     model.train()
-    described = run.recipe.model_copy(update={"modules": _modules(experts)})
+    described = run.recipe.model_copy(update={"modules": _modules(experts), **chosen})
     read = [item.settings for item in loaded.values()]
     which = {"task": read[0]} if run.task else {"tasks": read}
     run = run.model_copy(update={"recipe": described, **which})
@@ -210,6 +216,40 @@ def _experts(
         recipe = complete.recipe.again()
         found[SHARED] = (_built(SHARED, base, recipe, None, run.seed), recipe)
     return found
+
+
+def _chosen(
+    run: Run,
+    base: Base,
+    model: Model,
+    experts: dict[str, tuple[Expert, Recipe]],
+    streams: Mapping[str, Stream],
+) -> dict[str, Any]:
+    """Let plans that look at rows choose, and build their experts anew; what the recipe's settings say of it."""
+    found: dict[str, list[str]] = {}
+    for name, (expert, recipe) in experts.items():
+        if not (recipe.plan.tries and expert.adapters):
+            continue
+        own = [stream for stream in streams.values() if name in stream.members]
+        rate = run.training.rate or recipe.learning_rate
+        tell(f"choosing the layers of {name}")
+        if run.init_from:
+            before = map(layer_of, read_card(Path(run.init_from) / "expert").targets)
+            layers = list(dict.fromkeys(layer for layer in before if layer))
+        else:
+            trial = partial(Trial, model, name, own, run, rate)
+            layers = list(recipe.plan.choose(name, list(expert.adapters), trial))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # An accelerator may add up in another order on each process.
+            told = [layers]
+            torch.distributed.broadcast_object_list(told, src=0)
+            [layers] = told
+        recipe.plan.keep(layers)
+        found[name] = layers
+        again = _built(name, base, recipe, expert.head, run.seed)
+        experts[name] = again, recipe
+        model.replace(again.to(next(model.parameters()).device), trainable=True)
+    return {"chosen": found} if found else {}
 
 
 def _take_heads(

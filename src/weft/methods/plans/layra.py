@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.config import Settings
-from weft.lowrank.roles import layer_index
+from weft.lowrank.roles import layer_of
 from weft.methods.plans.contract import Plan
 
 
@@ -77,5 +77,7 @@ class LayRA(Plan):
 
 def _place(name: str) -> tuple[str, int] | None:
     """The stack of layers that a map is in, and its layer's number; None outside of all."""
-    number = layer_index(name)
-    return None if number is None else (name.partition(f".{number}.")[0], number)
+    if (layer := layer_of(name)) is None:
+        return None
+    stack, _, number = layer.rpartition(".")
+    return stack, int(number)

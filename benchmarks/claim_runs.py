@@ -1,0 +1,217 @@
+"""The runs behind `variant_claims.py`: small ones on WNUT17, each at the best of three rates.
+
+A rate is looked for with the first seed on rows held out of train: the recipe's own, half and twice as much. A run lies
+in a folder named by its settings' digest: a finished one is never repeated, an interrupted one goes on.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accuracy import told
+from merge_runs import FORMS
+from weft.comparison.comparing import examples_of, predictions_of
+from weft.comparison.jobs import Job, run_job, score_of
+from weft.config import Run
+from weft.methods.recipes import resolve
+from weft.runs import RunFolder
+from weft.tasks.contract import Prediction
+from weft.tasks.scoring import LEVEL, RESAMPLES, holm, mean_difference
+from weft.training.settings import completed
+
+QV = ["query", "value"]
+ROWS, FEW, SCORED = 1000, 500, 600
+"""Training rows, those of the claim about few, and rows that are scored; all drawn from the published splits."""
+EPOCHS = 3
+NOISE = 0.05
+"""Share of the words whose tag is another."""
+FACTORS = (0.5, 1.0, 2.0)
+"""Times the recipe's own rate: those that are tried."""
+METRIC = "f1"
+TRAINING: dict[str, Any] = {
+    "epochs": EPOCHS,
+    "batch_size": 16,
+    "precision": "bf16",
+    "base_dropout": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large everything is; the tests' are tiny."""
+
+    rows: int = ROWS
+    few: int = FEW
+    scored: int = SCORED
+    epochs: float = EPOCHS
+    factors: Sequence[float] = FACTORS
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where data and runs are, and which seeds."""
+
+    data: Path
+    runs: Path
+    seeds: Sequence[int] = (0, 1, 2)
+    sizes: Sizes = field(default_factory=Sizes)
+
+    def each(self, what: str, recipe: Mapping[str, Any], **values: Any) -> list[RunFolder]:
+        """One run a seed."""
+        return [self.run(what, recipe, seed, **values) for seed in self.seeds]
+
+    def run(
+        self,
+        what: str,
+        recipe: Mapping[str, Any],
+        seed: int,
+        *,
+        rate: float,
+        rows: str = "plain",
+        **training: Any,
+    ) -> RunFolder:
+        """One run, trained if it is not there.
+
+        Args:
+            what: Its folder.
+            recipe: Name and settings; on query and value unless it says more.
+            seed: Of the run.
+            rate: Of the adapters and the head.
+            rows: `plain`, `noisy` (5 % of the tags are wrong) or `few`.
+            training: Other settings of the training.
+        """
+        settings = TRAINING | {"epochs": self.sizes.epochs, "learning_rate": rate} | training
+        run = Run.model_validate(
+            {
+                "base": "minilm",
+                "device": "cpu",
+                "seed": seed,
+                "task": {"name": "wnut17", "data": str(self._data(rows))},
+                "recipe": {"targets": QV, **recipe},
+                "training": settings,
+            }
+        )
+        digest = hashlib.sha256(run.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:8]
+        job = Job(self.runs / what / f"seed{seed}-{digest}", run)
+        if not job.is_complete:
+            run_job(job, told(job, 0, 1))
+        return RunFolder.open(job.folder)
+
+    def rate(self, recipe: Mapping[str, Any]) -> float:
+        """The best of three rates of a recipe, by rows held out of train, with the first seed."""
+        own = resolve(completed(_asking(recipe)).run.recipe).learning_rate
+        scores = {}
+        for factor in self.sizes.factors:
+            rate = float(f"{own * factor:.3g}")
+            found = self.run(
+                f"search/{recipe['name']}",
+                recipe,
+                self.seeds[0],
+                rate=rate,
+                evaluate_on="holdout",
+            )
+            scores[rate] = score_of(found.path, METRIC)["value"]
+        return max(scores, key=lambda rate: scores[rate])
+
+    def _data(self, rows: str) -> Path:
+        size = self.sizes.few if rows == "few" else self.sizes.rows
+        folder = self.runs / "data" / f"{rows}-{size}-{self.sizes.scored}"
+        if not folder.is_dir():
+            self._write(folder, size, NOISE if rows == "noisy" else 0.0)
+        return folder
+
+    def _write(self, folder: Path, size: int, noise: float) -> None:
+        read, write = FORMS["wnut17"]
+        folder.mkdir(parents=True)
+        for split, limit in (("train", size), ("validation", self.sizes.scored)):
+            rows, name = read(self.data, split)
+            drawn = np.random.default_rng(0).permutation(len(rows))[:limit].tolist()
+            kept = [rows[at] for at in sorted(drawn)]
+            write(folder / name, _noisy(kept, noise) if split == "train" else kept)
+
+
+def _asking(recipe: Mapping[str, Any]) -> Run:
+    return Run.model_validate({"task": "wnut17", "recipe": {"targets": QV, **recipe}})
+
+
+def _noisy(rows: Sequence[Sequence[str]], share: float) -> list[list[str]]:
+    """Sentences of which a share of the words have another tag, drawn from those there are."""
+    rng = random.Random(0)
+    pairs = [[line.split("\t") for line in lines] for lines in rows]
+    tags = sorted({pair[1] for lines in pairs for pair in lines})
+
+    def tag(own: str) -> str:
+        return rng.choice([t for t in tags if t != own]) if rng.random() < share else own
+
+    return [["\t".join((word, tag(own))) for word, own, *_ in lines] for lines in pairs]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two ways of training, seed by seed on the same rows."""
+
+    what: str
+    one: Sequence[Sequence[Prediction]]
+    other: Sequence[Sequence[Prediction]]
+    scored: RunFolder
+    """A run that was scored on these rows."""
+
+
+def held(what: str, one: Sequence[RunFolder], other: Sequence[RunFolder]) -> Contrast:
+    """A contrast of runs as they were trained."""
+    return Contrast(what, said(one), said(other), one[0])
+
+
+def said(runs: Sequence[RunFolder]) -> list[list[Prediction]]:
+    """What runs answered, in the order of the rows."""
+    ids = [example["id"] for example in examples_of(runs[0]).splits["validation"]]
+    return [predictions_of(run.path, ids) for run in runs]
+
+
+def compared(contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
+    """Every contrast with an interval and a p that are corrected for how many there are.
+
+    Intervals are at 1 - 5 % / their number (Bonferroni), p values are Holm's: the claim is a family.
+    """
+    found = {}
+    for own in contrasts:
+        loaded = examples_of(own.scored)
+        found[own.what] = mean_difference(
+            loaded.task,
+            own.one,
+            own.other,
+            loaded.splits["validation"],
+            resamples=max(RESAMPLES, 400 * len(contrasts)),
+            level=1 - (1 - LEVEL) / len(contrasts),
+        )[METRIC]
+    corrected = holm({what: own.p for what, own in found.items()})
+    return [
+        {"what": what, **asdict(own), "p_corrected": corrected[what]} for what, own in found.items()
+    ]
+
+
+def row(what: str, run: RunFolder, **more: Any) -> dict[str, Any]:
+    """One run's score and size."""
+    training = run.training or {}
+    return {
+        "what": what,
+        "seed": run.run.seed,
+        "learning_rate": run.run.training.learning_rate,
+        "score": score_of(run.path, METRIC),
+        "adapter_parameters": training["adapter_parameters"],
+        "steps": training["steps"],
+        "seconds": round(training["seconds"], 1),
+        **more,
+    }
+
+
+def by_epoch(run: RunFolder) -> list[float]:
+    """The scores that were taken while training, in order."""
+    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    return [next(iter(line["score"].values())) for line in lines if line.get("score")]
