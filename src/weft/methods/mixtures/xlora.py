@@ -14,8 +14,10 @@ own, as PEFT corrected. Which experts are selected is a mask, never `score != 0`
 first pass runs with every gate at that number; PEFT 0.21.2 also multiplies it by the global weight and selects there.
 """
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from weft.methods.gates.call import Pass
@@ -35,10 +37,21 @@ class Spec(HeadSpec):
     """How many experts a token keeps; None keeps all."""
     softmax_top_k: bool = False
     """Whether the kept gates sum to 1."""
+    infer_top_k: int | None = Field(default=None, ge=1)
+    """Experts that are kept in inference alone, their gates summing to 1; None keeps what training keeps."""
     global_weight: float = 1.0
     """What all gates are multiplied by."""
     scaling_value: float = 0.0
     """Gates of the first pass; 0 is the bare base."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.infer_top_k is not None and (self.top_k is not None or not self.softmax):
+            raise ValueError(
+                f"infer_top_k {self.infer_top_k} keeps the largest of a softmax over all experts; leave top_k away and "
+                "softmax on"
+            )
+        return self
 
 
 class XLoRA(contract.Headed):
@@ -50,6 +63,7 @@ class XLoRA(contract.Headed):
 
     def build(self, generator: torch.Generator) -> None:
         check_k(self.spec.top_k, len(self.experts))
+        check_k(self.spec.infer_top_k, len(self.experts), "infer_top_k")
         super().build(generator)
 
     @property
@@ -59,6 +73,8 @@ class XLoRA(contract.Headed):
     @property
     def gate_spec(self) -> GateSpec:
         own = self.spec
+        if own.infer_top_k is not None:
+            return GateSpec.kept(None if self.training else own.infer_top_k, own.temperature)
         inner = own.top_k is not None and own.softmax_top_k
         return GateSpec(
             score="softmax" if own.softmax and not inner else "raw",
