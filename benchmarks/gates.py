@@ -14,7 +14,7 @@ minutes a run. A finished run is never repeated: interrupt it as you like. The r
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,6 +27,7 @@ from gates_said import said_by
 from machine import machine
 from merge_runs import EPOCHS, LORA, RATES, ROWS, SCORED, SEEDS, TASKS, Study
 from weft.answering.evaluation import evaluate
+from weft.atomic import write_text
 from weft.comparison.comparing import examples_of, predictions_of
 from weft.runs import RunFolder
 from weft.storage.mixture import DESCRIPTION
@@ -101,7 +102,9 @@ def _on_task(task: str, runs: Sequence[RunFolder], own: Sequence[RunFolder]) -> 
     }
 
 
-def rows_of(listed: Mapping[str, Mapping[str, Any]], gating: Gating, seeds: Sequence[int]) -> Any:
+def rows_of(
+    listed: Mapping[str, Mapping[str, Any]], gating: Gating, seeds: Sequence[int]
+) -> Iterator[dict[str, Any]]:
     """The rows of one part; each is printed as soon as it is there."""
     for name, values in listed.items():
         runs = [gating.run(values, seed) for seed in seeds]
@@ -152,10 +155,12 @@ def main() -> None:
             "mixtures": named(MIXTURES),
         },
     }
-    for part in given.only:
-        result[part] = list(rows_of(listed[part], gating, given.seeds))
     result["machine"] = machine("cpu")
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for part in given.only:
+        result[part] = []
+        for row in rows_of(listed[part], gating, given.seeds):
+            result[part].append(row)
+            write_text(path, json.dumps(result, indent=1) + "\n")
     print(path)
 
 

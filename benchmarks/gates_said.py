@@ -20,7 +20,7 @@ from weft.model.mixed import Mix
 from weft.runs import RunFolder
 from weft.storage.loading import load_mixture_model
 
-MOST_ROWS = 60
+MOST_ROWS = 30
 """Validation rows of a task."""
 NAME = "gates-said.json"
 
