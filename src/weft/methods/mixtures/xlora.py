@@ -8,10 +8,22 @@ Buehler and Buehler 2024, X-LoRA, arXiv:2402.07148, section 2.1. The settings ar
 softmax of its own, global weight g, the scaling pass's value. Both defaults are theirs, `layerwise` included.
 
 Differences. Gates multiply the rank-sized projection, not the input: the same value for `in / rank` times less work.
-With `softmax` and `softmax_top_k` both, PEFT takes a softmax of a softmax, which is nearly uniform; here it is one
-softmax over the selected logits. The authors' own top-k softmax runs over all tokens at once; here it is each token's
-own, as PEFT corrected. Which experts are selected is a mask, never `score != 0`. With `scaling_value` other than 0 the
-first pass runs with every gate at that number; PEFT 0.21.2 also multiplies it by the global weight and selects there.
+The authors' own top-k softmax runs over all tokens at once; here it is each token's own, as PEFT corrected. Which
+experts are selected is a mask, never `score != 0`.
+
+The same settings give other gates in PEFT 0.21.2 (l the logits, T the temperature, K the selected):
+
+    softmax  softmax_top_k  top_k   here                PEFT
+    on       on             k       softmax_K(l / T)    softmax_K(softmax(l / T)), nearly uniform
+    off      on             k       softmax_K(l / T)    softmax_K(l), whatever T
+    on       on             none    softmax(l / T)      softmax(softmax(l / T)), nearly uniform
+    off      on             none    l                   softmax(l), whatever T
+
+and with `scaling_value` other than 0 the first pass runs with every gate at that number, where PEFT also multiplies it
+by the global weight and selects. Import and export of PEFT folders translate what has a form on the other side and
+refuse the rest (`storage/xlora_format.py`).
+
+Ours, not theirs: `balance`, `head_start`, `standardise`, `reads`, `label_weight`, `infer_top_k`.
 """
 
 from typing import Self
