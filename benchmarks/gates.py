@@ -130,17 +130,7 @@ def main() -> None:
     given = parser.parse_args()
     study = Study(Path(given.data).resolve(), Path(given.own).resolve())
     gating = Gating(study, Path(given.runs).resolve())
-    for seed in given.seeds:
-        for task in TASKS:
-            study.own(task, seed)
     listed = {"hypotheses": HYPOTHESES, "mixtures": MIXTURES}
-    for seed in given.seeds[1:]:
-        # Seed after seed, so that what is there says something of every row.
-        for part in given.only:
-            for values in listed[part].values():
-                gating.run(values, given.seeds[0])
-            for values in listed[part].values():
-                gating.run(values, seed)
     path = Path(given.out)
     result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     result |= {
@@ -156,11 +146,13 @@ def main() -> None:
         },
     }
     result["machine"] = machine("cpu")
-    for part in given.only:
-        result[part] = []
-        for row in rows_of(listed[part], gating, given.seeds):
-            result[part].append(row)
-            write_text(path, json.dumps(result, indent=1) + "\n")
+    # Seed after seed, so that every row is there soon, with what it says so far.
+    for count in range(1, len(given.seeds) + 1):
+        for part in given.only:
+            for row in rows_of(listed[part], gating, given.seeds[:count]):
+                kept = {own["name"]: own for own in result.get(part, [])} | {row["name"]: row}
+                result[part] = [kept[name] for name in listed[part] if name in kept]
+                write_text(path, json.dumps(result, indent=1) + "\n")
     print(path)
 
 
