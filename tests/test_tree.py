@@ -12,7 +12,9 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weft"
 
-FOLDERS = ("adapters", "optimizers", "penalties", "controllers", "plans", "mixtures", "merges")
+FOLDERS = (
+    "adapters", "optimizers", "penalties", "controllers", "plans", "balances", "mixtures", "merges",
+)  # fmt: skip
 METHODS = tuple(f"weft.methods.{folder}" for folder in FOLDERS)
 """Folders of which every file but the contract is a method."""
 

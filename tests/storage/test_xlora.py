@@ -57,6 +57,7 @@ def llama(lab: Any, precision: str = "fp64") -> Base:
         # PEFT's first pass multiplies by the weight, ours does not.
         ({"scaling_value": 0.5, "global_weight": 2.0, "layerwise": True}, [0]),
         ({"train_experts": True, "layerwise": True}, [0]),
+        ({"standardise": True, "layerwise": True, **DEEP}, [0, 3]),
         ({"precision": "fp32", "layerwise": True, **DEEP}, [0, 3]),
     ],
     ids=str,
@@ -192,6 +193,8 @@ def test_defaults_are_pefts() -> None:
         ({"model_type": "bert", "kind": "token_classification"}, "peft", "on no encoder"),
         ({"kind": "token_classification"}, "peft", "task mine has a head of its own"),
         ({"top_k": 2, "scaling_value": 0.5}, "peft", "PEFT keeps top_k experts"),
+        ({"reads": "sequence"}, "peft", "reads sequence: on a decoder a token must not see"),
+        ({"infer_top_k": 1}, "peft", "infer_top_k 1: in PEFT every token has gates of its own"),
         ({}, "merged", "it has no merged form"),
     ],
     ids=str,

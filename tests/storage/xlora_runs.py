@@ -17,6 +17,7 @@ from weft.config import MixtureSettings, RecipeSettings, Run, to_yaml
 from weft.lowrank.peft.writing import WEIGHTS
 from weft.lowrank.route import Route
 from weft.methods.gates.trace import GateTrace, traced
+from weft.methods.mixtures.contract import Headed
 from weft.methods.recipes import resolve
 from weft.model.expert import Card, Expert
 from weft.model.head import Head
@@ -66,6 +67,9 @@ def mixed_run(
     said = MixtureSettings(name="xlora", **settings)
     mix = make_mix(said, base, owners, ["mine"], seed=3)
     lab.shake((value for value in mix.parameters() if value.requires_grad), seed=7)
+    assert isinstance(mix.mixture, Headed)
+    if mix.mixture.standard is not None:
+        lab.shake([mix.mixture.standard.mean, mix.mixture.standard.scale], seed=8)
     heads = {"mine": head_of(lab, base, kind, labels)}
     save_mixture(
         place / "run" / "mixture",

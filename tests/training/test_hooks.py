@@ -26,7 +26,7 @@ from weft.model.heads import kind_of
 from weft.runs import RunFolder
 from weft.training.assembly import Session, assemble
 from weft.training.loop import Interrupted, Loop, train
-from weft.training.preparation import frozen_weights, weight_gradients
+from weft.training.preparation.starting import frozen_weights, weight_gradients
 from weft.training.settings import completed
 
 Settings = Callable[..., dict[str, Any]]

@@ -36,7 +36,7 @@ from weft.model.batching import Batch, Item
 from weft.model.expert import factors_of
 from weft.model.mixed import layers_of
 from weft.model.mixing import MIX
-from weft.training.preparation import prepare_model
+from weft.training.preparation.starting import prepare_model
 
 OF_EXPERTS = [name for name in NAMES if takes_experts(name)]
 READERS = [("single_pass", {"reader": reader}) for reader in ("embedding", "layer", "local")]

@@ -94,8 +94,8 @@ def recipe_runs(runs: Runs, names: tuple[str, ...]) -> dict[str, Settings]:
     }
 
 
-def mixture_runs(runs: Runs, names: tuple[str, ...]) -> dict[str, Settings]:
-    """A short training of each mixture over experts that one process trained."""
+def mixture_runs(runs: Runs, names: tuple[str, ...], *more: str) -> dict[str, Settings]:
+    """A short training of each mixture over experts that one process trained; `more` overrides settings."""
     parts = [part.path for part in runs.experts("bert").parts()]
     training = [f"training.{key}={value}" for key, value in FEW.items()]
 
@@ -104,7 +104,7 @@ def mixture_runs(runs: Runs, names: tuple[str, ...]) -> dict[str, Settings]:
         # other features.
         known = mixtures.load(name).settings_type.model_fields
         off = [key for key in ("balance_weight", "dropout", "head_dropout") if key in known]
-        overrides = training + [f"mixture.{key}=0" for key in off]
+        overrides = [*training, *(f"mixture.{key}=0" for key in off), *more]
         run = mix_config(parts, name, overrides)
         return run.model_dump(mode="json", exclude_defaults=True)
 
@@ -136,6 +136,8 @@ def test_two_processes_equal_one(runs: Runs, tmp_path: Path) -> None:
         "stopped": runs.settings("bert", "tags", training={"early_stopping": 1, "eval_every": 1}),
     }
     listed |= recipe_runs(runs, RECIPES)
+    # What a task counts follows its loss over all processes.
+    listed |= mixture_runs(runs, ("xlora",), "mixture.balance=uncertainty")
     assert_equal_runs(listed | mixture_runs(runs, MIXED), tmp_path)
 
 

@@ -19,6 +19,7 @@ from weft.catalogue.source import Kept, file_of, source_of
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind, find_spec
 from weft.methods.adapters import adapters
+from weft.methods.balances import balances
 from weft.methods.controllers import controllers
 from weft.methods.merges import merges
 from weft.methods.mixtures import mixtures
@@ -340,6 +341,7 @@ LISTS: dict[str, Callable[[], list[Entry]]] = {
     "penalties": _methods(penalties),
     "controllers": _methods(controllers),
     "plans": _methods(plans),
+    "balances": _methods(balances),
     "heads": _heads,
     "mixtures": _methods(mixtures),
     "merges": _methods(merges),

@@ -10,6 +10,8 @@ is at every third i, or at every second. Read from PEFT 0.21.2 (`tuners/xlora`),
   head's last map is written divided by it. With `enable_softmax` on as well it is a softmax of a softmax: refused.
 - In the first pass experts speak with `scaling_pass_value` times `global_scaling_weight`, through the same selection;
   weft's `scaling_value` is the whole gate. Other than 0 it is converted without top-k, and refused with it.
+- What is ours alone: a head that is `standardise`d is written with its first map on the plain state, which is the same;
+  one gate a sequence and `infer_top_k` have no form there and are refused.
 - In that softmax over the selected PEFT leaves out an expert whose raw score is exactly 0; weft does not.
 """
 
@@ -73,6 +75,11 @@ def xlora_config(spec: Spec) -> dict[str, Any]:
     Raises:
         ValueError: If PEFT's first pass cannot do what they ask for.
     """
+    if spec.reads != "token" or spec.infer_top_k is not None:
+        raise ValueError(
+            f"reads {spec.reads} with infer_top_k {spec.infer_top_k}: in PEFT every token has gates of its own, which "
+            "training and inference select alike; such a mixture has no form in PEFT"
+        )
     config = {theirs: getattr(spec, ours) for ours, theirs in _SETTINGS.items()}
     if _over_selected(spec):
         config |= {"enable_softmax": False, "softmax_temperature": 1.0}
@@ -127,6 +134,10 @@ def xlora_spec(config: Mapping[str, Any], path: Path) -> Spec:
 def gate_tensors(mixture: XLoRA) -> dict[str, Tensor]:
     """The head of a mixture by PEFT's names."""
     found = {name: value.detach().clone() for name, value in _named(mixture).items()}
+    if mixture.standard is not None:
+        weight, bias = _pair(mixture.spec, 0)
+        found[weight] *= mixture.standard.scale
+        found[bias] -= found[weight] @ mixture.standard.mean
     if _over_selected(mixture.spec):
         for name in _pair(mixture.spec, mixture.spec.depth - 1):
             found[name] /= mixture.spec.temperature

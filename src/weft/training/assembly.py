@@ -15,6 +15,7 @@ from weft.data.memory import given_by_task
 from weft.data.rows import Rows, encode, load
 from weft.lowrank.roles import layer_of
 from weft.lowrank.route import Members
+from weft.methods.balances.contract import Balance
 from weft.methods.gates.settings import Spec as MixtureSpec
 from weft.methods.gates.settings import trains_experts
 from weft.methods.recipes import Recipe
@@ -31,7 +32,9 @@ from weft.storage.experts import versions
 from weft.storage.ingredients import read_ingredients
 from weft.tasks.contract import Example, Record, Task
 from weft.training.learning import Learner, Stream
-from weft.training.preparation import Trial, prepare, prepare_model, start_from
+from weft.training.preparation.balancing import balance_of
+from weft.training.preparation.starting import prepare, prepare_model, start_from
+from weft.training.preparation.trial import Trial
 from weft.training.sampling import Sampled
 from weft.training.settings import Complete
 
@@ -167,6 +170,7 @@ def assemble(
     prepare(model, experts, streams, run)
     prepare_model(model, run)
     model.train()
+    balance = balance_of(complete.gates, model, list(streams.values()), ingredients, run)
     described = run.recipe.model_copy(update={"modules": _modules(experts), **chosen})
     read = [item.settings for item in loaded.values()]
     which = {"task": read[0]} if run.task else {"tasks": read}
@@ -176,7 +180,7 @@ def assemble(
         base,
         model,
         list(streams.values()),
-        _learners(run, experts, streams, model),
+        _learners(run, experts, streams, model, balance),
         device,
         rows,
         recipe,
@@ -306,11 +310,13 @@ def _learners(
     experts: Mapping[str, tuple[Expert, Recipe]],
     streams: Mapping[str, Stream],
     model: Model,
+    balance: Balance | None,
 ) -> list[Learner]:
     if run.mixture is not None and not any(expert.trained() for expert, _ in experts.values()):
         return []
     if run.experts != "separate" or run.mixture is not None:
-        return [Learner(list(streams.values()), list(experts.values()), run.training)]
+        together = list(streams.values()), list(experts.values())
+        return [Learner(*together, run.training, balance=balance)]
     trunk = model.trunk if model.is_private else None
     return [
         Learner([stream], [experts[name]], run.training, trunk) for name, stream in streams.items()

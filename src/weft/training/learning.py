@@ -13,6 +13,7 @@ from transformers import get_scheduler
 
 from weft.config import TrainingSettings
 from weft.lowrank.route import Members
+from weft.methods.balances.contract import Balance
 from weft.methods.recipes import Recipe
 from weft.model.batching import Item, epoch_batches
 from weft.model.expert import Expert
@@ -145,6 +146,7 @@ class Learner:
         experts: What it trains, with each expert's recipe.
         training: The run's settings.
         trunk: The private trunk of recipe `full`, whose weights are trained too.
+        balance: What each task's loss counts; None counts all alike.
     """
 
     def __init__(
@@ -153,10 +155,12 @@ class Learner:
         experts: Sequence[tuple[Expert, Recipe]],
         training: TrainingSettings,
         trunk: nn.Module | None = None,
+        balance: Balance | None = None,
     ) -> None:
         self.streams = list(streams)
         self.experts = list(experts)
         self.training = training
+        self.balance = balance or Balance()
         self._trunk = trunk
         self._resizes = any(own.resizes for e, _ in experts for own in e.adapters.values())
         self.parameters = self._trained()
@@ -332,7 +336,7 @@ class Learner:
 
     def hooks(self) -> dict[str, Any]:
         """Everything with a state besides weights and optimizer, by a stable name."""
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"/balance": self.balance}
         for expert, recipe in self.experts:
             found[f"{expert.name}/optimizer"] = recipe.optimizer
             found[f"{expert.name}/controller"] = recipe.controller

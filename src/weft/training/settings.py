@@ -21,6 +21,7 @@ from weft.config import (
     TrainingSettings,
     load_run,
 )
+from weft.methods.balances import balances
 from weft.methods.gates.settings import Spec
 from weft.methods.rates import Rate, rate_for
 from weft.methods.recipes import HEAD_ONLY, Recipe, resolve
@@ -147,6 +148,7 @@ def _mixed(run: Run, mixture: MixtureSettings) -> tuple[Run, Spec]:
             f"recipe {run.recipe.name}: a mixture's experts are trained as `mixture` says; remove the recipe"
         )
     _, spec = method_of(mixture)
+    _refuse_balance(mixture.name, spec)
     chosen = [run.task] if run.task else run.tasks
     values = {
         "task": None,
@@ -155,6 +157,15 @@ def _mixed(run: Run, mixture: MixtureSettings) -> tuple[Run, Spec]:
         "mixture": _described(mixture, spec),
     }
     return run.model_copy(update=values), spec
+
+
+def _refuse_balance(name: str, spec: Spec) -> None:
+    balance = balances.load(spec.balance)
+    if balance.measures == "expert" and not starts_from_experts(spec):
+        raise ValueError(
+            f"mixture {name}: balance {spec.balance} divides each task's loss by its own expert's, and experts that "
+            "are trained from nothing are no task's own; choose balance: start, or start: experts"
+        )
 
 
 def _described(settings: MixtureSettings, spec: Spec) -> MixtureSettings:

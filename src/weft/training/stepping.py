@@ -49,7 +49,7 @@ class Stepper:
             key=lambda item: item.length,
         )
         counts = self._counts(items)
-        weights = {stream.head: stream.weight(step) for stream in streams}
+        weights = _weights(active, step)
         tokens = sum(len(ids) for item in items for ids in item.record["input_ids"])
         own = share_of(items, self.accelerator.process_index, self.accelerator.num_processes)
         sums = {
@@ -74,7 +74,10 @@ class Stepper:
             learner.step(step, self.scaler)
         self.scaler.update()
         if self.accelerator.num_processes > 1:
-            return {head: summed(self.accelerator, value) for head, value in sums.items()}
+            sums = {head: summed(self.accelerator, value) for head, value in sums.items()}
+        for learner in active:
+            seen = {s.name: sums[s.head] for s in learner.streams if s.head in counts}
+            learner.balance.observe(seen)
         return sums
 
     def _backward(
@@ -168,6 +171,16 @@ class Stepper:
         if self.session.mix is not None:
             for tally in self.session.mix.mixture.tallies():
                 tally.copy_(summed(self.accelerator, tally))
+
+
+def _weights(learners: Sequence[Learner], step: int) -> dict[str, float]:
+    """What each head's mean loss counts in a step: its share of the rows, on the scale of its balance."""
+    return {
+        stream.head: stream.weight(step) * learner.balance.weight(stream.name)
+        for learner in learners
+        for stream in learner.streams
+        if step < stream.total_steps
+    }
 
 
 def _answers(items: Sequence[Item]) -> int:

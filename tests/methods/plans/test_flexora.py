@@ -24,7 +24,7 @@ from weft.runs import RunFolder
 from weft.storage.experts import load_expert
 from weft.training.assembly import Session, assemble
 from weft.training.loop import train
-from weft.training.preparation import Trial
+from weft.training.preparation.trial import Trial
 from weft.training.settings import completed
 
 Settings = Callable[..., dict[str, Any]]

@@ -53,6 +53,13 @@ class GateSpec(Settings):
             raise ValueError("normalise sum_to_k needs select top_k")
         return self
 
+    @classmethod
+    def kept(cls, k: int | None, temperature: float) -> Self:
+        """A softmax of which the `k` largest stay, to sum 1; None keeps all."""
+        if k is None:
+            return cls(temperature=temperature)
+        return cls(temperature=temperature, select="top_k", k=k, normalise="renormalise")
+
 
 class Gate(NamedTuple):
     """What a gate says of every token, (..., experts) each."""

@@ -77,6 +77,11 @@ class GateHead(nn.Module):
         self.maps = nn.ModuleList(
             _linear(before, after, generator, like) for before, after in itertools.pairwise(sizes)
         )
+        if spec.head_start == "uniform":
+            # Drawn all the same, so that what is drawn after it does not change.
+            with torch.no_grad():
+                for value in self.maps[-1].parameters():
+                    value.zero_()
         self.dropout = spec.head_dropout
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ class Spec(Settings):
     """Whether the tasks' heads go on learning; None: where the experts do."""
     baselines: bool = True
     """Whether uniform gates and the sum of the runs' experts are scored beside the mixture."""
+    balance: str = "none"
+    """What each task's loss counts in the sum: a file of `balances/` (none start expert uncertainty)."""
 
 
 class FrozenSpec(Spec):
@@ -38,6 +40,15 @@ class HeadSpec(FrozenSpec):
     """Gates of its own for every map, or the same for all."""
     temperature: float = Field(default=1.0, gt=0)
     """What logits are divided by in the softmax."""
+    head_start: Literal["random", "uniform"] = "random"
+    """Whether the head's last map is drawn, or 0, so that every gate starts at 1 / experts."""
+    standardise: bool = False
+    """Whether what the head reads is brought to mean 0 and variance 1 before, by all that training has seen."""
+    reads: Literal["token", "sequence"] = "token"
+    """Whether every token has gates of its own, or all of a sequence the same, from mean and first token; choices of a
+    row then share theirs."""
+    label_weight: float = Field(default=0.0, ge=0)
+    """Weight of the gates' cross-entropy against the row's own task; 0 trains by the tasks' losses alone."""
 
 
 class TrainedSpec(Spec):
@@ -55,14 +66,14 @@ class TrainedSpec(Spec):
     """Where new experts go, in the terms of a recipe's targets."""
 
 
-def check_k(k: int | None, experts: int) -> None:
+def check_k(k: int | None, experts: int, name: str = "top_k") -> None:
     """Refuse to select more experts than there are.
 
     Raises:
-        ValueError: If `k` is more than `experts`.
+        ValueError: If `k`, the setting `name`, is more than `experts`.
     """
     if k is not None and k > experts:
-        raise ValueError(f"top_k {k} is more than the {experts} experts; choose at most {experts}")
+        raise ValueError(f"{name} {k} is more than the {experts} experts; choose at most {experts}")
 
 
 def trains_experts(spec: Spec) -> bool:

@@ -8,7 +8,7 @@ tasks or the loop.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from weft.base.dropout import dropout
 from weft.lowrank.route import current_rows
-from weft.methods.gates import apply
+from weft.methods.gates import apply, losses
 from weft.methods.gates.call import Call, Pass
 from weft.methods.gates.frame import Frame
 from weft.methods.gates.gate import Gate, GateSpec, gate
 from weft.methods.gates.lookup import AtOnce
 from weft.methods.gates.mid import diag
-from weft.methods.gates.networks import GateHead, Routers
+from weft.methods.gates.networks import GateHead, Routers, Standard
+from weft.methods.gates.reading import shared, summary
 from weft.methods.gates.settings import HeadSpec, Spec, TrainedSpec, trains_experts
 from weft.methods.gates.stack import Part, Stack
 from weft.methods.gates.trace import GateTrace
@@ -254,12 +255,30 @@ class Headed(Mixture):
     """Gates of all maps from one head, known before the first map that they serve."""
 
     spec: HeadSpec
+    standard: Standard | None
 
     def build(self, generator: torch.Generator) -> None:
         own, served = self.spec, self.served
         self._at = {module: at if own.layerwise else 0 for at, module in enumerate(served)}
         out = len(self.experts) * (len(served) if own.layerwise else 1)
-        self.head = GateHead(self.inner, out, own, generator, self.like)
+        inner = self.frame.hidden * (2 if self.by_sequence else 1)
+        self.head = GateHead(inner, out, own, generator, self.like)
+        # What tells tasks apart is small beside what all texts share, the first token's state above all.
+        self.standard = Standard(inner, self.like) if own.standardise else None
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether all tokens of a sequence get the same gates.
+
+        Raises:
+            ValueError: If they are to, and a token must not see those after it.
+        """
+        found = self.spec.reads == "sequence"
+        if found and self.frame.causal:
+            raise ValueError(
+                "reads sequence: on a decoder a token must not see those after it; choose reads: token"
+            )
+        return found
 
     @property
     def served(self) -> Sequence[str]:
@@ -267,17 +286,26 @@ class Headed(Mixture):
         return self.modules_woven
 
     @property
-    def inner(self) -> int:
-        """Size of what the head reads."""
-        return self.frame.hidden
-
-    @property
     def gate_spec(self) -> GateSpec:
         return GateSpec(temperature=self.spec.temperature)
 
     def ask(self, hidden: Tensor, call: Call) -> Tensor:
         """What the head says of the state that is read, (sequences, seq, logits of all maps)."""
-        return self.head(hidden)
+        # What is measured or averaged is so in single precision at least.
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        if not self.by_sequence:
+            state = hidden if self.standard is None else hidden.to(wide)
+            return self.head(self._standardised(state, call.trace.tokens))
+        state = summary(hidden.to(wide), call.trace.mask, causal=False)
+        said = shared(self.head(self._standardised(state, lambda rows: rows)), call.trace.rows)
+        return said.unsqueeze(1).expand(-1, hidden.shape[1], -1)
+
+    def _standardised(self, state: Tensor, counted: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.standard is None:
+            return state
+        if self.training:
+            self.standard.look(counted(state))
+        return self.standard(state)
 
     def answer(self, logits: Tensor) -> Gate:
         """The gates of all maps, (sequences, seq, maps, experts)."""
@@ -287,6 +315,26 @@ class Headed(Mixture):
         assert call.hidden is not None
         said = self.ask(call.hidden.detach(), call).unflatten(-1, (-1, len(self.experts)))
         call.once["gates"] = AtOnce(said, self.answer(said))
+
+    def tallies(self) -> list[Tensor]:
+        return [] if self.standard is None else [self.standard.fresh]
+
+    def after_step(self, done: int, total: int) -> None:
+        if self.standard is not None:
+            self.standard.settle()
+
+    @property
+    def row_means(self) -> frozenset[str]:
+        return frozenset({"label_ce"}) if self.by_sequence else frozenset()
+
+    def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
+        if not self.spec.label_weight:
+            return {}
+        said = list(trace.logits.values())[: None if self.spec.layerwise else 1]
+        # Where all tokens have the same a row counts once, however long it is.
+        each = [own[:, 0] if self.by_sequence and own.dim() > 2 else own for own in said]
+        value = losses.over(losses.task_ce(trace, own) for own in each)
+        return {"label_ce": (self.spec.label_weight, value)}
 
     def logits(self, module: str, x: Tensor, z: Tensor, call: Call) -> Tensor:
         return call.once["gates"].logits_of(self._at[module])

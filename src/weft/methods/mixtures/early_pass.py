@@ -19,17 +19,14 @@ On a decoder a token must not see those after it: there each token has gates of 
 layers, and the label loss is a mean over tokens. Keys and values of both passes are cached in generation.
 """
 
+from typing import Literal
+
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from weft.methods.gates import losses
-from weft.methods.gates.call import Call, Pass
+from weft.methods.gates.call import Pass
 from weft.methods.gates.gate import GateSpec
-from weft.methods.gates.networks import Standard
-from weft.methods.gates.reading import shared, summary
 from weft.methods.gates.settings import HeadSpec, check_k
-from weft.methods.gates.trace import GateTrace
 from weft.methods.mixtures import contract
 
 
@@ -40,6 +37,10 @@ class Spec(HeadSpec):
     """How many layers of the bare base are run before the gates speak; as many as it has, or more: all."""
     top_k: int | None = Field(default=1, ge=1)
     """Experts that are kept in inference, their gates summing to 1; None keeps all, as training does."""
+    standardise: bool = True
+    """Whether what the head reads is brought to mean 0 and variance 1 before, by all that training has seen."""
+    reads: Literal["token", "sequence"] = "sequence"
+    """Whether every token has gates of its own, as on a decoder it always has, or all of a sequence the same."""
     label_weight: float = Field(default=1.0, ge=0)
     """Weight of the gates' cross-entropy against the row's own task; 0 trains by the tasks' losses alone."""
 
@@ -53,12 +54,10 @@ class EarlyPass(contract.Headed):
     def build(self, generator: torch.Generator) -> None:
         check_k(self.spec.top_k, len(self.experts))
         super().build(generator)
-        # What tells tasks apart is small beside what all sequences share, the first token's state above all.
-        self.standard = Standard(self.inner, self.like)
 
     @property
-    def inner(self) -> int:
-        return self.frame.hidden * (1 if self.frame.causal else 2)
+    def by_sequence(self) -> bool:
+        return self.spec.reads == "sequence" and not self.frame.causal
 
     @property
     def reads_pass(self) -> Pass:
@@ -66,44 +65,4 @@ class EarlyPass(contract.Headed):
 
     @property
     def gate_spec(self) -> GateSpec:
-        own = self.spec
-        if self.training or own.top_k is None:
-            return GateSpec(temperature=own.temperature)
-        return GateSpec(
-            temperature=own.temperature, select="top_k", k=own.top_k, normalise="renormalise"
-        )
-
-    def ask(self, hidden: Tensor, call: Call) -> Tensor:
-        state = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        if self.frame.causal:
-            if self.training:
-                self.standard.look(call.trace.tokens(state))
-            return self.head(self.standard(state))
-        state = summary(state, call.trace.mask, causal=False)
-        if self.training:
-            self.standard.look(state)
-        said = shared(self.head(self.standard(state)), call.trace.rows)
-        return said.unsqueeze(1).expand(-1, hidden.shape[1], -1)
-
-    def tallies(self) -> list[Tensor]:
-        return [self.standard.fresh]
-
-    def after_step(self, done: int, total: int) -> None:
-        self.standard.settle()
-
-    @property
-    def row_means(self) -> frozenset[str]:
-        return frozenset() if self.frame.causal else frozenset({"label_ce"})
-
-    def losses(self, trace: GateTrace) -> dict[str, tuple[float, Tensor]]:
-        if not self.spec.label_weight:
-            return {}
-        said = list(trace.logits.values())[: None if self.spec.layerwise else 1]
-        # An encoder's are the same for all tokens: a row counts once, however long it is.
-        each = [own if self.frame.causal else own[:, 0] for own in said]
-        return {
-            "label_ce": (
-                self.spec.label_weight,
-                losses.over(losses.task_ce(trace, own) for own in each),
-            )
-        }
+        return GateSpec.kept(None if self.training else self.spec.top_k, self.spec.temperature)

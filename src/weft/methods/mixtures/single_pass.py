@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from weft.lowrank.roles import layer_index
 from weft.methods.gates.call import Call
-from weft.methods.gates.gate import Gate, gate
+from weft.methods.gates.gate import Gate, GateSpec, gate
 from weft.methods.gates.networks import Routers
-from weft.methods.gates.settings import HeadSpec
+from weft.methods.gates.settings import HeadSpec, check_k
 from weft.methods.mixtures import contract
 
 
@@ -37,6 +37,8 @@ class Spec(HeadSpec):
     """reader layer: the layer, from 0, whose input is read."""
     layerwise: bool = True
     """Gates of its own for every map, or the same for all; local always has its own."""
+    infer_top_k: int | None = Field(default=None, ge=1)
+    """Experts that are kept in inference alone, their gates summing to 1; None keeps all, as training does."""
 
 
 class SinglePass(contract.Headed):
@@ -48,11 +50,18 @@ class SinglePass(contract.Headed):
 
     def build(self, generator: torch.Generator) -> None:
         own = self.spec
+        check_k(own.infer_top_k, len(self.experts), "infer_top_k")
         if own.reader == "layer" and own.layer >= self.frame.layers:
             raise ValueError(
                 f"layer {own.layer}: the base has layers 0 to {self.frame.layers - 1}; choose one of them"
             )
         if own.reader == "local":
+            if own.standardise or own.reads == "sequence":
+                raise ValueError(
+                    "reader local: every map reads its own input, token by token, and has no head that standardise or "
+                    "reads: sequence could change; choose reader embedding or layer"
+                )
+            self.standard = None
             shapes = {m: (len(self.experts), self.stack(m).A.shape[1]) for m in self.modules_woven}
             self.routers = Routers(shapes, generator, self.like)
             self._at = {}
@@ -72,6 +81,11 @@ class SinglePass(contract.Headed):
             if is_known:
                 found.append(module)
         return found
+
+    @property
+    def gate_spec(self) -> GateSpec:
+        kept = None if self.training else self.spec.infer_top_k
+        return GateSpec.kept(kept, self.spec.temperature)
 
     @property
     def reads_layer(self) -> int | None:

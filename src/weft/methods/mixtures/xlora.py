@@ -8,14 +8,28 @@ Buehler and Buehler 2024, X-LoRA, arXiv:2402.07148, section 2.1. The settings ar
 softmax of its own, global weight g, the scaling pass's value. Both defaults are theirs, `layerwise` included.
 
 Differences. Gates multiply the rank-sized projection, not the input: the same value for `in / rank` times less work.
-With `softmax` and `softmax_top_k` both, PEFT takes a softmax of a softmax, which is nearly uniform; here it is one
-softmax over the selected logits. The authors' own top-k softmax runs over all tokens at once; here it is each token's
-own, as PEFT corrected. Which experts are selected is a mask, never `score != 0`. With `scaling_value` other than 0 the
-first pass runs with every gate at that number; PEFT 0.21.2 also multiplies it by the global weight and selects there.
+The authors' own top-k softmax runs over all tokens at once; here it is each token's own, as PEFT corrected. Which
+experts are selected is a mask, never `score != 0`.
+
+The same settings give other gates in PEFT 0.21.2 (l the logits, T the temperature, K the selected):
+
+    softmax  softmax_top_k  top_k   here                PEFT
+    on       on             k       softmax_K(l / T)    softmax_K(softmax(l / T)), nearly uniform
+    off      on             k       softmax_K(l / T)    softmax_K(l), whatever T
+    on       on             none    softmax(l / T)      softmax(softmax(l / T)), nearly uniform
+    off      on             none    l                   softmax(l), whatever T
+
+and with `scaling_value` other than 0 the first pass runs with every gate at that number, where PEFT also multiplies it
+by the global weight and selects. Import and export of PEFT folders translate what has a form on the other side and
+refuse the rest (`storage/xlora_format.py`).
+
+Ours, not theirs: `balance`, `head_start`, `standardise`, `reads`, `label_weight`, `infer_top_k`.
 """
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from weft.methods.gates.call import Pass
@@ -35,10 +49,21 @@ class Spec(HeadSpec):
     """How many experts a token keeps; None keeps all."""
     softmax_top_k: bool = False
     """Whether the kept gates sum to 1."""
+    infer_top_k: int | None = Field(default=None, ge=1)
+    """Experts that are kept in inference alone, their gates summing to 1; None keeps what training keeps."""
     global_weight: float = 1.0
     """What all gates are multiplied by."""
     scaling_value: float = 0.0
     """Gates of the first pass; 0 is the bare base."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.infer_top_k is not None and (self.top_k is not None or not self.softmax):
+            raise ValueError(
+                f"infer_top_k {self.infer_top_k} keeps the largest of a softmax over all experts; leave top_k away and "
+                "softmax on"
+            )
+        return self
 
 
 class XLoRA(contract.Headed):
@@ -50,6 +75,7 @@ class XLoRA(contract.Headed):
 
     def build(self, generator: torch.Generator) -> None:
         check_k(self.spec.top_k, len(self.experts))
+        check_k(self.spec.infer_top_k, len(self.experts), "infer_top_k")
         super().build(generator)
 
     @property
@@ -59,6 +85,8 @@ class XLoRA(contract.Headed):
     @property
     def gate_spec(self) -> GateSpec:
         own = self.spec
+        if own.infer_top_k is not None:
+            return GateSpec.kept(None if self.training else own.infer_top_k, own.temperature)
         inner = own.top_k is not None and own.softmax_top_k
         return GateSpec(
             score="softmax" if own.softmax and not inner else "raw",
