@@ -1,17 +1,22 @@
 """Run folders as training leaves them, without the training, and what offline says of them."""
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from weft.base.loading import Base
-from weft.config import Run
+from weft.config import MixtureSettings, RecipeSettings, Run
 from weft.methods.recipes import resolve
-from weft.model.expert import Card, build
+from weft.model.expert import Card, Expert, build
 from weft.model.head import Head
+from weft.model.mixing import Ingredient, make_mix
+from weft.model.recogniser import STATES, Recogniser
 from weft.runs import RunFolder
 from weft.storage.experts import save_expert
+from weft.storage.mixture import save_mixture
 from weft.tasks.contract import Prediction, TaskSpec
 from weft.tasks.kinds import kinds
 
@@ -40,13 +45,29 @@ def write_run(
     folder: Path, base: Base, kind: str, seed: int = 0, *, rank: int = 3, **recipe: Any
 ) -> Path:
     """A run folder with one LoRA expert whose every weight is random, by its seed."""
-    spec = TaskSpec.model_validate({"name": kind, "kind": kind, "max_length": 64, **SPECS[kind]})
     settings = {"name": "lora", "targets": ["query", "ffn_out"], "rank": rank, **recipe}
-    said = {"name": kind, "spec": spec.model_dump(mode="json", exclude={"name"})}
-    run = Run.model_validate({"base": base.name, "task": said, "recipe": settings})
+    run = Run.model_validate({"base": base.name, "task": said(kind), "recipe": settings})
     made = RunFolder.create(folder, run)
+    expert, card = trained(base, kind, seed, settings)
+    save_expert(expert, card, base, made.expert)
+    return folder
+
+
+def spec_of(kind: str) -> TaskSpec:
+    """A task of a kind, by its kind's name."""
+    return TaskSpec.model_validate({"name": kind, "kind": kind, "max_length": 64, **SPECS[kind]})
+
+
+def said(kind: str) -> dict[str, Any]:
+    """The same as a run's settings have it."""
+    return {"name": kind, "spec": spec_of(kind).model_dump(mode="json", exclude={"name"})}
+
+
+def trained(base: Base, kind: str, seed: int, recipe: dict[str, Any]) -> tuple[Expert, Card]:
+    """An expert away from its start, and its card."""
+    spec = spec_of(kind)
     task = kinds.load(kind)(spec, spec.labels or [])
-    resolved = resolve(run.recipe)
+    resolved = resolve(RecipeSettings.model_validate(recipe))
     expert = build(kind, base, resolved, Head(kind, base, task.num_labels, seed), seed)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -63,7 +84,43 @@ def write_run(
         revision=None,
         digest=base.digest,
     )
-    save_expert(expert, card, base, made.expert)
+    return expert, card
+
+
+def write_mixture(folder: Path, base: Base, tasks: Sequence[str], method: str = "xlora") -> Path:
+    """A run folder with a mixture of an expert for each task, its gates away from their start."""
+    recipe = {"name": "lora", "targets": ["query", "ffn_out"], "rank": 2}
+    owners: dict[str, Ingredient] = {}
+    heads: dict[str, tuple[Expert, Card]] = {}
+    for at, kind in enumerate(tasks):
+        expert, card = trained(base, kind, 20 + at, recipe)
+        save_expert(expert, card, base, folder / "from" / kind)
+        owners[kind] = Ingredient(expert, card, folder / "from" / kind)
+        heads[kind] = trained(base, kind, 40 + at, {"name": "head"})
+    settings = MixtureSettings.model_validate({"name": method})
+    mix = make_mix(settings, base, owners, list(tasks), seed=1)
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for value in mix.parameters():
+            value.add_(0.3 * torch.randn(value.shape, generator=draw))
+    size = STATES * base.config.hidden_size
+    weight = torch.randn(len(tasks), size, generator=draw)
+    save_mixture(
+        folder / "mixture",
+        mix,
+        base,
+        settings=settings,
+        ingredients=owners,
+        heads=heads,
+        extra=Recogniser(tuple(tasks), weight, torch.zeros(len(tasks))).tensors(),
+    )
+    shutil.rmtree(folder / "from")
+    common = {"base": base.name, "mixture": settings.model_dump()}
+    whole = Run.model_validate({**common, "tasks": [said(kind) for kind in tasks]})
+    RunFolder(folder).write_config(whole)
+    for kind in tasks:
+        (folder / kind).mkdir()
+        RunFolder(folder / kind).write_config(Run.model_validate({**common, "task": said(kind)}))
     return folder
 
 

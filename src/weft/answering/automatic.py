@@ -9,7 +9,7 @@ from weft.answering.recognition import features, sequences_of
 from weft.base.tokens import check_tokens
 from weft.model.recogniser import Recognised
 from weft.storage.loading import LoadedMixture, LoadedRun
-from weft.tasks.contract import Prediction
+from weft.tasks.contract import Prediction, Record
 
 
 def predict_auto(
@@ -38,15 +38,7 @@ def predict_auto(
     runs = mixture.runs
     any_run = next(iter(runs.values()))
     held = any_run.model.snapshot
-    fitting = [tasks_fitting(mixture, value, at) for at, value in enumerate(inputs)]
-    # As the first task that it fits has it; which form that is is all that a task would add.
-    records = [
-        runs[names[0]].task.encode(
-            checked_input(runs[names[0]].task, value, at), held.base.tokenizer
-        )
-        for at, (names, value) in enumerate(zip(fitting, inputs, strict=True))
-    ]
-    check_tokens(held.base, records)
+    fitting, records = fitting_records(mixture, inputs)
     sequences, owners = sequences_of(records)
     said = mixture.recogniser(
         features(
@@ -57,15 +49,12 @@ def predict_auto(
         ),
         owners,
     )
-    chosen = [
-        max(names, key=lambda name, one=one: one.probabilities[name])
-        for names, one in zip(fitting, said, strict=True)
-    ]
+    chosen = [likeliest(names, one) for names, one in zip(fitting, said, strict=True)]
     answers = predict_mixed(
         held,
-        {name: run.task for name, run in runs.items()},
-        list(zip(chosen, inputs, strict=True)),
-        members={name: run.members for name, run in runs.items()},
+        {run.name: run.task for run in runs.values()},
+        [(runs[name].name, value) for name, value in zip(chosen, inputs, strict=True)],
+        members={run.name: run.members for run in runs.values()},
         generation=generation,
         tokens_per_batch=tokens_per_batch,
         device=any_run.device,
@@ -73,9 +62,40 @@ def predict_auto(
         progress=progress,
     )
     return [
-        {**answer, "task": name, "confidence": _share(one, name)}
+        with_task(answer, one, name)
         for answer, name, one in zip(answers, chosen, said, strict=True)
     ]
+
+
+def fitting_records(
+    mixture: LoadedMixture, inputs: Sequence[Input]
+) -> tuple[list[list[str]], list[Record]]:
+    """For each input the tasks whose columns it has, and the input as the first of them has it.
+
+    Which form that is is all that a task would add to what is recognised.
+
+    Raises:
+        ValueError: If an input fits none of the tasks, or is not what the first that it fits takes.
+    """
+    runs = mixture.runs
+    base = next(iter(runs.values())).model.base
+    fitting = [tasks_fitting(mixture, value, at) for at, value in enumerate(inputs)]
+    records = []
+    for at, (names, value) in enumerate(zip(fitting, inputs, strict=True)):
+        task = runs[names[0]].task
+        records.append(task.encode(checked_input(task, value, at), base.tokenizer))
+    check_tokens(base, records)
+    return fitting, records
+
+
+def likeliest(names: Sequence[str], said: Recognised) -> str:
+    """Of some tasks the one that an input is taken for."""
+    return max(names, key=lambda name: said.probabilities[name])
+
+
+def with_task(answer: Prediction, said: Recognised, name: str) -> Prediction:
+    """An answer beside the task that its input was taken for, and how surely among all."""
+    return {**answer, "task": name, "confidence": round(said.probabilities[name], 6)}
 
 
 def tasks_fitting(mixture: LoadedMixture, value: Input, at: int) -> list[str]:
@@ -97,7 +117,3 @@ def _fits(run: LoadedRun, value: Input, at: int) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _share(said: Recognised, name: str) -> float:
-    return round(said.probabilities[name], 6)

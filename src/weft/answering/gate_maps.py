@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from weft.answering.inference import outputs, padding_id
+from weft.answering.inference import autocast, outputs, padding_id
 from weft.atomic import write_tensors
 from weft.methods.gates.gate import Gate
 from weft.methods.gates.trace import GateTrace, traced
-from weft.model.batching import Item
+from weft.model.batching import Item, collate
 from weft.model.mixed import Mix
+from weft.model.snapshot import Snapshot
 from weft.storage.loading import LoadedRun
 from weft.tasks.contract import Record
 
@@ -92,3 +94,43 @@ def save_trace(trace: GateTrace, path: str | Path) -> None:
         if value is not None:
             tensors[name] = value.detach().cpu().contiguous()
     write_tensors(Path(path), tensors)
+
+
+@dataclass(frozen=True)
+class TokenGates:
+    """What a mixture's gates said of one sequence.
+
+    Attributes:
+        tokens: As the tokenizer calls them.
+        gates: By map, for each token how much each expert speaks: (tokens, experts).
+    """
+
+    tokens: list[str]
+    gates: dict[str, list[list[float]]]
+
+
+def token_gates(
+    held: Snapshot, item: Item, *, device: torch.device, precision: str
+) -> list[TokenGates]:
+    """The gates of one row, sequence by sequence; maps without positions are left out.
+
+    Args:
+        held: Has the mixture.
+        item: The row, with the mixture as its members.
+        device: Where the model is.
+        precision: Arithmetic of the forward pass.
+    """
+    trace = GateTrace()
+    with torch.inference_mode(), autocast(device, precision), traced(trace):
+        batch = collate([item], padding_id(held.base)).to(device)
+        held.states(batch.inputs, batch.route)
+    found = []
+    for at, ids in enumerate(item.record["input_ids"]):
+        gates = {
+            module: own.gates[at, : len(ids)].float().cpu().tolist()
+            for module, own in trace.gates.items()
+            if own.gates.dim() == 3
+        }
+        tokens = held.base.tokenizer.convert_ids_to_tokens(list(ids))
+        found.append(TokenGates([str(token) for token in tokens], gates))
+    return found

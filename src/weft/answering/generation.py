@@ -111,7 +111,7 @@ def generate(
                 written = _write(writer, held.base, [ids[at] for at in rows], settings, device)
             tell("texts continued", start + len(rows), len(order))
             for at, row in zip(rows, written, strict=True):
-                found[at] = _continuation(held.base.tokenizer, ids[at], row, settings.stop)
+                found[at] = continuation(held.base.tokenizer, ids[at], row, settings.stop)
     return [found[at] for at in range(len(ids))]
 
 
@@ -123,7 +123,7 @@ def _write(
     device: torch.device,
 ) -> list[list[int]]:
     """The tokens that follow each prompt; rows that end early are padded."""
-    inputs, mask = _left_padded(prompts, padding_id(base), device)
+    inputs, mask = left_padded(prompts, padding_id(base), device)
     stopping = StoppingCriteriaList()
     if settings.stop:
         stopping.append(_StopTexts(base.tokenizer, settings.stop, inputs.shape[1]))
@@ -185,7 +185,7 @@ def _config(settings: Generation, base: Base) -> GenerationConfig:
     )
 
 
-def _left_padded(
+def left_padded(
     rows: Sequence[Sequence[int]], pad_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Ids and attention mask, (rows, tokens); prompts end together, all go on at one place."""
@@ -195,22 +195,29 @@ def _left_padded(
     return ids.to(device), mask.to(device)
 
 
-def _continuation(
+def continuation(
     tokenizer: PreTrainedTokenizerFast, prompt: list[int], row: list[int], stop: Sequence[str]
 ) -> Continuation:
-    """`row` without the padding behind its end, as tokens and as text."""
+    """What was written behind a prompt, as tokens and as text: to its end or to the first stop text.
+
+    Args:
+        tokenizer: The base's.
+        prompt: Tokens of the prompt.
+        row: Tokens behind it; what follows an end-of-text token is padding.
+        stop: Texts at which it ends.
+    """
     if tokenizer.eos_token_id in row:
         row = row[: row.index(tokenizer.eos_token_id) + 1]
-    text = _text(tokenizer, prompt, row)
+    text = text_behind(tokenizer, prompt, row)
     for length in range(1, len(row) + 1) if stop else ():
-        text = _text(tokenizer, prompt, row[:length])
+        text = text_behind(tokenizer, prompt, row[:length])
         ends = [text.index(end) for end in stop if end in text]
         if ends:
             return Continuation(text[: min(ends)], tuple(row[:length]))
     return Continuation(text, tuple(row))
 
 
-def _text(tokenizer: PreTrainedTokenizerFast, prompt: list[int], row: list[int]) -> str:
+def text_behind(tokenizer: PreTrainedTokenizerFast, prompt: list[int], row: list[int]) -> str:
     """What `row` adds to the prompt's text; read behind it: alone, a leading space may be lost."""
 
     def read(ids: list[int]) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from weft.base.dropout import dropout
 from weft.lowrank.route import Route, Voices, given_rows
-from weft.lowrank.woven import Term
+from weft.lowrank.woven import Term, Woven
 from weft.scoped import scoped
 
 DENSE_UP_TO = {"cpu": 8, "cuda": 64, "mps": 64}
@@ -47,6 +47,47 @@ class Factors:
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self.A, self.B
+
+
+class Scaled:
+    """A term without factors, times a number.
+
+    Args:
+        term: The term.
+        weight: The number.
+    """
+
+    dropout = 0.0
+    low_rank: ClassVar[bool] = False
+
+    def __init__(self, term: Term, weight: float) -> None:
+        self.term, self.weight, self.rank = term, weight, term.rank
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.weight * self.term(x, weight)
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("a term without factors has none times a number either")
+
+
+def scaled(own: Woven, weight: float) -> Woven:
+    """What an expert has woven in as it answers, times a number.
+
+    Raises:
+        ValueError: If it has copies of modules, or the last word on some map: neither can be weighed.
+    """
+    if own.copies or own.finishing:
+        what = "its own copy of " + next(iter(own.copies)) if own.copies else "gates"
+        raise ValueError(
+            f"it has {what}, which no weight can be given to; give it the weight 1 alone"
+        )
+    terms: dict[str, Term] = {}
+    for name, term in own.terms.items():
+        if isinstance(term, Factors):
+            terms[name] = Factors(term.A, weight * term.B)
+        else:
+            terms[name] = Scaled(term, weight)
+    return Woven(terms)
 
 
 _forced: ContextVar[str | None] = ContextVar("weft_path", default=None)

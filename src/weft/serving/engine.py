@@ -10,31 +10,37 @@ rounding alone.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from weft.answering.inference import Filling, order_of, units_of, whole
-from weft.answering.prediction import Input, checked_input, refuse_generation
-from weft.base.tokens import check_tokens
-from weft.model.batching import Item
-from weft.registry import said_by
-from weft.serving.batches import answered
+from weft.answering.generation import Generation
+from weft.answering.prediction import Input
+from weft.serving.asking import Asked, Speaker, asked_of, speaker
+from weft.serving.batches import Group, Reading, gate
+from weft.serving.call import Call
+from weft.serving.embedding import READER, Embedded, embedding_task
 from weft.serving.entries import Entry
-from weft.serving.errors import BadInput, DeadlinePassed, Draining, Failed, ServingError, TooLarge
-from weft.serving.load import Load, Meter
-from weft.serving.queue import Job, Queue, Unit, jobs_of
-from weft.serving.resident import Resident
+from weft.serving.errors import BadInput
+from weft.serving.gates import Gates, layer_of
+from weft.serving.load import Load
+from weft.serving.names import AUTO
+from weft.serving.requests import Requests
+from weft.serving.rows import decoded
+from weft.serving.scheduler import Scheduler
 from weft.serving.settings import Limits, Options
 from weft.serving.shelf import Shelf
-from weft.storage.loading import Ground, LoadedRun
-from weft.tasks.contract import Example, Prediction, Record
+from weft.serving.streaming import Delta, Message, write
+from weft.tasks.contract import Prediction
 
 NO_OPTIONS = Options()
+BASE = "."
+"""What requests to the bare base count for; no expert has such a name."""
 
 
 @dataclass(frozen=True)
@@ -44,49 +50,13 @@ class Answers:
     predictions: list[Prediction]
     """As of `weft predict`, in order."""
     expert: str
-    """Who answered."""
+    """Who answered: a name, or names and weights."""
     version: str
-    """Of who answered."""
+    """Of who answered: the first digits of the SHA-256 over its files; of experts that were weighed, all of them."""
     tokens: int
-    """Read and written for it."""
+    """Read for it, and written."""
     seconds: float
     """From asking to answer."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """An input on its way: who answers it, and its two forms."""
-
-    run: LoadedRun
-    example: Example
-    record: Record
-
-
-class Waiting(Job):
-    """A request in the queue, and what has been said of its units so far."""
-
-    def __init__(self, flow: str, deadline: float) -> None:
-        super().__init__(flow, deadline)
-        self.answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._found: dict[int, Any] = {}
-        self._count = 0
-
-    def hold(self, units: Sequence[tuple[Any, Any, int]]) -> None:
-        """Take units: what is to be done, its group, its tokens."""
-        for place, (work, group, tokens) in enumerate(units):
-            self.units.append(Unit(self, place, work, group, tokens))
-        self._count = len(self.units)
-
-    def give(self, place: int, output: Any) -> None:
-        """What came of a unit; the last one answers the request."""
-        self._found[place] = output
-        if len(self._found) == self._count and not self.answer.done():
-            self.answer.set_result([self._found[at] for at in range(self._count)])
-
-    def refuse(self, error: ServingError) -> None:
-        self.gone = True
-        if not self.answer.done():
-            self.answer.set_exception(error)
 
 
 class Engine:
@@ -102,21 +72,13 @@ class Engine:
     def __init__(self, shelf: Shelf, limits: Limits | None = None) -> None:
         self.shelf = shelf
         self.limits = limits or Limits()
-        self._queue = Queue(self.limits.quantum, self.limits.waiting_tokens)
-        self._work = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._scheduler = Scheduler(self.limits)
+        self._requests = Requests(self.limits, self._scheduler.overload)
         self._texts = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2), "weft-text")
-        self._forward = ThreadPoolExecutor(1, "weft-forward")
-        self._rows = 0
-        self._requests: set[asyncio.Task[Any]] = set()
-        self._meter = Meter()
-        self._draining = False
-        self._loop: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.shelf.open()
-        self._loop = asyncio.create_task(self._serve(), name="weft-engine")
+        self._scheduler.start()
         return self
 
     async def __aexit__(
@@ -126,11 +88,8 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         await self.drain(self.limits.patience)
-        assert self._loop is not None
-        self._loop.cancel()
-        await asyncio.wait([self._loop])
-        for pool in (self._texts, self._forward):
-            pool.shutdown(wait=True, cancel_futures=True)
+        await self._scheduler.stop()
+        self._texts.shutdown(wait=True, cancel_futures=True)
         self.shelf.close()
 
     async def predict(
@@ -141,10 +100,12 @@ class Engine:
         options: Options = NO_OPTIONS,
         deadline: float | None = None,
     ) -> Answers:
-        """What an expert says of each input, in order.
+        """What an expert says of each input, in order; inputs without an `id` are numbered from 0.
 
         Args:
-            expert: Its name.
+            expert: A name; `NAME/TASK`, one of several experts or a task of a mixture; a mixture's name, `NAME/auto` or
+                `auto`: whichever task it takes each input for; or weights by name: the experts' changes, each times its
+                weight, add up, and the head of the heaviest answers, or that of `options.task`.
             inputs: Texts, or mappings of the task's columns.
             options: What the request sets.
             deadline: Seconds after which no answer is wanted any more; None takes the engine's patience.
@@ -152,26 +113,131 @@ class Engine:
         Raises:
             ServingError: One of them, where there is no answer.
         """
-        assert isinstance(expert, str)
-        async with self._request(expert, len(inputs), deadline) as until:
-            began = time.perf_counter()
-            async with self.shelf.leased([expert]) as [resident]:
-                rows = await self._in_pool(partial(_encoded, resident, inputs, options))
-                raw = await self._answered(resident, rows, until)
-                predictions = await self._in_pool(partial(_decoded, rows, raw))
-            tokens = sum(_tokens(row.record) for row in rows)
-            seconds = time.perf_counter() - began
-            return Answers(predictions, resident.name, resident.version, tokens, seconds)
+        began = time.perf_counter()
+        asked = asked_of(expert, options, self.shelf.auto)
+        async with self._call(asked, len(inputs), deadline) as call:
+            found, tokens = await call.predictions(inputs, options.generation)
+            name, version = call.who
+        return Answers(found, name, version, tokens, time.perf_counter() - began)
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        expert: str | None = None,
+        *,
+        normalize: bool = True,
+        deadline: float | None = None,
+    ) -> Embedded:
+        """A vector of each text: the mean of its last states.
+
+        Args:
+            texts: The texts.
+            expert: Who speaks in the trunk; None is the bare base.
+            normalize: Whether vectors have length 1.
+            deadline: As of `predict`.
+
+        Raises:
+            ServingError: One of them, where there is no answer.
+        """
+        asked = None if expert is None else asked_of(expert, Options(), self.shelf.auto)
+        async with self._call(asked, len(texts), deadline) as call:
+            task = embedding_task(call.ground.model.base, normalize=normalize)
+            members = next(iter(call.own.runs.values())).members if call.residents else ()
+            speakers = [Speaker(task, READER, members)] * len(texts)
+            rows = await call.encoded(speakers, [{"text": text} for text in texts], None)
+            outputs = await call.read(rows)
+            found = await call.in_pool(partial(decoded, rows, outputs))
+            name, version = call.who
+        vectors = [one["vector"] for one in found]
+        return Embedded(vectors, name, version, sum(row.tokens for row in rows))
+
+    async def gates(
+        self,
+        expert: str,
+        value: Input,
+        *,
+        options: Options = NO_OPTIONS,
+        deadline: float | None = None,
+    ) -> Gates:
+        """What a mixture's gates say of one input, token by token.
+
+        Args:
+            expert: The mixture, with or without a task.
+            value: The input.
+            options: What the request sets.
+            deadline: As of `predict`.
+
+        Raises:
+            BadInput: If it is no mixture, or the input is not what the task takes.
+            ServingError: Others, where there is no answer.
+        """
+        asked = asked_of(expert, options, self.shelf.auto)
+        async with self._call(asked, 1, deadline) as call:
+            own = call.own
+            if own.mixture is None:
+                raise BadInput(f"{own.name} is one expert and has no gates; name a mixture")
+            task = asked.task
+            if task in (None, AUTO):
+                [(_, task)] = await call.recognised([value])
+            [row] = await call.encoded([speaker(own, task)], [value], None)
+            if row.writes:
+                raise BadInput(
+                    "gates are shown of inputs that are read; this task's are written on"
+                )
+            [found] = await call.done([Reading(row.item)], Group(gate, own.ground))
+            names = {name for sequence in found for name in sequence.gates}
+            return Gates(
+                expert=own.name,
+                version=own.version,
+                task=str(task),
+                experts=tuple(own.mixture.mix.mixture.experts),
+                sequences=found,
+                layers={name: layer_of(name) for name in sorted(names)},
+            )
+
+    async def stream(
+        self,
+        expert: str | Mapping[str, float],
+        text: str | Sequence[Message],
+        *,
+        options: Options = NO_OPTIONS,
+        deadline: float | None = None,
+    ) -> AsyncIterator[Delta]:
+        """What an expert writes behind a text, or in answer to messages, as it is written.
+
+        The pieces together are the continuation of `predict`; where a text cannot be written in company, there is one.
+
+        Args:
+            expert: As of `predict`.
+            text: The prompt, or messages with `role` and `content`.
+            options: What the request sets.
+            deadline: As of `predict`.
+
+        Raises:
+            BadInput: If the expert writes no text.
+            ServingError: Others, where there is no answer.
+        """
+        told: asyncio.Queue[Delta | None] = asyncio.Queue()
+        work = asyncio.ensure_future(self._write(expert, text, options, deadline, told))
+        work.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            while (delta := await told.get()) is not None:
+                yield delta
+            await work
+        finally:
+            # Whoever listened may have left.
+            work.cancel()
+            await asyncio.wait([work])
 
     async def experts(self) -> list[Entry]:
-        """All there is on the shelf."""
+        """All there is on the shelf, by name."""
         return await self.shelf.entries()
 
     async def entry(self, name: str) -> Entry:
-        """One of them."""
+        """One of them; see `Shelf.entry`."""
         return await self.shelf.entry(name)
 
-    async def put(self, name: str, folder: str) -> Entry:
+    async def put(self, name: str, folder: str | Path) -> Entry:
         """Let a name mean the expert in a folder; see `Shelf.put`."""
         return await self.shelf.put(name, folder)
 
@@ -180,147 +246,49 @@ class Engine:
         await self.shelf.remove(name)
 
     async def drain(self, seconds: float) -> None:
-        """Take nothing new; wait for what is under way, and after `seconds` refuse what is left."""
-        self._draining = True
-        if self._requests:
-            await asyncio.wait(self._requests, timeout=seconds)
+        """Take nothing new; wait for what is under way, and after so many seconds refuse what is left."""
+        await self._requests.drain(seconds)
 
     def load(self) -> Load:
         """How busy it is."""
-        return self._meter.load(
-            waiting=self._queue.lengths(),
-            rows=self._rows,
+        return self._scheduler.meter.load(
+            waiting=self._scheduler.queue.lengths(),
+            rows=self._requests.rows,
+            writing=self._scheduler.writing,
             residents=len(self.shelf.residents),
             bytes=self.shelf.bytes,
-            draining=self._draining,
+            draining=self._requests.draining,
         )
 
     @asynccontextmanager
-    async def _request(self, flow: str, rows: int, deadline: float | None) -> AsyncIterator[float]:
-        """A request under way: counted, refused where there is too much, given up when its time is over."""
-        if self._draining:
-            raise Draining("the server is about to end and takes nothing new; ask another")
-        if rows > self.limits.rows:
-            raise TooLarge(
-                f"{rows:,} inputs in one request, over the {self.limits.rows:,} that it may hold; send several"
+    async def _call(
+        self, asked: Asked | None, rows: int, deadline: float | None
+    ) -> AsyncIterator[Call]:
+        """A request under way, its experts in memory; None asks the bare base."""
+        flow = BASE if asked is None else asked.flow
+        async with (
+            self._requests.admitted(flow, rows, deadline) as until,
+            self.shelf.leased(asked.names if asked else ()) as residents,
+        ):
+            yield Call(
+                scheduler=self._scheduler,
+                texts=self._texts,
+                ground=residents[0].ground if residents else self.shelf.ground,
+                asked=asked,
+                residents=residents,
+                flow=flow,
+                until=until,
+                most=self.limits.row_tokens,
             )
-        if self._rows + rows > self.limits.waiting_rows and self._rows:
-            raise self._queue.overload(flow, self._meter.seconds_for(self._queue.tokens))
-        patience = self.limits.patience if deadline is None else deadline
-        until = asyncio.get_running_loop().time() + patience
-        task = asyncio.current_task()
-        assert task is not None
-        self._requests.add(task)
-        self._rows += rows
-        try:
-            async with asyncio.timeout_at(until) as scope:
-                yield until
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise DeadlinePassed(
-                f"no answer in the {patience:g} s that the request gave; ask again with more, or fewer inputs at a time"
-            ) from None
-        finally:
-            self._rows -= rows
-            self._requests.discard(task)
 
-    async def _answered(self, own: Resident, rows: Sequence[Row], until: float) -> list[Any]:
-        """What the heads say of rows, when their turn has come."""
-        units = [(at, unit) for at, row in enumerate(rows) for unit in units_of(_item(row))]
-        if not units:
-            return []
-        job = Waiting(own.name, until)
-        order = order_of([unit for _, unit in units])
-        job.hold([(units[at][1], own.ground, _tokens(units[at][1].record)) for at in order])
-        said = dict(zip(order, await self._waited(job), strict=True))
-        parts: list[list[Any]] = [[] for _ in rows]
-        for at, (row, _) in enumerate(units):
-            parts[row].append(said[at])
-        return [whole(one) for one in parts]
-
-    async def _waited(self, job: Waiting) -> list[Any]:
-        self._queue.put(job, self._meter.seconds_for(self._queue.tokens))
-        self._work.set()
-        try:
-            return await job.answer
-        finally:
-            # Answered, refused, or whoever asked has left: nothing of it stays.
-            self._queue.discard(job)
-
-    async def _serve(self) -> None:
-        """One batch after another, for as long as the engine is open."""
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            while self._queue:
-                await self._batch()
-
-    async def _batch(self) -> None:
-        # The largest vocabulary of all bases: it matters to language models alone.
-        vocabulary = max(own.model.base.config.vocab_size for own in self.shelf.grounds)
-        units = self._queue.take(Filling(self.limits.batch_tokens, vocabulary))
-        if not units:
-            return
-        ground = units[0].group
-        assert isinstance(ground, Ground)
-        began = time.perf_counter()
-        # Taken here: whoever is leased now is in it, whatever happens before the thread begins.
-        call = partial(
-            answered,
-            ground.model.snapshot,
-            [unit.work for unit in units],
-            device=ground.device,
-            precision=ground.precision,
-        )
-        done = asyncio.get_running_loop().run_in_executor(self._forward, call)
-        await asyncio.wait([done])
-        error = done.exception()
-        if error is not None:
-            for job in jobs_of(units):
-                job.refuse(_failed(error))  # type: ignore[arg-type]
-            return
-        self._meter.ran(sum(unit.tokens for unit in units), time.perf_counter() - began)
-        for unit, output in zip(units, done.result(), strict=True):
-            unit.job.give(unit.place, output)  # type: ignore[attr-defined]
-
-    async def _in_pool(self, call: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._texts, call)
-
-
-def _failed(error: BaseException) -> Failed:
-    return Failed(
-        f"the forward pass failed: {type(error).__name__}: {error}; the server goes on, ask again"[
-            :400
-        ]
-    )
-
-
-def _encoded(resident: Resident, inputs: Sequence[Input], options: Options) -> list[Row]:
-    """Inputs as the expert's task has them."""
-    run = next(iter(resident.runs.values()))
-    try:
-        refuse_generation(run.task, options.generation)
-        examples = [checked_input(run.task, value, at) for at, value in enumerate(inputs)]
-        base = run.model.base
-        records = [run.task.encode(example, base.tokenizer) for example in examples]
-        check_tokens(base, records)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(said_by(error)) from error
-    return [Row(run, example, record) for example, record in zip(examples, records, strict=True)]
-
-
-def _decoded(rows: Sequence[Row], raw: Sequence[Any]) -> list[Prediction]:
-    return [
-        row.run.task.decode(row.example, row.record, output)
-        for row, output in zip(rows, raw, strict=True)
-    ]
-
-
-def _item(row: Row) -> Item:
-    run = row.run
-    return Item(run.name, run.task.spec.kind, run.members, row.record)
-
-
-def _tokens(record: Record) -> int:
-    return sum(len(ids) for ids in record["input_ids"])
+    async def _write(
+        self,
+        expert: str | Mapping[str, float],
+        text: str | Sequence[Message],
+        options: Options,
+        deadline: float | None,
+        told: "asyncio.Queue[Delta | None]",
+    ) -> None:
+        asked = asked_of(expert, options, self.shelf.auto)
+        async with self._call(asked, 1, deadline) as call:
+            await write(call, text, options.generation or Generation(), told.put_nowait)

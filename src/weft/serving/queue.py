@@ -19,7 +19,13 @@ from weft.serving.errors import Overloaded
 class Batch(Protocol):
     """What units join while it has room."""
 
-    def takes(self, unit: Any) -> bool: ...
+    def allows(self, unit: "Unit") -> bool:
+        """Whether a unit can be the next at all."""
+        ...
+
+    def takes(self, unit: "Unit") -> bool:
+        """Whether there is room for a unit, which is then taken."""
+        ...
 
 
 @dataclass(eq=False)
@@ -158,13 +164,8 @@ class Queue:
         job.gone = True
         job.units.clear()
 
-    def take(self, batch: Batch, allowed: "frozenset[Hashable] | None" = None) -> list[Unit]:
-        """Units of one group that the batch has room for, fair by expert.
-
-        Args:
-            batch: Asked for each of them, and takes it if it says so.
-            allowed: Groups that may be taken; None is any.
-        """
+    def take(self, batch: Batch) -> list[Unit]:
+        """Units of one group that the batch has room for, fair by expert."""
         group: Hashable = None
         taken: list[Unit] = []
         skipped = 0
@@ -174,7 +175,7 @@ class Queue:
             if unit is None:
                 del self._flows[flow.name]
                 continue
-            if (taken and unit.group != group) or not (allowed is None or unit.group in allowed):
+            if (taken and unit.group != group) or not batch.allows(unit):
                 self._flows.move_to_end(flow.name)
                 skipped += 1
                 continue
@@ -184,7 +185,7 @@ class Queue:
                 flow.visited = True
             full = False
             for one in self._spent(flow, group):
-                if not batch.takes(one.work):
+                if not batch.takes(one):
                     full = True
                     break
                 taken.append(flow.pop())

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from weft.registry import said_by, unknown
+from weft.serving.embedding import add_reader
 from weft.serving.entries import Entry, Place, stored_bytes
 from weft.serving.errors import (
     BadInput,
@@ -61,6 +62,8 @@ class Shelf:
         precision: str | None = None,
     ) -> None:
         self.room = room or Room()
+        self.auto: str | None = None
+        """The mixture that `auto` alone means: the only one there was when the shelf was last looked through."""
         self._places = Places(experts or {}, folders, roots)
         self._device, self._precision = device, precision
         self._grounds: dict[str, Ground] = {}
@@ -76,12 +79,21 @@ class Shelf:
         self._lister = ThreadPoolExecutor(1, "weft-list")
 
     async def open(self) -> None:
-        """Bring the base: that of the first expert by name which can be read."""
-        for entry in await self.entries():
-            if entry.state != "refused" and not self._grounds:
-                place = self._places.place(entry.name)
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._loader, self._ground, place)
+        """Bring the base: that of the first expert, by name, which can be read."""
+        entries = await self._look()
+        fit = [entry.name for entry in entries if entry.state != "refused"]
+        if fit and not self._grounds:
+            place = self._places.place(fit[0])
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._loader, self._ground_of, place)
+
+    async def _look(self) -> list[Entry]:
+        """All there is, and whether `auto` means one of it."""
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._lister, self._places.entries)
+        mixtures = [one.name for one in found if one.kind == "mixture" and one.state != "refused"]
+        self.auto = mixtures[0] if len(mixtures) == 1 else None
+        return found
 
     def close(self) -> None:
         """Let the threads end."""
@@ -92,6 +104,17 @@ class Shelf:
     def grounds(self) -> tuple[Ground, ...]:
         """The bases in memory, each with its model, first come first."""
         return tuple(self._grounds.values())
+
+    @property
+    def ground(self) -> Ground:
+        """The first of them.
+
+        Raises:
+            UnknownExpert: If there is none yet.
+        """
+        if not self._grounds:
+            raise UnknownExpert("no base is in memory yet; put an expert on the shelf first")
+        return self.grounds[0]
 
     @property
     def residents(self) -> tuple[Resident, ...]:
@@ -125,9 +148,7 @@ class Shelf:
 
     async def entries(self) -> list[Entry]:
         """All there is, by name."""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._lister, self._places.entries)
-        return [self._with_state(one) for one in found]
+        return [self._with_state(one) for one in await self._look()]
 
     async def entry(self, name: str) -> Entry:
         """One of them.
@@ -158,6 +179,7 @@ class Shelf:
         work.add_done_callback(lambda _: self._changing.discard(own))
         # Whoever asked may leave; what has begun is done whole.
         await asyncio.shield(work)
+        await self._look()
         return await self.entry(own)
 
     async def remove(self, name: str) -> None:
@@ -172,6 +194,7 @@ class Shelf:
             raise ExpertInUse(f"{own} is being replaced at the moment; ask again")
         self._places.remove(own)
         self._retire(own)
+        await self._look()
 
     def _key(self, name: str) -> str:
         """What is in memory by a name: one of several by its task, all else by its own."""
@@ -266,9 +289,9 @@ class Shelf:
             self._reserved -= need
 
     def _read(self, wanted: Wanted) -> Resident:
-        return load(wanted, self._ground(wanted.place))
+        return load(wanted, self._ground_of(wanted.place))
 
-    def _ground(self, place: Place) -> Ground:
+    def _ground_of(self, place: Place) -> Ground:
         """The model for an expert's base, loaded the first time; in the loading thread."""
         try:
             card = read_card(next(iter(place.cards.values())))
@@ -280,6 +303,7 @@ class Shelf:
                         f"on {names}: serve it by another, or raise the number of bases"
                     )
                 ground = ground_of(place.folder, device=self._device, precision=self._precision)
+                add_reader(ground)
                 self._precision = ground.precision
                 self._grounds[card.digest] = ground
             return self._grounds[card.digest]

@@ -1,0 +1,152 @@
+"""Text as it is written: what of it is certain already, piece by piece."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from weft.answering.generation import Generation, text_behind
+from weft.serving.asking import speaker
+from weft.serving.call import Call
+from weft.serving.errors import BadInput
+from weft.serving.rows import WRITES, chunks_of
+from weft.serving.writing import Line
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What bytes are read as that the next token may make a character of."""
+Message = Mapping[str, str]
+"""`role` and `content`."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a text.
+
+    Attributes:
+        text: What comes behind all pieces before.
+        tokens: Written so far.
+        finish: Why it ended, of the last piece alone: `stop` at its own end or a stop text, `length` at the limit.
+        prompt_tokens: Of the prompt.
+        expert: Who writes.
+        version: Of who writes.
+    """
+
+    text: str
+    tokens: int
+    finish: str | None
+    prompt_tokens: int
+    expert: str
+    version: str
+
+
+class Told:
+    """What has been told of a text; nothing is taken back.
+
+    Args:
+        tokenizer: The base's.
+        line: The text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, line: Line) -> None:
+        self._tokenizer, self._line = tokenizer, line
+        self._told = ""
+
+    def more(self) -> str:
+        """What can be told now: no half character, and nothing that may turn out to begin a stop text."""
+        text = text_behind(self._tokenizer, self._line.prompt, list(self._line.written))
+        stops = self._line.settings.stop
+        ends = [text.index(stop) for stop in stops if stop in text]
+        if ends:
+            text = text[: min(ends)]
+        else:
+            text = text.rstrip(UNFINISHED)
+            kept = max((_begun(text, stop) for stop in stops), default=0)
+            text = text[: len(text) - kept]
+        return self.rest(text)
+
+    def rest(self, text: str) -> str:
+        """What of a text has not been told."""
+        if not text.startswith(self._told) or len(text) <= len(self._told):
+            return ""
+        new, self._told = text[len(self._told) :], text
+        return new
+
+
+async def write(
+    call: Call, text: str | Sequence[Message], how: Generation, tell: Callable[[Delta], None]
+) -> None:
+    """Write behind a text, or in answer to messages, and tell each piece.
+
+    Args:
+        call: The request.
+        text: The prompt, or messages.
+        how: How it is continued.
+        tell: Given each piece; the last one says why it ended.
+
+    Raises:
+        BadInput: If the expert writes no text, or the prompt is none.
+    """
+    base = call.ground.model.base
+    prompt = await call.in_pool(partial(prompt_of, base.tokenizer, text))
+    own = await call.speaker()
+    if own is None:
+        [(_, task)] = await call.recognised([prompt])
+        own = speaker(call.own, task)
+    if own.task.spec.kind != WRITES:
+        raise BadInput(
+            f"{call.own.name} answers {own.task.spec.kind} and writes no text; name a causal_lm expert"
+        )
+    [row] = await call.encoded([own], [prompt], how)
+    [(chunk, _)] = chunks_of([row], how)
+    [line] = chunk.lines
+    voice = Told(base.tokenizer, line)
+
+    def hear() -> None:
+        if new := voice.more():
+            tell(Delta(new, len(line.written), None, row.tokens, *call.who))
+
+    if call.joins(row, how):
+        await call.written_in_company([chunk], hear)
+        [found] = await call.in_pool(partial(chunk.continuations, call.ground))
+    else:
+        [found] = (await call.written([row], how)).values()
+    ended = base.tokenizer.eos_token_id in found.tokens or len(found.tokens) < how.max_new_tokens
+    stopped = ended or any(
+        stop in text_behind(base.tokenizer, line.prompt, list(found.tokens)) for stop in how.stop
+    )
+    finish = "stop" if stopped else "length"
+    tell(Delta(voice.rest(found.text), len(found.tokens), finish, row.tokens, *call.who))
+
+
+def _begun(text: str, stop: str) -> int:
+    """Characters at the end of a text that a stop text begins with."""
+    return next(
+        (size for size in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:size])), 0
+    )
+
+
+def prompt_of(tokenizer: PreTrainedTokenizerFast, text: str | Sequence[Message]) -> str:
+    """The prompt for a text, or for messages: by the tokenizer's chat template, else a line `role: content` for each.
+
+    Raises:
+        BadInput: If messages are none.
+    """
+    if isinstance(text, str):
+        return text
+    messages: list[dict[str, Any]] = []
+    for at, message in enumerate(text):
+        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise BadInput(
+                f"message {at}: expected texts 'role' and 'content', got {message!r:.80}"
+            )
+        messages.append({"role": message["role"], "content": message["content"]})
+    if not messages:
+        raise BadInput("no message; give one at least")
+    if tokenizer.chat_template:
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
+    lines = [f"{message['role']}: {message['content']}\n" for message in messages]
+    return "".join([*lines, "assistant:"])
