@@ -19,7 +19,7 @@ METHODS = tuple(f"weft.methods.{folder}" for folder in FOLDERS)
 ROOMS = (
     ("system",),
     ("registry", "atomic", "scoped", "guard"),
-    ("config", "runs"),
+    ("config", "runs", "client"),
     ("base", "tasks"),
     ("lowrank", "data"),
     ("methods",),
@@ -50,7 +50,14 @@ MOST_FILES = 16
 """Python files in a folder that is no registry."""
 LONGEST = 400
 LONGEST_METHOD = 150
-REGISTRIES = {*METHODS, "weft.methods.gates", "weft.tasks.kinds", "weft.model.heads", "weft.cli"}
+REGISTRIES = {
+    *METHODS,
+    "weft.methods.gates",
+    "weft.tasks.kinds",
+    "weft.model.heads",
+    "weft.cli",
+    "weft.serving.http.routes",
+}
 """Folders that grow by a file for each thing there is."""
 SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 CITATION = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:10\.|https?://|\b(19|20)\d\d\b")

@@ -42,6 +42,7 @@ def test_a_command_exists_because_its_file_does() -> None:
                     "demo",
                     "doctor",
                     "init",
+                    "key",
                     "merge",
                     "mix",
                     "prune",
@@ -49,7 +50,7 @@ def test_a_command_exists_because_its_file_does() -> None:
                     "recover",
                     "report",
                 ),
-                "reproduce",
+                *("reproduce", "serve"),
             ]
         )
         == FILES

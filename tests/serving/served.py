@@ -10,9 +10,9 @@ import httpx
 import uvicorn
 
 from weft.serving.app import Application, create_app
-from weft.serving.edge.settings import ServerSettings
 from weft.serving.engine import Engine
-from weft.serving.security import Key, hashed
+from weft.serving.http.security import Key, hashed
+from weft.serving.http.settings import ServerSettings
 from weft.serving.shelf import Shelf
 
 PREDICT = "weft-predict-0123456789abcdef"
@@ -29,7 +29,10 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def app_of(
-    *folders: Path, settings: ServerSettings | None = None, keys: tuple[Key, ...] = (), **shelf: Path
+    *folders: Path,
+    settings: ServerSettings | None = None,
+    keys: tuple[Key, ...] = (),
+    **shelf: Path,
 ) -> Application:
     """The app over the experts of some folders."""
     engine = Engine(Shelf(dict(shelf), folders=list(folders), device="cpu"))

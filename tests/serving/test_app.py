@@ -15,13 +15,15 @@ from tests.serving.runs import INPUTS, close, write_run
 from tests.serving.served import app_of, error_of, listening
 from weft.answering.prediction import predict
 from weft.base.loading import load_base
-from weft.serving.edge.settings import ServerSettings
+from weft.serving.http.settings import ServerSettings
 
 TOPIC = "sequence_classification"
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_predictions_are_those_of_offline(kind: str, http: httpx.Client, shelf_folder: Path) -> None:
+def test_predictions_are_those_of_offline(
+    kind: str, http: httpx.Client, shelf_folder: Path
+) -> None:
     said = http.post("/v1/predict", json={"expert": kind, "inputs": INPUTS[kind]}).json()
     offline = predict(shelf_folder / kind, INPUTS[kind], device="cpu")
     assert close(said["predictions"], json.loads(json.dumps(offline)))
@@ -111,7 +113,13 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str, str]] = [
 
 @pytest.mark.parametrize(("method", "path", "sent", "status", "code", "says"), REFUSED)
 def test_what_is_wrong_is_said_in_one_shape(
-    method: str, path: str, sent: dict[str, Any], status: int, code: str, says: str, http: httpx.Client
+    method: str,
+    path: str,
+    sent: dict[str, Any],
+    status: int,
+    code: str,
+    says: str,
+    http: httpx.Client,
 ) -> None:
     assert says in error_of(http.request(method, path, **sent), status, code)
 
@@ -121,7 +129,9 @@ def changing(shelf_folder: Path, tmp_path: Path) -> Iterator[tuple[httpx.Client,
     """A server over a folder of one's own, and the folder."""
     (tmp_path / TOPIC).symlink_to(shelf_folder / TOPIC)
     (tmp_path / "link").symlink_to(shelf_folder / TOPIC)
-    base = load_base(str(json.loads((shelf_folder / TOPIC / "expert" / "weft.json").read_text())["base"]))
+    base = load_base(
+        str(json.loads((shelf_folder / TOPIC / "expert" / "weft.json").read_text())["base"])
+    )
     write_run(tmp_path / "first", base, TOPIC, 11)
     write_run(tmp_path / "second", base, TOPIC, 12)
     with listening(app_of(tmp_path)) as url, httpx.Client(base_url=url, timeout=60) as client:
@@ -152,12 +162,33 @@ def test_an_expert_comes_is_replaced_and_goes(changing: tuple[httpx.Client, Path
 def test_links_and_names_do_not_lead_out(changing: tuple[httpx.Client, Path]) -> None:
     http, folder = changing
     assert {one["name"] for one in http.get("/v1/experts").json()["experts"]} == {"first", "second"}
-    for name in ("..", "../x", "%2e%2e%2fx", "a%00b", "a%0ab", ".hidden", "a/b/c", "x" * 200, "a%5cb", "é"):
+    for name in (
+        "..",
+        "../x",
+        "%2e%2e%2fx",
+        "a%00b",
+        "a%0ab",
+        ".hidden",
+        "a/b/c",
+        "x" * 200,
+        "a%5cb",
+        "é",
+    ):
         for method in ("GET", "PUT", "DELETE"):
             sent = {"json": {"folder": "first"}} if method == "PUT" else {}
             refused = http.request(method, f"/v1/experts/{name}", **sent)
             assert refused.status_code in (400, 404, 405, 422), (method, name, refused.text)
-    for where in ("link", "..", ".", "../first", str(folder.parent), "/", "first/../../x", "first\\..", "nobody"):
+    for where in (
+        "link",
+        "..",
+        ".",
+        "../first",
+        str(folder.parent),
+        "/",
+        "first/../../x",
+        "first\\..",
+        "nobody",
+    ):
         error_of(http.put("/v1/experts/mine", json={"folder": where}), 422, "expert_refused")
     assert {one["name"] for one in http.get("/v1/experts").json()["experts"]} == {"first", "second"}
 
@@ -170,7 +201,8 @@ def test_more_at_a_time_than_the_server_takes_is_told_to_come_back(shelf_folder:
         concurrent.futures.ThreadPoolExecutor(8) as pool,
     ):
         sent = [
-            pool.submit(httpx.post, f"{url}/v1/predict", json=question, timeout=60) for _ in range(8)
+            pool.submit(httpx.post, f"{url}/v1/predict", json=question, timeout=60)
+            for _ in range(8)
         ]
         found = [one.result() for one in sent]
         assert httpx.get(f"{url}/healthz").status_code == 200
@@ -184,7 +216,9 @@ def test_more_at_a_time_than_the_server_takes_is_told_to_come_back(shelf_folder:
 
 def test_pages_may_load_nothing(http: httpx.Client) -> None:
     page = http.get("/docs")
-    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert page.headers["Content-Security-Policy"].startswith(
+        "default-src 'none'; style-src 'sha256-"
+    )
     assert not re.search(r"(src|href)=\"(https?:)?//", page.text)
     assert "<script" not in page.text
     for path in http.get("/openapi.json").json()["paths"]:

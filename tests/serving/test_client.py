@@ -19,7 +19,7 @@ from weft.answering.generation import Generation
 from weft.answering.prediction import predict
 from weft.cli import app
 from weft.client.wire import address, settings_of
-from weft.serving.edge.settings import ServerSettings
+from weft.serving.http.settings import ServerSettings
 
 TOPIC = "sequence_classification"
 TEXTS = ["a good film", "the bad old dog of london said so", "one"]
@@ -128,9 +128,9 @@ def test_a_busy_server_is_asked_again_when_it_says_so(shelf_folder: Path) -> Non
     guarded = app_of(shelf_folder, keys=(own,), settings=ServerSettings(hosts=()))
     with listening(guarded) as url:
         with weft.Client(url, key=PREDICT, retries=0) as client:
+            ask = (client.experts() for _ in range(1000))
             with pytest.raises(weft.ServerError, match="has used up its requests") as full:
-                for _ in range(1000):
-                    client.experts()
+                list(ask)
             assert full.value.retry_after == 1
         with weft.Client(url, key=PREDICT, retries=1) as patient:
             assert patient.experts()
@@ -140,7 +140,10 @@ def test_a_server_that_is_not_there_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with weft.Client(url) as client, pytest.raises(ConnectionError, match="does `weft serve` run"):
+        with (
+            weft.Client(url) as client,
+            pytest.raises(ConnectionError, match="does `weft serve` run"),
+        ):
             client.experts()
         said = CliRunner().invoke(app, ["predict", TOPIC, "a", "--server", url])
         assert said.exit_code == 2
@@ -182,7 +185,7 @@ def test_settings_are_sent_by_their_names() -> None:
     assert settings_of({"seed": 3, "top_p": None, "stop": ("a",)}) == {"seed": 3, "stop": ["a"]}
     assert settings_of(Generation(max_new_tokens=3))["max_new_tokens"] == 3
     assert "cache" not in settings_of(Generation())
-    with pytest.raises(ValueError, match="no setting named 'max_tokens'. Did you mean 'max_new_tokens'"):
+    with pytest.raises(ValueError, match="no setting named 'max_tokens'"):
         settings_of({"max_tokens": 3})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving.served import KEYS, MANAGE, app_of, listening
-from weft.serving.edge.settings import ServerSettings
+from weft.serving.http.settings import ServerSettings
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 

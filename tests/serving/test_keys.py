@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from tests.serving.served import KEYS, MANAGE, PREDICT, app_of, bearer, error_of, listening
-from weft.serving.edge.logs import LOG, JsonLines
-from weft.serving.edge.refusals import RateLimited
-from weft.serving.edge.settings import ServerSettings
 from weft.serving.errors import Forbidden, Unauthorized
-from weft.serving.security import Gate, Key, add_key, hashed, keys_of, new_key
-from weft.serving.server import check_exposure, is_loopback
+from weft.serving.http.logs import LOG, JsonLines
+from weft.serving.http.refusals import RateLimited
+from weft.serving.http.security import Gate, Key, add_key, hashed, keys_of, new_key
+from weft.serving.http.server import check_exposure, is_loopback
+from weft.serving.http.settings import ServerSettings
 
 TOPIC = "sequence_classification"
 ASK = {"expert": TOPIC, "inputs": ["a most private text"]}
@@ -54,7 +54,10 @@ def test_each_path_asks_for_its_right(guarded: httpx.Client) -> None:
                 assert "no right to manage" in error_of(read, 403, "forbidden")
             else:
                 assert read.status_code not in (401, 403)
-            assert guarded.request(method, where, headers=bearer(MANAGE)).status_code not in (401, 403)
+            assert guarded.request(method, where, headers=bearer(MANAGE)).status_code not in (
+                401,
+                403,
+            )
     assert guarded.get("/docs").status_code == 200
 
 
@@ -136,7 +139,9 @@ def test_a_key_asks_so_much_a_minute() -> None:
     gate = Gate([key], clock)
     header = f"Bearer {PREDICT}"
     assert [gate.let_in(header, "predict") for _ in range(2)] == ["k", "k"]
-    with pytest.raises(RateLimited, match=r"has used up its requests of this minute; ask again in 30\.0 s") as full:
+    with pytest.raises(
+        RateLimited, match=r"has used up its requests of this minute; ask again in 30\.0 s"
+    ) as full:
         gate.let_in(header, "predict")
     assert full.value.retry_after == pytest.approx(30)
     clock.now = 29.9
@@ -216,7 +221,10 @@ def test_keys_come_from_the_environment_too() -> None:
         ("keys: [{name: a, sha256: X, rights: [admin]}]", "rights"),
         ("keys: [{name: a, sha256: X, rights: []}]", "rights"),
         ("key: []", "no setting named 'key'"),
-        ("keys: [{name: a, sha256: X, rights: [predict]}, {name: a, sha256: X, rights: [predict]}]", "of its own"),
+        (
+            "keys: [{name: a, sha256: X, rights: [predict]}, {name: a, sha256: X, rights: [predict]}]",
+            "of its own",
+        ),
     ],
 )
 def test_a_wrong_file_of_keys_is_refused(text: str, says: str, tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def broken_value(draw: random.Random, good: dict[str, Any]) -> bytes:
     field = draw.choice(list(value))
     change = draw.randrange(5)
     if change == 0:
-        value[draw.choice(["x", "expertt", "__class__", "\x00", "Inputs", "$ref"])] = draw.choice(WRONG)
+        value[draw.choice(["x", "expertt", "__class__", "\x00", "Inputs", "$ref"])] = draw.choice(
+            WRONG
+        )
     elif change == 1 and field not in ("options", "folder"):
         del value[field]
     elif change == 2:
@@ -77,7 +79,9 @@ def broken_name(draw: random.Random, method: str, path: str) -> Sent:
     """A request for an expert that cannot be."""
     name, good = draw.choice(NAMES), json.loads(json.dumps(GOOD[method, path]))
     if method == "PUT":
-        good["folder"] = draw.choice(["..", "/", "../shelf", "/etc", "a\u0000", "\n", "x" * 2000, "./.."])
+        good["folder"] = draw.choice(
+            ["..", "/", "../shelf", "/etc", "a\u0000", "\n", "x" * 2000, "./.."]
+        )
     else:
         good["expert" if path == "/v1/predict" else "model"] = name
     return method, path, json.dumps(good).encode(), "application/json"
@@ -97,7 +101,9 @@ def requests(count: int, seed: int) -> Iterator[Sent]:
         elif way == 2:
             yield broken_name(draw, method, path)
         else:
-            kind = draw.choice(["text/plain", "", "application/xml", "multipart/form-data", "application/jsonx"])
+            kind = draw.choice(
+                ["text/plain", "", "application/xml", "multipart/form-data", "application/jsonx"]
+            )
             yield method, path, text, kind
 
 
@@ -117,7 +123,9 @@ def refuses(shelf_folder: Path) -> Iterator[Callable[[int, int], None]]:
                 started = time.monotonic()
                 found = http.request(method, path, content=body, headers={"Content-Type": kind})
                 took = time.monotonic() - started
-                said = f"{method} {path} {kind} {body[:200]!r}: {found.status_code} {found.text[:300]}"
+                said = (
+                    f"{method} {path} {kind} {body[:200]!r}: {found.status_code} {found.text[:300]}"
+                )
                 assert 400 <= found.status_code < 500, said
                 assert found.json()["error"]["message"], said
                 assert took < 1, said
@@ -143,7 +151,7 @@ def test_two_thousand_wrong_requests_are_refused_and_change_nothing(
 def test_a_body_that_stands_still_is_given_up(shelf_folder: Path) -> None:
     import socket
 
-    from weft.serving.edge.settings import ServerSettings
+    from weft.serving.http.settings import ServerSettings
 
     settings = ServerSettings(body_timeout_s=0.3)
     with listening(app_of(shelf_folder, settings=settings)) as url:

@@ -14,7 +14,7 @@ from tests.serving.served import KEYS, PREDICT, app_of, error_of, listening
 from weft.answering.generation import Generation
 from weft.answering.prediction import predict
 from weft.base.loading import load_base
-from weft.serving.edge.settings import ServerSettings
+from weft.serving.http.settings import ServerSettings
 
 TOPIC = "sequence_classification"
 CHAT = [
@@ -55,7 +55,9 @@ def test_embeddings_are_alike_in_both_forms(model: str, reading: OpenAI, server:
     assert packed.usage.prompt_tokens == packed.usage.total_tokens > 5
     body = {"model": model, "input": texts[0], "encoding_format": "base64"}
     raw = httpx.post(f"{server}/v1/embeddings", json=body).json()["data"][0]["embedding"]
-    assert struct.unpack("<32f", base64.b64decode(raw)) == pytest.approx(plain.data[0].embedding, rel=1e-5)
+    assert struct.unpack("<32f", base64.b64decode(raw)) == pytest.approx(
+        plain.data[0].embedding, rel=1e-5
+    )
 
 
 def test_an_expert_has_other_vectors_than_the_base(reading: OpenAI) -> None:
@@ -67,7 +69,9 @@ def test_an_expert_has_other_vectors_than_the_base(reading: OpenAI) -> None:
 
 
 def test_what_embeddings_cannot_do_is_refused(reading: OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="dimensions 8: vectors of this base have 32"):
+    with pytest.raises(
+        openai.UnprocessableEntityError, match="dimensions 8: vectors of this base have 32"
+    ):
         reading.embeddings.create(model="base", input="a", dimensions=8)
     assert reading.embeddings.create(model="base", input="a", dimensions=32).data
     with pytest.raises(openai.NotFoundError, match="no expert named 'ada'"):
@@ -150,7 +154,9 @@ def test_a_base_without_a_template_has_no_chats(tiny_folder: object, tmp_path: P
     base = load_base(str(tiny_folder("gpt2")))  # type: ignore[operator]
     write_run(tmp_path / "writer", base, "causal_lm", 1, targets=["all-linear"])
     with listening(app_of(tmp_path)) as url:
-        said = httpx.post(f"{url}/v1/chat/completions", json={"model": "writer", "messages": CHAT}, timeout=60)
+        said = httpx.post(
+            f"{url}/v1/chat/completions", json={"model": "writer", "messages": CHAT}, timeout=60
+        )
     assert "chat template" in error_of(said, 422, "bad_input")
 
 

@@ -18,7 +18,7 @@ def command(
 ) -> None:
     """Make a key, print it this once, and write its hash into a file."""
     from weft.config import validate
-    from weft.serving.security import Key, add_key, hashed, new_key
+    from weft.serving.http.security import Key, add_key, hashed, new_key
 
     text = new_key()
     key = {

@@ -12,16 +12,15 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import weft
-from weft.serving import routes
-from weft.serving.edge import refusals
-from weft.serving.edge.door import Door
-from weft.serving.edge.settings import ServerSettings
+from weft import __version__
 from weft.serving.engine import Engine
 from weft.serving.errors import ServingError
-from weft.serving.metrics import Metrics
-from weft.serving.schemas import Refusal
-from weft.serving.security import Gate, Key
+from weft.serving.http import refusals, routes
+from weft.serving.http.door import Door
+from weft.serving.http.metrics import Metrics
+from weft.serving.http.schemas import Refusal
+from weft.serving.http.security import Gate, Key
+from weft.serving.http.settings import ServerSettings
 
 TITLE = "weft"
 _ABOUT = (
@@ -76,7 +75,7 @@ def create_app(
 
     app = Application(
         title=TITLE,
-        version=weft.__version__,
+        version=__version__,
         description=_ABOUT,
         docs_url=None,
         redoc_url=None,

@@ -19,8 +19,8 @@ from pydantic import Field
 
 from weft.atomic import write_text
 from weft.config import Settings, read_yaml, to_yaml, validate
-from weft.serving.edge.refusals import RateLimited
 from weft.serving.errors import Forbidden, Unauthorized
+from weft.serving.http.refusals import RateLimited
 
 Right = Literal["predict", "manage"]
 RIGHTS: tuple[Right, ...] = ("predict", "manage")

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 
 from weft.config import Settings, model_at
 from weft.registry import unknown
-from weft.serving.edge.call import Call
-from weft.serving.edge.logs import LOG
 from weft.serving.errors import Overloaded, ServingError
+from weft.serving.http.call import Call
+from weft.serving.http.logs import LOG
 
 GONE = 499
 """The status in logs and metrics of a request whose client left, as nginx calls it."""

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from fastapi import Header
 from starlette.requests import Request
 
-from weft.serving.edge.call import Call
-from weft.serving.edge.refusals import InvalidRequest
-from weft.serving.edge.settings import ServerSettings
 from weft.serving.errors import TooLarge
+from weft.serving.http.call import Call
+from weft.serving.http.refusals import InvalidRequest
+from weft.serving.http.settings import ServerSettings
 
 BASE = "base"
 """In place of an expert's name: the base without any."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from weft.serving.edge.refusals import body_of
 from weft.serving.errors import ServingError
+from weft.serving.http.refusals import body_of
 
 Prompt = str | list[dict[str, str]]
 """A text, or the messages of a chat."""
@@ -125,5 +125,3 @@ async def _after(
 
 def _said(event: dict[str, Any]) -> str:
     return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
-
-

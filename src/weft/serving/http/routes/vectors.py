@@ -6,15 +6,15 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from weft.serving.edge.call import Call
-from weft.serving.edge.reading import answered, router_for
-from weft.serving.openai_schemas import (
+from weft.serving.http.asking import BASE, check_room, deadline_of, note_answer
+from weft.serving.http.call import Call
+from weft.serving.http.openai_schemas import (
     EmbeddingRequest,
     EmbeddingResponse,
     check_dimensions,
     packed,
 )
-from weft.serving.edge.asking import BASE, check_room, deadline_of, note_answer
+from weft.serving.http.reading import answered, router_for
 
 router = router_for("predict")
 

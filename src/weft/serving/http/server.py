@@ -5,17 +5,16 @@ import signal
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from weft.serving.app import Application, create_app
-from weft.serving.edge.logs import LOG, log_to
-from weft.serving.edge.settings import LOOPBACK, ServerSettings
 from weft.serving.engine import Engine
-from weft.serving.security import Key
+from weft.serving.http.logs import LOG, log_to
+from weft.serving.http.security import Key
+from weft.serving.http.settings import LOOPBACK, ServerSettings
 from weft.system import stop_signals
 
 _HEAD_BYTES = 16 << 10

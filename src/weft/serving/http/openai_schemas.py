@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from weft.answering.generation import Generation
 from weft.serving.errors import BadInput
-from weft.serving.schemas import Body
+from weft.serving.http.schemas import Body
 from weft.serving.settings import Options
 
 Text = Annotated[str, Field(min_length=1)]

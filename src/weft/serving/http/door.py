@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weft.serving.edge.call import ID, Call
-from weft.serving.edge.logs import LOG
-from weft.serving.edge.refusals import GONE, WrongHost, refusal
-from weft.serving.edge.settings import ServerSettings
 from weft.serving.errors import Overloaded, ServingError
-from weft.serving.security import HEADERS
+from weft.serving.http.call import ID, Call
+from weft.serving.http.logs import LOG
+from weft.serving.http.refusals import GONE, WrongHost, refusal
+from weft.serving.http.security import HEADERS
+from weft.serving.http.settings import ServerSettings
 
 _UNKNOWN = "other"
 """In metrics, whatever path is no route: a stranger's words make no series."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from weft.serving.security import page_policy
+from weft.serving.http.security import page_policy
 
 router = APIRouter()
 

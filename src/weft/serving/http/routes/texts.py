@@ -10,11 +10,9 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from weft.serving.edge.asking import BASE, check_room, deadline_of, note_answer
-from weft.serving.edge.call import Call
-from weft.serving.edge.reading import answered, router_for
-from weft.serving.edge.writing import Prompt, Written, collected, streamed
-from weft.serving.openai_schemas import (
+from weft.serving.http.asking import BASE, check_room, deadline_of, note_answer
+from weft.serving.http.call import Call
+from weft.serving.http.openai_schemas import (
     ChatRequest,
     ChatResponse,
     CompletionRequest,
@@ -22,6 +20,8 @@ from weft.serving.openai_schemas import (
     ModelList,
     Writing,
 )
+from weft.serving.http.reading import answered, router_for
+from weft.serving.http.writing import Prompt, Written, collected, streamed
 
 router = router_for("predict")
 
@@ -29,7 +29,6 @@ Deadline = Annotated[float, Depends(deadline_of)]
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
-
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,9 @@ async def _answer(
     if not body.stream:
         written = await answered(request, collected(start, prompts))
         choices = [shape.whole(at, own.text, own.reason) for at, own in enumerate(written)]
-        return JSONResponse({**head, "object": shape.kind, "choices": choices, "usage": note(written)})
+        return JSONResponse(
+            {**head, "object": shape.kind, "choices": choices, "usage": note(written)}
+        )
 
     def event(at: int, delta: Any, is_first: bool) -> dict[str, Any]:
         choices = [shape.piece(at, delta.text, delta.reason, is_first)]

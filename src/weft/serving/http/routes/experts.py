@@ -6,10 +6,10 @@ from fastapi import Path
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from weft.serving.edge.reading import router_for
 from weft.serving.entries import Entry
 from weft.serving.errors import BadInput
-from weft.serving.schemas import ExpertEntry, ExpertList, PutRequest
+from weft.serving.http.reading import router_for
+from weft.serving.http.schemas import ExpertEntry, ExpertList, PutRequest
 
 router = router_for("predict")
 managing = router_for("manage")
@@ -37,7 +37,9 @@ async def put_expert(request: Request, name: Name, body: PutRequest) -> Response
     """Let an expert in, or replace it; what is under way goes on with the one it began with."""
     folder = body.folder or name
     if max(len(part.encode()) for part in folder.split("/")) > _LONGEST_PART:
-        raise BadInput(f"folder {folder[:80]!r}...: no system has names that long; give a run folder")
+        raise BadInput(
+            f"folder {folder[:80]!r}...: no system has names that long; give a run folder"
+        )
     found = await request.app.state.engine.put(name, folder)
     return JSONResponse(_shown(found))
 

@@ -10,11 +10,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from weft.guard import parse_json
-from weft.serving.edge.call import Call
-from weft.serving.edge.refusals import Malformed, SlowBody, WrongType
-from weft.serving.edge.settings import ServerSettings
 from weft.serving.errors import TooLarge
-from weft.serving.security import Right
+from weft.serving.http.call import Call
+from weft.serving.http.refusals import Malformed, SlowBody, WrongType
+from weft.serving.http.security import Right
+from weft.serving.http.settings import ServerSettings
 
 _JSON = "application/json"
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

@@ -4,9 +4,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from weft.serving.edge.reading import router_for
 from weft.serving.errors import Draining
-from weft.serving.schemas import Health
+from weft.serving.http.reading import router_for
+from weft.serving.http.schemas import Health
 
 router = APIRouter()
 measured = router_for(None)

@@ -6,10 +6,10 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from weft.serving.edge.call import Call
-from weft.serving.edge.reading import answered, router_for
-from weft.serving.edge.asking import check_room, deadline_of, note_answer
-from weft.serving.schemas import PredictRequest, PredictResponse
+from weft.serving.http.asking import check_room, deadline_of, note_answer
+from weft.serving.http.call import Call
+from weft.serving.http.reading import answered, router_for
+from weft.serving.http.schemas import PredictRequest, PredictResponse
 
 router = router_for("predict")
 

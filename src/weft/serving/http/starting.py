@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from weft.config import validate
-from weft.serving.edge.settings import ServerSettings
 from weft.serving.engine import Engine
 from weft.serving.errors import ServingError
-from weft.serving.security import keys_of
-from weft.serving.server import check_exposure, serve
+from weft.serving.http.security import keys_of
+from weft.serving.http.server import check_exposure, serve
+from weft.serving.http.settings import ServerSettings
 from weft.serving.settings import Limits, Room
 from weft.serving.shelf import Shelf
 

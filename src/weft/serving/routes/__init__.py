@@ -1,1 +1,0 @@
-"""Paths of the server: a file of this folder is a group of them and has a `router`; the app finds it by its being here."""
