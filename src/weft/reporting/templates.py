@@ -9,7 +9,7 @@ _OWN = "weft.reporting"
 
 
 def environment(package: str = _OWN) -> "Environment":
-    """The templates of a package, and behind them those of this one: `marked.html.j2` shows marks, `base.css` is the style.
+    """The templates of a package, and behind them those of this one: marks in `marked.html.j2`, style in `base.css`.
 
     Args:
         package: Where the files lie.
