@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,10 +32,10 @@ def app_of(
     *folders: Path,
     settings: ServerSettings | None = None,
     keys: tuple[Key, ...] = (),
-    **shelf: Path,
+    runs: Mapping[str, Path] | None = None,
 ) -> Application:
-    """The app over the experts of some folders."""
-    engine = Engine(Shelf(dict(shelf), folders=list(folders), device="cpu"))
+    """The app over the experts of some folders, and runs by name."""
+    engine = Engine(Shelf(runs, folders=list(folders), device="cpu"))
     return create_app(engine, settings, keys)
 
 

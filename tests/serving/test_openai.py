@@ -2,7 +2,7 @@
 
 import base64
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -10,7 +10,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.serving.served import KEYS, PREDICT, app_of, error_of, listening
+from tests.serving.runs import write_run
+from tests.serving.served import KEYS, PREDICT, app_of, listening
 from weft.answering.generation import Generation
 from weft.answering.prediction import predict
 from weft.base.loading import load_base
@@ -148,16 +149,16 @@ def test_a_chat_is_continued_as_its_template_writes_it(
     assert [piece.finish_reason for piece in pieces][-1] == "length"
 
 
-def test_a_base_without_a_template_has_no_chats(tiny_folder: object, tmp_path: Path) -> None:
-    from tests.serving.runs import write_run
-
-    base = load_base(str(tiny_folder("gpt2")))  # type: ignore[operator]
+def test_a_chat_without_a_template_is_written_line_by_line(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = load_base(str(tiny_folder("gpt2")))
     write_run(tmp_path / "writer", base, "causal_lm", 1, targets=["all-linear"])
+    body = {"model": "writer", "messages": CHAT, **SIX}
     with listening(app_of(tmp_path)) as url:
-        said = httpx.post(
-            f"{url}/v1/chat/completions", json={"model": "writer", "messages": CHAT}, timeout=60
-        )
-    assert "chat template" in error_of(said, 422, "bad_input")
+        said = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+    plain = "system: be good\nuser: the dog\nassistant:"
+    assert said["choices"][0]["message"]["content"] == offline(tmp_path, plain)
 
 
 def test_what_cannot_be_done_is_refused_with_the_reason(writing: OpenAI, reading: OpenAI) -> None:

@@ -24,8 +24,8 @@ def test_the_page_runs_and_prints_what_it_shows(
     base = load_base(str(tiny_folder("bert")))
     write_run(tmp_path / "runs" / "entities", base, "token_classification", 1)
     (tmp_path / "experts").mkdir()
-    shelf = named([str(tmp_path / "runs" / "entities")])
-    with listening(app_of(tmp_path / "experts", **shelf)) as url:
+    runs = named([str(tmp_path / "runs" / "entities")])
+    with listening(app_of(tmp_path / "experts", runs=runs)) as url:
         printed = play(
             text.replace("http://127.0.0.1:8000", url), tmp_path, name="serve.md", slow=False
         )

@@ -21,18 +21,18 @@ from typing import Self
 
 from weft.answering.generation import Generation
 from weft.answering.prediction import Input
-from weft.serving.asking import Asked, Speaker, asked_of, speaker
-from weft.serving.batches import Group, Reading, gate
-from weft.serving.call import Call
+from weft.serving.computing.batches import Group, Reading, gate
+from weft.serving.computing.scheduler import Scheduler
 from weft.serving.embedding import READER, Embedded, embedding_task
 from weft.serving.entries import Entry
 from weft.serving.errors import BadInput
 from weft.serving.gates import Gates, layer_of
 from weft.serving.load import Load
 from weft.serving.names import AUTO
-from weft.serving.requests import Requests
-from weft.serving.rows import decoded
-from weft.serving.scheduler import Scheduler
+from weft.serving.request.asking import Asked, Speaker, asked_of, speaker
+from weft.serving.request.call import Call
+from weft.serving.request.door import Door
+from weft.serving.request.rows import decoded
 from weft.serving.settings import Limits, Options
 from weft.serving.shelf import Shelf
 from weft.serving.streaming import Delta, Message, write
@@ -73,7 +73,7 @@ class Engine:
         self.shelf = shelf
         self.limits = limits or Limits()
         self._scheduler = Scheduler(self.limits)
-        self._requests = Requests(self.limits, self._scheduler.overload)
+        self._door = Door(self.limits, self._scheduler.overload)
         self._texts = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2), "weft-text")
 
     async def __aenter__(self) -> Self:
@@ -247,17 +247,17 @@ class Engine:
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new; wait for what is under way, and after so many seconds refuse what is left."""
-        await self._requests.drain(seconds)
+        await self._door.drain(seconds)
 
     def load(self) -> Load:
         """How busy it is."""
         return self._scheduler.meter.load(
             waiting=self._scheduler.queue.lengths(),
-            rows=self._requests.rows,
+            rows=self._door.rows,
             writing=self._scheduler.writing,
             residents=len(self.shelf.residents),
             bytes=self.shelf.bytes,
-            draining=self._requests.draining,
+            draining=self._door.draining,
         )
 
     @asynccontextmanager
@@ -267,7 +267,7 @@ class Engine:
         """A request under way, its experts in memory; None asks the bare base."""
         flow = BASE if asked is None else asked.flow
         async with (
-            self._requests.admitted(flow, rows, deadline) as until,
+            self._door.admitted(flow, rows, deadline) as until,
             self.shelf.leased(asked.names if asked else ()) as residents,
         ):
             yield Call(

@@ -55,16 +55,14 @@ class Places:
             UnknownExpert: If there is none.
             ExpertRefused: If there is a folder that holds none.
         """
-        path = self._named.get(name)
-        if path is None and name not in self._hidden:
-            path = next((own for folder in self._folders if (own := _below(folder, name))), None)
+        path = self._path(name)
         if path is None:
-            raise UnknownExpert(unknown("expert", name, self.names()))
+            raise self._unknown(name)
         return _finished(path)
 
     def means(self, name: str, place: Place) -> bool:
         """Whether a name means that place now."""
-        return self.names().get(name) == place.folder
+        return self._path(name) == place.folder
 
     def put(self, name: str, place: Place) -> None:
         """Let a name mean a place."""
@@ -77,9 +75,8 @@ class Places:
         Raises:
             UnknownExpert: If it does not mean anything.
         """
-        known = self.names()
-        if name not in known:
-            raise UnknownExpert(unknown("expert", name, known))
+        if self._path(name) is None:
+            raise self._unknown(name)
         self._named.pop(name, None)
         self._hidden.add(name)
         self._entries.pop(name, None)
@@ -104,7 +101,22 @@ class Places:
 
     def entries(self) -> list[Entry]:
         """Of all names, in their order; a card is read again only where it has changed."""
-        return [self.entry(name, path) for name, path in sorted(self.names().items())]
+        names = self.names()
+        found = [self.entry(name, path) for name, path in sorted(names.items())]
+        for name in self._entries.keys() - names.keys():
+            del self._entries[name]
+        return found
+
+    def _path(self, name: str) -> Path | None:
+        """Where the folder of a name lies; folders are not looked through for it."""
+        path = self._named.get(name)
+        if path is None and name not in self._hidden:
+            path = next((own for folder in self._folders if (own := _below(folder, name))), None)
+        return path
+
+    def _unknown(self, name: str) -> UnknownExpert:
+        """The refusal of a name, beside those that were there when all were last listed."""
+        return UnknownExpert(unknown("expert", name, {*self._entries, *self._named}))
 
     def entry(self, name: str, path: Path) -> Entry:
         """Of what lies in a folder; one that holds no expert is listed as refused."""

@@ -92,9 +92,12 @@ def load(wanted: Wanted, ground: Ground) -> Resident:
     try:
         before = wanted.version
         resident = _load(wanted, ground, before)
-        after = wanted.version
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExpertRefused(said_by(error)) from error
+    try:
+        after = wanted.version
+    except OSError:
+        after = ""
     if before != after:
         resident.leave()
         raise ExpertRefused(f"{wanted.place.folder} was changed while it was read; ask again")

@@ -199,8 +199,9 @@ class Shelf:
     def _key(self, name: str) -> str:
         """What is in memory by a name: one of several by its task, all else by its own."""
         own, task = checked(name)
-        if name in self._residents:
-            return name
+        resident = self._residents.get(own)
+        if name in self._residents or (resident is not None and resident.mixture is not None):
+            return name if name in self._residents else own
         place = self._places.place(own)
         if place.form == "mixture":
             return own

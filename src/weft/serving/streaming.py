@@ -8,11 +8,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from weft.answering.generation import Generation, text_behind
-from weft.serving.asking import speaker
-from weft.serving.call import Call
+from weft.serving.computing.writing import Line
 from weft.serving.errors import BadInput
-from weft.serving.rows import WRITES, chunks_of
-from weft.serving.writing import Line
+from weft.serving.request.asking import speaker
+from weft.serving.request.call import Call
+from weft.serving.request.rows import WRITES, chunks_of
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What bytes are read as that the next token may make a character of."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Header
+from pydantic import WithJsonSchema
 from starlette.requests import Request
 
 from weft.serving.errors import TooLarge
@@ -20,8 +21,12 @@ def deadline_of(
     weft_deadline: Annotated[
         float | None,
         Header(
-            gt=0, allow_inf_nan=False, description="Seconds after which an answer is of no use."
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds after which an answer is of no use.",
         ),
+        # A header is there or not, it is never null.
+        WithJsonSchema({"type": "number", "exclusiveMinimum": 0}),
     ] = None,
 ) -> float:
     """Seconds that a request has: the server's limit, or less if the client says so."""

@@ -5,15 +5,16 @@ import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from weft.answering.generation import Generation
 from weft.serving.errors import BadInput
-from weft.serving.http.schemas import Body
+from weft.serving.http.schemas import Body, Name, Whole, integral
 from weft.serving.settings import Options
 
 Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(min_length=1, max_length=300)]
+One = Annotated[Literal[1], BeforeValidator(integral)]
+Zero = Annotated[Literal[0], BeforeValidator(integral)]
 
 
 class EmbeddingRequest(Body):
@@ -24,7 +25,7 @@ class EmbeddingRequest(Body):
     input: Text | Annotated[list[Text], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
     """base64: 32-bit little-endian floats."""
-    dimensions: int | None = Field(default=None, ge=1)
+    dimensions: Whole | None = Field(default=None, ge=1)
     """Has to be the base's own; vectors are not cut."""
     user: str | None = None
     """Of no effect."""
@@ -65,20 +66,20 @@ class Writing(Body):
 
     model: Name
     """An expert whose kind is causal_lm."""
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Whole | None = Field(default=None, ge=1)
     """64 if it is not said."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     """0, or null: the most probable token each time; above it tokens are drawn."""
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
+    top_k: Whole | None = Field(default=None, ge=0)
     """Not OpenAI's: draw from so many; 0 is all."""
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: Whole | None = Field(default=None, ge=0, lt=2**63)
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
+    n: One | None = None
+    presence_penalty: Zero | None = None
+    frequency_penalty: Zero | None = None
     user: str | None = None
     """Of no effect."""
 
@@ -110,7 +111,7 @@ class CompletionRequest(Writing):
 
     prompt: Text | Annotated[list[Text], Field(min_length=1)]
     echo: Literal[False] | None = None
-    best_of: Literal[1] | None = None
+    best_of: One | None = None
     logprobs: None = None
     suffix: None = None
 
@@ -135,7 +136,7 @@ class ChatRequest(Writing):
     """A conversation to be continued."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1)
     logprobs: Literal[False] | None = None
 
     @property

@@ -5,6 +5,7 @@
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -127,14 +128,25 @@ async def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     call, path = Call.of(request), request.url.path[:_SHOWN]
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = _methods(request) or (error.headers or {}).get("Allow", "")
         said = f"{request.method} {path!r}: this path takes {allowed}; /docs lists all of them"
-        return refusal(WrongMethod(said), call, error.headers)
+        return refusal(WrongMethod(said), call, {"Allow": allowed})
     if error.status_code == HTTPStatus.NOT_FOUND:
         return refusal(UnknownPath(f"{path!r} is no path of this server; /docs lists them"), call)
     call.notes["code"] = code = HTTPStatus(error.status_code).name.lower()
     body = body_of(code, error.status_code, str(error.detail), call.id)
     return JSONResponse(body, error.status_code, error.headers)
+
+
+def _methods(request: Request) -> str:
+    """What a path takes; Starlette itself says only what the first of its routes does."""
+    found = {
+        method.upper()
+        for path, methods in request.app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\\{\w+\\}", ".+", re.escape(path)), request.url.path)
+        for method in methods
+    }
+    return ", ".join(sorted(found))
 
 
 async def on_gone(request: Request, error: Exception) -> Response:

@@ -2,13 +2,30 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from weft.answering.generation import Generation
 from weft.config import Settings
 from weft.serving.settings import Options
 
+_PART = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?"
+NAME: dict[str, Any] = {"pattern": f"^{_PART}(/{_PART})?$"}
+"""What the document says of names; the engine refuses others, in its words."""
+
+
+def integral(value: object) -> object:
+    """A number that JSON counts as an integer, as one; all else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(integral)]
+"""An integer as JSON has them: 3.0 is one."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(json_schema_extra=NAME)]
+Weights = Annotated[
+    dict[str, Finite],
+    Field(min_length=1, json_schema_extra={"propertyNames": NAME}),
+]
 AUTO = "auto"
 
 
@@ -23,16 +40,16 @@ class Body(Settings):
 class PredictOptions(Body):
     """How to answer."""
 
-    task: str | None = Field(default=None, max_length=256)
+    task: Name | None = None
     """Of an expert that has several tasks, or of weighed experts, whose head answers; `auto`: recognised."""
-    max_new_tokens: int | None = Field(default=None, ge=1)
+    max_new_tokens: Whole | None = Field(default=None, ge=1)
     """Longest continuation in tokens; this and what follows is for causal language models."""
     sample: bool | None = None
     """Draw by probability instead of taking the most probable."""
     temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    top_k: int | None = Field(default=None, ge=0)
+    top_k: Whole | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: Whole | None = Field(default=None, ge=0, lt=2**63)
     stop: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=16)
     """Texts at which a continuation ends; they are cut off."""
 
@@ -47,7 +64,7 @@ class PredictOptions(Body):
 class PredictRequest(Body):
     """Inputs, and who is to answer."""
 
-    expert: str | dict[str, Finite] = Field(examples=["entities", AUTO, {"entities": 0.7}])
+    expert: Name | Weights = Field(examples=["entities", AUTO, {"entities": 0.7}])
     """An expert's name; `auto`: recognised; or names with weights, which speak together."""
     inputs: list[str | dict[str, Any]] = Field(examples=[["wren sold jay the lamp ."]])
     """Texts, or the task's columns by name; those without an `id` are numbered from 0."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 
 from weft.serving.errors import ServingError
 from weft.serving.http.refusals import body_of
+from weft.serving.streaming import Delta
 
 Prompt = str | list[dict[str, str]]
 """A text, or the messages of a chat."""
@@ -27,6 +28,8 @@ class Written:
         reason: Why it ended: `stop`, `length`; None while it goes on.
         prompt_tokens: Read.
         tokens: Written.
+        expert: Who wrote.
+        version: Of who wrote.
         is_begun: Whether anything came.
     """
 
@@ -34,18 +37,21 @@ class Written:
     reason: str | None = None
     prompt_tokens: int = 0
     tokens: int = 0
+    expert: str = ""
+    version: str = ""
     is_begun: bool = False
 
-    def take(self, delta: Any) -> None:
+    def take(self, delta: Delta) -> None:
         """Add what the engine wrote meanwhile."""
         self.is_begun = True
         self.text += delta.text
-        self.reason = delta.reason
+        self.reason = delta.finish or self.reason
         self.prompt_tokens = delta.prompt_tokens
         self.tokens = delta.tokens
+        self.expert, self.version = delta.expert, delta.version
 
 
-Start = Callable[[Prompt], AsyncIterator[Any]]
+Start = Callable[[Prompt], AsyncGenerator[Delta]]
 """Has the engine continue a prompt."""
 
 
@@ -60,9 +66,9 @@ async def collected(start: Start, prompts: Sequence[Prompt]) -> list[Written]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _whole(pieces: AsyncIterator[Any]) -> Written:
+async def _whole(pieces: AsyncGenerator[Delta]) -> Written:
     written = Written()
-    async with aclosing(pieces):  # type: ignore[type-var] - the engine's are generators
+    async with aclosing(pieces):
         async for delta in pieces:
             written.take(delta)
     return written
@@ -72,7 +78,7 @@ async def streamed(
     start: Start,
     prompts: Sequence[Prompt],
     *,
-    event: Callable[[int, Any, bool], dict[str, Any]],
+    event: Callable[[int, Delta, bool], dict[str, Any]],
     last: Callable[[Sequence[Written]], Sequence[dict[str, Any]]],
     request_id: str,
 ) -> StreamingResponse:
@@ -108,16 +114,16 @@ async def streamed(
     return StreamingResponse(events(), media_type="text/event-stream")
 
 
-async def _pieces(start: Start, prompts: Sequence[Prompt]) -> AsyncIterator[tuple[int, Any]]:
+async def _pieces(start: Start, prompts: Sequence[Prompt]) -> AsyncGenerator[tuple[int, Delta]]:
     for number, prompt in enumerate(prompts):
-        async with aclosing(start(prompt)) as deltas:  # type: ignore[type-var]
+        async with aclosing(start(prompt)) as deltas:
             async for delta in deltas:
                 yield number, delta
 
 
 async def _after(
-    first: tuple[int, Any], rest: AsyncIterator[tuple[int, Any]]
-) -> AsyncIterator[tuple[int, Any]]:
+    first: tuple[int, Delta], rest: AsyncIterator[tuple[int, Delta]]
+) -> AsyncIterator[tuple[int, Delta]]:
     yield first
     async for piece in rest:
         yield piece

@@ -9,14 +9,14 @@ from starlette.responses import JSONResponse, Response
 from weft.serving.entries import Entry
 from weft.serving.errors import BadInput
 from weft.serving.http.reading import router_for
-from weft.serving.http.schemas import ExpertEntry, ExpertList, PutRequest
+from weft.serving.http.schemas import NAME, ExpertEntry, ExpertList, PutRequest
 
 router = router_for("predict")
 managing = router_for("manage")
 
 _LONGEST_PART = 255
 """Bytes of a folder's name; systems raise when asked for a longer one."""
-Name = Annotated[str, Path(min_length=1, max_length=300, description="NAME, or NAME/TASK")]
+Name = Annotated[str, Path(description="NAME, or NAME/TASK", json_schema_extra=NAME)]
 
 
 @router.get("/v1/experts", response_model=ExpertList, tags=["experts"])

@@ -22,6 +22,7 @@ from weft.serving.http.openai_schemas import (
 )
 from weft.serving.http.reading import answered, router_for
 from weft.serving.http.writing import Prompt, Written, collected, streamed
+from weft.serving.streaming import Delta
 
 router = router_for("predict")
 
@@ -81,7 +82,7 @@ async def completions(request: Request, body: CompletionRequest, deadline: Deadl
     "/v1/chat/completions", response_model=ChatResponse, responses=STREAMED, tags=["openai"]
 )
 async def chat(request: Request, body: ChatRequest, deadline: Deadline) -> Response:
-    """Continue a conversation, as the chat template of the base's tokenizer writes it; without one it is refused."""
+    """Continue a conversation, as the tokenizer's chat template writes it, or line by line: `role: text`."""
     messages = [message.plain() for message in body.messages]
     return await _answer(request, body, [messages], deadline, CHAT)
 
@@ -112,7 +113,8 @@ async def _answer(
 
     def note(written: Sequence[Written]) -> dict[str, int]:
         usage = _usage(written)
-        note_answer(request, body.model, len(prompts), usage["total_tokens"])
+        own, tokens = written[0], usage["total_tokens"]
+        note_answer(request, own.expert, len(prompts), tokens, version=own.version)
         call.texts["predictions"] = [own.text for own in written]
         return usage
 
@@ -123,8 +125,8 @@ async def _answer(
             {**head, "object": shape.kind, "choices": choices, "usage": note(written)}
         )
 
-    def event(at: int, delta: Any, is_first: bool) -> dict[str, Any]:
-        choices = [shape.piece(at, delta.text, delta.reason, is_first)]
+    def event(at: int, delta: Delta, is_first: bool) -> dict[str, Any]:
+        choices = [shape.piece(at, delta.text, delta.finish, is_first)]
         said = {**head, "object": shape.piece_kind, "choices": choices}
         return {**said, "usage": None} if body.wants_usage else said
 

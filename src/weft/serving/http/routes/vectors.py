@@ -23,20 +23,19 @@ router = router_for("predict")
 async def embeddings(
     request: Request, body: EmbeddingRequest, deadline: Annotated[float, Depends(deadline_of)]
 ) -> Response:
-    """Turn texts into vectors: the mean of the last states of each text's tokens."""
+    """Turn texts into vectors: the mean of the last states of each text's tokens, brought to length 1."""
     texts = [body.input] if isinstance(body.input, str) else body.input
     state = request.app.state
     check_room(state.settings, len(texts), None)
     expert = None if body.model == BASE else body.model
     found = await answered(request, state.engine.embed(texts, expert, deadline=deadline))
-    vectors = found.vectors.tolist()
-    check_dimensions(body.dimensions, found.vectors.shape[1])
-    note_answer(request, body.model, len(texts), found.tokens)
+    check_dimensions(body.dimensions, len(found.vectors[0]))
+    note_answer(request, found.expert, len(texts), found.tokens, version=found.version)
     Call.of(request).texts.update(inputs=texts)
     is_packed = body.encoding_format == "base64"
     rows = [
         {"object": "embedding", "index": at, "embedding": packed(own) if is_packed else own}
-        for at, own in enumerate(vectors)
+        for at, own in enumerate(found.vectors)
     ]
     usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
     return JSONResponse({"object": "list", "data": rows, "model": body.model, "usage": usage})

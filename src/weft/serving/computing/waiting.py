@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from weft.serving.batches import Group
+from weft.serving.computing.batches import Group
+from weft.serving.computing.queue import Job, Unit
 from weft.serving.errors import ServingError
-from weft.serving.queue import Job, Unit
 
 
 class Waiting(Job):

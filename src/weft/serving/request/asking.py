@@ -8,7 +8,7 @@ from weft.lowrank.pool import scaled
 from weft.lowrank.route import Members
 from weft.model.snapshot import Resident as Woven
 from weft.registry import unknown
-from weft.serving.batches import Voices
+from weft.serving.computing.batches import Voices
 from weft.serving.errors import BadInput, UnknownExpert
 from weft.serving.names import AUTO, checked
 from weft.serving.resident import Resident

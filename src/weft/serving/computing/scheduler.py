@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 from weft.answering.inference import Filling
-from weft.serving.batches import Group, Reading
+from weft.serving.computing.batches import Group, Reading
+from weft.serving.computing.queue import Queue, Unit, jobs_of
+from weft.serving.computing.waiting import Waiting
+from weft.serving.computing.writing import Chunk, Writer
 from weft.serving.errors import Failed, Overloaded
 from weft.serving.load import Meter
-from weft.serving.queue import Queue, Unit, jobs_of
 from weft.serving.settings import Limits
-from weft.serving.waiting import Waiting
-from weft.serving.writing import Chunk, Writer
 from weft.storage.loading import Ground
 
 Heard = Callable[[], None]

@@ -1,15 +1,16 @@
 """Requests under way: counted, refused at the door where there is too much, given up when their time is over."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from weft.serving.errors import DeadlinePassed, Draining, Overloaded, TooLarge
+from weft.serving.errors import BadInput, DeadlinePassed, Draining, Overloaded, TooLarge
 from weft.serving.settings import Limits
 
 
-class Requests:
+class Door:
     """What is under way.
 
     Args:
@@ -41,11 +42,13 @@ class Requests:
             deadline: Seconds from now; None takes the engine's patience.
 
         Raises:
-            Draining, TooLarge, Overloaded: At the door.
+            BadInput, Draining, TooLarge, Overloaded: At the door.
             DeadlinePassed: When its time is over.
         """
-        self._check(flow, rows)
         patience = self._limits.patience if deadline is None else deadline
+        if not 0 <= patience < math.inf:
+            raise BadInput(f"a deadline is a number of seconds from now, got {deadline!r:.40}")
+        self._check(flow, rows)
         until = asyncio.get_running_loop().time() + patience
         scope = asyncio.timeout_at(until)
         self._rows[flow] += rows

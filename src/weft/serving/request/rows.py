@@ -14,10 +14,10 @@ from weft.base.loading import Base
 from weft.base.tokens import check_tokens
 from weft.model.batching import Item
 from weft.registry import said_by
-from weft.serving.asking import Speaker
-from weft.serving.batches import Reading, Whole
+from weft.serving.computing.batches import Reading, Whole
+from weft.serving.computing.writing import Chunk, Line
 from weft.serving.errors import BadInput, TooLarge
-from weft.serving.writing import Chunk, Line
+from weft.serving.request.asking import Speaker
 from weft.storage.loading import LoadedMixture
 from weft.tasks.contract import Example, Prediction, Record
 

@@ -16,11 +16,13 @@ from weft.answering.prediction import Input
 from weft.answering.recognition import sequences_of
 from weft.model.batching import Item
 from weft.model.recogniser import Recognised, Recogniser
-from weft.serving.asking import Asked, Speaker, speaker, speaker_of
-from weft.serving.batches import Group, Reading, read, recognise, write_whole
+from weft.serving.computing.batches import Group, Reading, read, recognise, write_whole
+from weft.serving.computing.scheduler import Heard, Scheduler
+from weft.serving.computing.waiting import Waiting
+from weft.serving.computing.writing import Chunk, can_join
 from weft.serving.errors import BadInput
-from weft.serving.resident import VERSION_DIGITS, Resident
-from weft.serving.rows import (
+from weft.serving.request.asking import Asked, Speaker, speaker, speaker_of
+from weft.serving.request.rows import (
     Row,
     chunks_of,
     count,
@@ -30,9 +32,7 @@ from weft.serving.rows import (
     fitting,
     wholes_of,
 )
-from weft.serving.scheduler import Heard, Scheduler
-from weft.serving.waiting import Waiting
-from weft.serving.writing import Chunk, can_join
+from weft.serving.resident import VERSION_DIGITS, Resident
 from weft.storage.loading import Ground
 from weft.tasks.contract import Prediction, Record
 

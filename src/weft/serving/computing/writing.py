@@ -34,7 +34,7 @@ from weft.answering.inference import autocast, padding_id
 from weft.lowrank.route import Members, Route
 from weft.model.mixed import Mix
 from weft.model.snapshot import Snapshot
-from weft.serving.batches import Voices, with_voices
+from weft.serving.computing.batches import Voices, with_voices
 from weft.storage.loading import Ground
 
 

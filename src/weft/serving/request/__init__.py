@@ -1,0 +1,1 @@
+"""The way of one request: let in, told who answers, encoded, put together again."""
