@@ -53,8 +53,9 @@ class Tab:
 
     def open(self, url: str) -> None:
         """Go to an address and wait until it is there."""
+        self.js("window.isLeft = true")
         self._call("Page.navigate", {"url": url})
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.wait("!window.isLeft && document.readyState === 'complete'")
 
     def js(self, code: str) -> Any:
         """What an expression is, as JSON; a promise's value."""
@@ -63,17 +64,15 @@ class Tab:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, code: str) -> Any:
+    def wait(self, code: str) -> None:
         """Wait until an expression is true."""
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             # While a page goes and another comes there is nothing to ask.
-            found = self._call(
-                "Runtime.evaluate", {"expression": code, "returnByValue": True}, strict=False
-            )
-            value = found.get("result", {}).get("value")
-            if value:
-                return value
+            asked = {"expression": f"!!({code})", "returnByValue": True}
+            found = self._call("Runtime.evaluate", asked, strict=False)
+            if found.get("result", {}).get("value"):
+                return
             time.sleep(0.05)
         raise AssertionError(f"never came true: {code}\n{self.said}")
 

@@ -171,10 +171,11 @@ def facts_of(choice: Choice) -> str:
     """What there is to know of somebody, in a line."""
     own = choice.entry
     kinds = ", ".join(dict.fromkeys(_words(task.kind) for task in choice.tasks))
-    parts = [kinds, f"on {own.base}"]
+    # Of a base that is a folder of the server's, its name is enough.
+    parts = [kinds, f"on {own.base.rstrip('/').rpartition('/')[2]}"]
     if own.rank is not None:
         parts.append(f"rank {own.rank}")
-    parts.append(f"{own.bytes / 1e6:.1f} MB {'in memory' if own.resident else 'on disk'}")
+    parts.append(f"{sized(own.bytes)} {'in memory' if own.resident else 'on disk'}")
     labels = list(dict.fromkeys(label for task in choice.tasks for label in task.labels))
     if labels:
         more = f" and {len(labels) - _LABELS} more" if len(labels) > _LABELS else ""
@@ -182,6 +183,13 @@ def facts_of(choice: Choice) -> str:
     return "; ".join(parts)
 
 
+def sized(count: float) -> str:
+    """Bytes in words."""
+    unit, power = next(((u, p) for u, p in _UNITS if count >= p), ("B", 1))
+    return f"{count / power:,.{0 if power == 1 else 1}f} {unit}"
+
+
+_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 _LABELS = 12
 """That are named."""
 

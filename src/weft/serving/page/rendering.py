@@ -11,7 +11,7 @@ from weft import __version__
 from weft.reporting.drawing import PALETTE
 from weft.serving.engine import Answers
 from weft.serving.load import Load
-from weft.serving.page.asking import PREFIX, Choice, Form, facts_of, fields_of, grouped
+from weft.serving.page.asking import PREFIX, Choice, Form, facts_of, fields_of, grouped, sized
 from weft.serving.page.maps import SHADES, GateMap
 from weft.serving.page.plain import view_of
 from weft.serving.page.views.contract import Given, Shown
@@ -157,4 +157,14 @@ def _template(name: str) -> Any:
 def _environment() -> "Environment":
     from weft.reporting.templates import environment
 
-    return environment(PACKAGE)
+    found = environment(PACKAGE)
+    found.filters["sized"] = sized
+    found.filters["breakable"] = _breakable
+    return found
+
+
+def _breakable(name: str) -> str:
+    """A name that a narrow column may break behind its underscores."""
+    from markupsafe import Markup, escape
+
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
