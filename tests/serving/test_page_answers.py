@@ -1,7 +1,6 @@
 """The page shows what experts of every kind answer, drawn by the server."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,8 +21,10 @@ from tests.serving.pages import (
     said,
     typed,
 )
-from tests.serving.runs import INPUTS
+from weft.serving.page.asking import Form
+from weft.serving.page.rendering import Answer, Page, to_html
 from weft.serving.page.views import views
+from weft.serving.page.views.contract import Bar, Bars, Passage, Shown, marked
 from weft.tasks.kinds import kinds
 
 
@@ -211,7 +212,7 @@ def test_columns_that_a_kind_may_do_without_can_be_left_empty(page: httpx.Client
 @pytest.mark.parametrize("kind", READERS)
 def test_the_answer_of_programs_stands_below(kind: str, page: httpx.Client) -> None:
     response, right = answer_of(page, kind)
-    assert f"&#34;id&#34;: &#34;{right['id']}&#34;" in response.text.replace("0", "0")
+    assert f"&#34;id&#34;: &#34;{right['id']}&#34;" in response.text
 
 
 def test_gates_are_shown_map_by_map_and_token_by_token(page: httpx.Client) -> None:
@@ -223,9 +224,8 @@ def test_gates_are_shown_map_by_map_and_token_by_token(page: httpx.Client) -> No
     )
     by_token, by_map = read(response).tables
     assert by_map[0] == ["map", *right["experts"]]
-    assert [row[0] for row in by_map[2:]] == [
-        name.split("layer.")[1] for name in right["layers"]
-    ] or True
+    named = zip(right["layers"], by_map[2:], strict=True)
+    assert all(module.endswith(row[0]) for module, row in named)
     assert [row[0] for row in by_token[1:]] == sequence["tokens"]
     for number, module in enumerate(right["layers"]):
         means = [
@@ -253,9 +253,7 @@ def test_gates_of_who_has_none_or_of_no_such_map_are_refused(page: httpx.Client)
 
 
 def test_what_is_typed_is_text_whatever_it_looks_like(page: httpx.Client) -> None:
-    hostile = (
-        '</textarea><script>alert(1)</script><b onclick="x">John & "Mary" \'{{ 7 * 7 }}\u202e</b>'
-    )
+    hostile = '</textarea><script>alert(1)</script><b onclick="x">"{{ 7 }}"\u202e</b>'
     for kind, column in (
         ("token_classification", "in-text"),
         ("sequence_classification", "in-text"),
@@ -266,23 +264,19 @@ def test_what_is_typed_is_text_whatever_it_looks_like(page: httpx.Client) -> Non
         assert tags.count("script") == 1
         assert "b" not in tags
         assert "<script>alert" not in response.text
-        assert "{{ 7 * 7 }}" in response.text
+        assert "{{ 7 }}" in response.text
     fields = {"in-context": hostile, "in-choices": f"{hostile}\n<img src=x onerror=alert(1)>"}
     response = asked(page, expert="multiple_choice", **fields)
     assert [own[0] for own in bars(response)] == [hostile, "<img src=x onerror=alert(1)>"]
     assert "img" not in [tag for tag, _ in read(response).elements]
     for name in ("expert", "beside", "map"):
-        refused = asked(
-            page, expert="blend", **{"in-text": "a", name: hostile} if name != "expert" else {}
-        )
+        fields = {"expert": "blend", "in-text": "a", name: hostile}
+        refused = asked(page, **fields)
+        assert refused.status_code in (404, 422)
         assert "<script>alert" not in refused.text
 
 
 def test_labels_are_text_whatever_they_look_like() -> None:
-    from weft.serving.page.asking import Form
-    from weft.serving.page.rendering import Answer, Page, to_html
-    from weft.serving.page.views.contract import Bar, Bars, Passage, Shown, marked
-
     label = '"><script>alert(1)</script>'
     shown = Shown(
         label, (Passage("x", marked("ab", [(0, 1, label)])),), (Bars(label, (Bar(label, 2.0),)),)
@@ -295,8 +289,3 @@ def test_labels_are_text_whatever_they_look_like() -> None:
 def test_ends_of_lines_are_those_that_were_typed(page: httpx.Client) -> None:
     response = asked(page, expert="token_classification", **{"in-text": "John was\r\nin paris"})
     assert passages(response) == ["John was\nin paris"]
-    assert INPUTS
-
-
-def test_the_folder_is_as_it_was(page_folder: Path) -> None:
-    assert {path.name for path in page_folder.iterdir()} == {*READERS, "blend"}

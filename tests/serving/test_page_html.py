@@ -1,6 +1,7 @@
 """The page: what it is made of, what it may load, who may see it, and what it refuses."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from html import unescape
 from itertools import pairwise
@@ -248,7 +249,6 @@ def test_looking_at_the_load_uses_nothing_up(page_folder: Path) -> None:
 
 
 def test_who_cannot_be_asked_is_named(shelf_folder: Path, tmp_path: Path) -> None:
-    import shutil
 
     for name in ("good", "broken"):
         shutil.copytree(shelf_folder / ONE, tmp_path / name)
@@ -261,7 +261,6 @@ def test_who_cannot_be_asked_is_named(shelf_folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_server_without_experts_says_how_to_bring_one(shelf_folder: Path, tmp_path: Path) -> None:
-    import shutil
 
     shutil.copytree(shelf_folder / ONE, tmp_path / ONE)
     with listening(app_of(tmp_path)) as url:
