@@ -117,16 +117,16 @@ def test_text_streams_in_and_can_be_stopped(tab: Tab, writing_server: str) -> No
         right = httpx.post(f"{writing_server}/v1/completions", json=body, timeout=60).json()
         assert texts(tab, "[data-written]")[number] == right["choices"][0]["text"]
         assert (
-            texts(tab, "[data-said]")[number]
+            texts(tab, "article .said")[number]
             == f"{right['usage']['completion_tokens']} tokens written"
         )
     enter(tab, "max_new_tokens", "1000")
     tab.js("document.querySelector('button.first').click()")
-    tab.wait("document.querySelector('[data-said]')?.textContent === 'writing'")
+    tab.wait("document.querySelector('article .said')?.textContent === 'writing'")
     assert not tab.js("document.getElementById('stop').hidden")
     tab.js("document.getElementById('stop').click()")
     tab.wait(QUIET)
-    assert texts(tab, "[data-said]") == ["stopped", "stopped"]
+    assert texts(tab, "article .said") == ["stopped", "stopped"]
     assert tab.js(STATUS) == "Stopped."
     assert tab.js("document.getElementById('stop').hidden")
 
@@ -195,13 +195,15 @@ def test_a_server_that_is_gone_is_said(browser: Tab, page_folder: Path) -> None:
 def test_the_keyboard_alone_will_do(tab: Tab, page_server: str) -> None:
     tab.open(f"{page_server}/?expert={ONE}")
     order = []
-    for _ in range(6):
+    while "BODY" not in order:
         tab.press("Tab")
         order.append(tab.js(FOCUSED))
-        outline = tab.js("getComputedStyle(document.activeElement).outlineStyle")
-        assert outline != "none", order
+        assert len(order) < 10
+        if order[-1] != "BODY":
+            assert tab.js("getComputedStyle(document.activeElement).outlineStyle") == "solid", order
         if order[-1] == "in-text":
             tab.type("John was in New-Paris")
+    # Behind the last there is the browser's own frame: nobody is caught in the page.
     assert order == ["A", "expert", "beside", "in-text", "answer", "BODY"]
     tab.press("Tab", shift=True)
     tab.js("document.querySelector('button.first').focus()")
