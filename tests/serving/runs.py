@@ -79,6 +79,7 @@ def trained(base: Base, kind: str, seed: int, recipe: dict[str, Any]) -> tuple[E
         head=kind,
         recipe=resolved.describe().model_dump(mode="json"),
         targets=tuple(expert.adapters),
+        train_also=tuple(expert.copies),
         base=base.name,
         source=base.source,
         revision=None,

@@ -214,6 +214,17 @@ def test_more_at_a_time_than_the_server_takes_is_told_to_come_back(shelf_folder:
     assert refused
 
 
+def test_bodies_of_all_requests_have_room_together(shelf_folder: Path) -> None:
+    settings = ServerSettings(max_held_bytes=200)
+    question = {"expert": TOPIC, "inputs": ["a"]}
+    with listening(app_of(shelf_folder, settings=settings)) as url, httpx.Client() as http:
+        large = http.post(f"{url}/v1/predict", json={**question, "inputs": ["a" * 200]}, timeout=60)
+        assert "all may hold 200" in error_of(large, 429, "overloaded")
+        # What is answered makes room again.
+        for _ in range(5):
+            assert http.post(f"{url}/v1/predict", json=question, timeout=60).status_code == 200
+
+
 def test_pages_may_load_nothing(http: httpx.Client) -> None:
     page = http.get("/docs")
     assert page.headers["Content-Security-Policy"].startswith(

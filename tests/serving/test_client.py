@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -204,6 +206,19 @@ def test_the_command_prints_what_it_prints_offline(server: str, shelf_folder: Pa
     refused = CliRunner().invoke(app, ["predict", "topic", "a", "--server", server])
     assert refused.exit_code == 2
     assert "weft: no expert named 'topic'" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "typed"),
+    [("httpx", ["predict", "a", "b", "--server", "http://a"]), ("uvicorn", ["serve", "a"])],
+)
+def test_what_is_not_installed_is_named(missing: str, typed: list[str]) -> None:
+    # What stands there as None is found nowhere, as where it is not installed.
+    code = f"import sys; sys.modules[{missing!r}] = None; from weft.cli import app; app({typed})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "weft: " in done.stderr
+    assert f"needs {missing}: pip install 'weft[serve]'" in done.stderr
 
 
 @pytest.mark.parametrize("sampled", [False, True])

@@ -16,7 +16,6 @@ from weft.answering.gate_maps import gate_maps
 from weft.answering.prediction import checked_input, predict
 from weft.base.loading import Base, load_base
 from weft.lowrank.attach import frozen_linear
-from weft.model.expert import factors_of
 from weft.serving import Engine, Limits, Options, Shelf
 from weft.serving.errors import BadInput, NameRefused, TooLarge, UnknownExpert
 from weft.storage.loading import LoadedMixture, load_mixture_model, load_run_model
@@ -38,6 +37,7 @@ def runs(bert: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experts")
     for at, kind in enumerate(KINDS):
         write_run(folder / kind, bert, kind, at)
+    write_run(folder / "dora", bert, "masked_lm", 8, name="dora")
     for method in METHODS:
         write_mixture(folder / method, bert, TASKS, method)
     return folder
@@ -180,15 +180,16 @@ async def _said(engine: Engine, expert: Any, inputs: Any, **options: Any) -> Ans
 
 
 def test_weighed_experts_answer_as_a_trunk_with_their_weighed_changes(runs: Path) -> None:
-    weights = {"sequence_classification": 0.6, "token_classification": -0.4, "masked_lm": 0.25}
+    weights = {"sequence_classification": 0.6, "token_classification": -0.4, "dora": 0.25}
     loaded = {name: load_run_model(runs / name, device="cpu") for name in weights}
     one = loaded["sequence_classification"]
     trunk = copy.deepcopy(one.model.base.trunk).double()
     with torch.no_grad():
         for name, weight in weights.items():
             own = loaded[name]
-            for module, (A, B) in factors_of(own.model.expert(own.name), trunk).items():
-                frozen_linear(trunk, module).weight += weight * (B.double() @ A.double())
+            for module, adapter in own.model.expert(own.name).adapters.items():
+                frozen = frozen_linear(one.model.base.trunk, module).weight
+                frozen_linear(trunk, module).weight += weight * adapter.delta(frozen).double()
     text = "the good dog"
     record = one.task.encode({"id": "0", "text": text}, one.model.base.tokenizer)
     inputs = {key: torch.tensor(record[key]) for key in ("input_ids", "token_type_ids")}
@@ -208,6 +209,17 @@ def test_weighed_experts_answer_as_a_trunk_with_their_weighed_changes(runs: Path
             assert sorted(found.version.split("+")) == sorted(str(part) for part in parts)
             tags = await _said(engine, weights, [text], task="token_classification")
             assert len(tags[0]["tags"]) == 3
+
+    asyncio.run(ask())
+
+
+def test_an_expert_with_its_own_copy_of_a_module_is_not_weighed(bert: Base, tmp_path: Path) -> None:
+    write_run(tmp_path / "copies", bert, "masked_lm", 1, train_also=["norms"])
+
+    async def ask() -> None:
+        async with Engine(Shelf(folders=[tmp_path], device="cpu")) as engine:
+            with pytest.raises(BadInput, match="cannot be weighed: it has its own copy of"):
+                await engine.predict({"copies": 0.5}, INPUTS["masked_lm"])
 
     asyncio.run(ask())
 

@@ -68,6 +68,24 @@ def test_a_flood_for_one_expert_does_not_hold_up_another(runs: Path) -> None:
     assert {*served[:50]} == {*NAMES}
 
 
+def test_rows_of_unlike_length_do_not_pad_each_other_and_none_starves(runs: Path) -> None:
+    long = "the good dog of london said so " * 8
+
+    async def ask() -> None:
+        # 256 padded tokens are few enough for any company; here are far more.
+        engine = engine_of(runs, Limits(batch_tokens=2000))
+        short = [asyncio.create_task(engine.predict("e0", ["one"] * 50)) for _ in range(4)]
+        wide = [asyncio.create_task(engine.predict("e1", [long])) for _ in range(4)]
+        tokens = 4 * 50 * 3 + 4 * (7 * 8 + 2)
+        while sum(engine.load().waiting.values()) < tokens:
+            await asyncio.sleep(0)
+        async with engine:
+            await asyncio.gather(*short, *wide)
+            assert engine.load().batches == 2
+
+    asyncio.run(ask())
+
+
 def test_rows_of_clients_who_leave_are_never_computed(runs: Path) -> None:
     async def ask() -> None:
         engine = engine_of(runs)

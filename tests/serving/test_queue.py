@@ -104,6 +104,17 @@ def test_units_of_another_group_wait_for_a_batch_of_their_own() -> None:
     assert flows(queue.take(Batch(100, both))) == ["b"]
 
 
+def test_a_flood_of_one_group_does_not_starve_another_group() -> None:
+    queue = Queue(quantum=10, most=100_000)
+    for _ in range(100):
+        queue.put(job("flood", 10), 1.0)
+    for group in ("write", "recognise"):
+        queue.put(job(group, 10, group=group), 1.0)
+    both = ("read", "write", "recognise")
+    served = [flows(queue.take(Batch(40, both))) for _ in range(4)]
+    assert served == [["flood"] * 4, ["write"], ["recognise"], ["flood"] * 4]
+
+
 def test_what_may_not_begin_yet_keeps_nobody_else_waiting() -> None:
     queue = Queue(quantum=10, most=1000)
     queue.put(job("a", 5, group="write"), 1.0)

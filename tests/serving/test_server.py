@@ -37,7 +37,8 @@ def process(*arguments: object, **environment: str) -> Iterator[tuple[subprocess
         lines = []
         for line in running.stderr:
             lines.append(line)
-            if '"ready"' in line:
+            # Whoever reads the log reads every line of it.
+            if json.loads(line)["event"] == "ready":
                 break
         else:
             raise AssertionError("".join(lines))

@@ -21,6 +21,7 @@ from weft.base.loading import Base, load_base
 from weft.config import Run
 from weft.runs import RunFolder
 from weft.serving import Engine, Room, Shelf
+from weft.serving.entries import place_of
 from weft.serving.errors import (
     BadInput,
     ExpertInUse,
@@ -29,6 +30,8 @@ from weft.serving.errors import (
     TooLarge,
     UnknownExpert,
 )
+from weft.serving.resident import Wanted, load
+from weft.storage.loading import ground_of
 
 KIND = "sequence_classification"
 COUNT = 6
@@ -86,7 +89,7 @@ def test_the_longest_unasked_leaves_when_its_room_is_needed(made: Path) -> None:
 def test_bytes_bound_what_is_in_memory(made: Path) -> None:
     async def use(shelf: Shelf) -> None:
         size = await size_of(shelf, "e0")
-        shelf.room = Room(bytes=size * 3)
+        shelf.memory.room = Room(bytes=size * 3)
         for at in range(COUNT):
             await size_of(shelf, f"e{at}")
             assert shelf.bytes <= shelf.room.bytes
@@ -204,6 +207,37 @@ def test_a_removed_expert_is_unknown_and_its_files_stay(own: Path) -> None:
         assert (await shelf.entry("e0")).resident
 
     opened(Shelf(folders=[own], device="cpu"), use)
+
+
+def test_an_expert_that_is_removed_while_it_loads_does_not_come_back(own: Path) -> None:
+    async def use(shelf: Shelf) -> None:
+        asked = asyncio.create_task(size_of(shelf, "e0"))
+        while not shelf.bytes:
+            # Nothing is counted before the load reserves its room.
+            await asyncio.sleep(0)
+        await shelf.remove("e0")
+        with pytest.raises(UnknownExpert):
+            await asked
+        assert [name for name in shelf.ground.model.experts if name.startswith("e0")] == []
+        assert shelf.bytes == 0
+
+    opened(Shelf(folders=[own], device="cpu"), use)
+
+
+def test_an_expert_whose_files_change_while_they_are_read_is_refused(made: Path) -> None:
+    versions = iter(["one", "other"])
+
+    class Changing(Wanted):
+        @property
+        def version(self) -> str:
+            return next(versions)
+
+    ground = ground_of(made / "e0", device="cpu")
+    place = place_of(made / "e0")
+    assert place is not None
+    with pytest.raises(ExpertRefused, match="was changed while it was read"):
+        load(Changing("e0", "e0#1", place, None), ground)
+    assert not ground.model.experts
 
 
 def _cut_short(folder: Path) -> None:

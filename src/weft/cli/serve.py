@@ -34,7 +34,10 @@ def command(
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log inputs and answers.")] = False,
 ) -> None:
     """Answer over HTTP by one or many experts, mixtures and merged experts; SIGTERM ends it politely."""
-    from weft.serving.http.starting import start
+    try:
+        from weft.serving.http.starting import start
+    except ModuleNotFoundError as missing:
+        raise ValueError(f"weft serve needs {missing.name}: pip install 'weft[serve]'") from None
 
     limits = {"deadline_s": deadline, "drain_s": drain, "log_texts": log_texts}
     start(

@@ -18,6 +18,7 @@ from weft.serving.errors import ServingError
 from weft.serving.http import refusals, routes
 from weft.serving.http.door import Door
 from weft.serving.http.metrics import Metrics
+from weft.serving.http.reading import Bodies
 from weft.serving.http.schemas import Refusal
 from weft.serving.http.security import Gate, Key
 from weft.serving.http.settings import ServerSettings
@@ -86,6 +87,7 @@ def create_app(
     app.state.settings = settings or ServerSettings()
     app.state.gate = Gate(keys)
     app.state.metrics = Metrics(engine)
+    app.state.bodies = Bodies(app.state.settings.max_held_bytes)
     app.state.stopping = False
     for router in _routers():
         app.include_router(router)

@@ -6,7 +6,6 @@ room, and none that has all it needs does, so no two ever wait for each other.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,9 +20,9 @@ from weft.serving.errors import (
     BadInput,
     ExpertInUse,
     ExpertRefused,
-    TooLarge,
     UnknownExpert,
 )
+from weft.serving.memory import Memory
 from weft.serving.names import checked, plain
 from weft.serving.places import Places
 from weft.serving.resident import Resident, Wanted, load
@@ -61,20 +60,16 @@ class Shelf:
         device: str = "auto",
         precision: str | None = None,
     ) -> None:
-        self.room = room or Room()
+        self.memory = Memory(room or Room())
         self.auto: str | None = None
         """The mixture that `auto` alone means: the only one there was when the shelf was last looked through."""
         self._places = Places(experts or {}, folders, roots)
         self._device, self._precision = device, precision
         self._grounds: dict[str, Ground] = {}
-        self._residents: OrderedDict[str, Resident] = OrderedDict()
-        self._leaving: set[Resident] = set()
         self._loads: dict[str, asyncio.Future[None]] = {}
         self._changing: set[str] = set()
-        self._reserved = 0
         self._numbers = count(1)
         self._door = asyncio.Lock()
-        self._freed = asyncio.Event()
         self._loader = ThreadPoolExecutor(1, "weft-load")
         self._lister = ThreadPoolExecutor(1, "weft-list")
 
@@ -117,15 +112,19 @@ class Shelf:
         return self.grounds[0]
 
     @property
+    def room(self) -> Room:
+        """How much there is."""
+        return self.memory.room
+
+    @property
     def residents(self) -> tuple[Resident, ...]:
         """What is in memory, the longest unasked first."""
-        return tuple(self._residents.values())
+        return self.memory.residents
 
     @property
     def bytes(self) -> int:
-        """Of all that is in memory, replaced experts that still answer with them."""
-        own = sum(one.bytes for one in self._residents.values())
-        return own + sum(one.bytes for one in self._leaving) + self._reserved
+        """Of all that is in memory."""
+        return self.memory.bytes
 
     @asynccontextmanager
     async def leased(self, names: Sequence[str]) -> AsyncIterator[list[Resident]]:
@@ -136,19 +135,23 @@ class Shelf:
             TooLarge: If there is not room for all of them together.
         """
         keys = [self._key(name) for name in names]
-        if all(key in self._residents for key in keys):
-            held = [self._pin(self._residents[key]) for key in keys]
+        if all(key in self.memory for key in keys):
+            held = [self.memory.pin(key) for key in keys]
         else:
             held = await self._brought(keys)
         try:
             yield held
         finally:
             for one in held:
-                self._release(one)
+                self.memory.release(one)
 
     async def entries(self) -> list[Entry]:
         """All there is, by name."""
-        return [self._with_state(one) for one in await self._look()]
+        found = await self._look()
+        held: dict[str, list[Resident]] = {}
+        for one in self.memory.residents:
+            held.setdefault(checked(one.name)[0], []).append(one)
+        return [_with_state(entry, held.get(entry.name, [])) for entry in found]
 
     async def entry(self, name: str) -> Entry:
         """One of them.
@@ -160,7 +163,7 @@ class Shelf:
         place = self._places.place(own)
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._lister, self._places.entry, own, place.folder)
-        return self._with_state(found)
+        return _with_state(found, self.memory.of(own))
 
     async def put(self, name: str, folder: str | Path) -> Entry:
         """Let a name mean the expert in a folder, from now on; requests under way are answered by what they began with.
@@ -193,15 +196,17 @@ class Shelf:
         if own in self._changing:
             raise ExpertInUse(f"{own} is being replaced at the moment; ask again")
         self._places.remove(own)
-        self._retire(own)
+        self.memory.retire(own)
         await self._look()
 
     def _key(self, name: str) -> str:
         """What is in memory by a name: one of several by its task, all else by its own."""
         own, task = checked(name)
-        resident = self._residents.get(own)
-        if name in self._residents or (resident is not None and resident.mixture is not None):
-            return name if name in self._residents else own
+        if name in self.memory:
+            return name
+        resident = self.memory.get(own)
+        if resident is not None and resident.mixture is not None:
+            return own
         place = self._places.place(own)
         if place.form == "mixture":
             return own
@@ -216,32 +221,18 @@ class Shelf:
             raise UnknownExpert(f"{own} is one expert and has no tasks to choose from; name {own}")
         return own
 
-    def _pin(self, resident: Resident) -> Resident:
-        resident.users += 1
-        if not resident.gone:
-            self._residents.move_to_end(resident.name)
-        return resident
-
-    def _release(self, resident: Resident) -> None:
-        resident.users -= 1
-        if not resident.users:
-            if resident.gone:
-                self._leaving.discard(resident)
-                resident.leave()
-            self._freed.set()
-
     async def _brought(self, keys: Sequence[str]) -> list[Resident]:
         """All of them, pinned; those that are not there are loaded one after another."""
         held: list[Resident] = []
         async with self._door:
             try:
                 for key in keys:
-                    while key not in self._residents:
+                    while key not in self.memory:
                         await self._bring(key, held)
-                    held.append(self._pin(self._residents[key]))
+                    held.append(self.memory.pin(key))
             except BaseException:
                 for one in held:
-                    self._release(one)
+                    self.memory.release(one)
                 raise
         return held
 
@@ -249,30 +240,36 @@ class Shelf:
         work = self._loads.get(key)
         if work is None:
             work = self._loads[key] = asyncio.ensure_future(self._enter(key, held))
-            work.add_done_callback(lambda _: self._loads.pop(key, None))
+            work.add_done_callback(lambda done: self._ended(key, done))
         # Whoever asked may leave; what has begun is done whole.
         await asyncio.shield(work)
+
+    def _ended(self, key: str, work: "asyncio.Future[None]") -> None:
+        self._loads.pop(key, None)
+        if not work.cancelled():
+            # Looked at here: whoever waited may have left.
+            work.exception()
 
     async def _enter(self, key: str, held: Sequence[Resident]) -> None:
         own, task = checked(key)
         place = self._places.place(own)
         resident = await self._load(key, place, task, held)
-        if key in self._residents or not self._places.means(own, place):
+        if key in self.memory or not self._places.means(own, place):
             # Put or removed meanwhile: whoever waits looks again.
             resident.leave()
         else:
-            self._residents[key] = resident
+            self.memory.add(resident)
 
     async def _put(self, name: str, place: Place) -> None:
         if place.form == "several":
             self._places.put(name, place)
-            self._retire(name)
+            self.memory.retire(name)
             return
         async with self._door:
             resident = await self._load(name, place, None, ())
         self._places.put(name, place)
-        self._retire(name)
-        self._residents[name] = resident
+        self.memory.retire(name)
+        self.memory.add(resident)
 
     async def _load(
         self, key: str, place: Place, task: str | None, held: Sequence[Resident]
@@ -281,13 +278,10 @@ class Shelf:
         task = task if place.form == "several" else None
         stored = await loop.run_in_executor(self._loader, stored_bytes, place, task, self.room)
         need = stored * IN_MEMORY
-        await self._make_room(key, need, held)
-        self._reserved += need
+        await self.memory.make_room(key, need, held)
         wanted = Wanted(key, f"{key}#{next(self._numbers)}", place, task)
-        try:
+        with self.memory.reserved(need):
             return await loop.run_in_executor(self._loader, self._read, wanted)
-        finally:
-            self._reserved -= need
 
     def _read(self, wanted: Wanted) -> Resident:
         return load(wanted, self._ground_of(wanted.place))
@@ -311,47 +305,11 @@ class Shelf:
         except (OSError, ValueError, KeyError) as error:
             raise ExpertRefused(said_by(error)) from error
 
-    async def _make_room(self, key: str, need: int, held: Sequence[Resident]) -> None:
-        """Evict what nobody asks until so many bytes are free; wait where all is in use."""
-        if need > self.room.bytes:
-            raise ExpertRefused(
-                f"{key} takes {need:,} bytes in memory, and there are {self.room.bytes:,} for all experts; raise the "
-                "limit"
-            )
-        while self._is_full(need):
-            idle = next((one for one in self._residents.values() if not one.users), None)
-            if idle is not None:
-                del self._residents[idle.name]
-                idle.leave()
-                continue
-            mine = sum(one.bytes for one in set(held))
-            if mine and mine >= self.bytes - self._reserved:
-                raise TooLarge(
-                    f"the experts of this request do not fit into {self.room.bytes:,} bytes together; ask fewer at "
-                    "a time"
-                )
-            self._freed.clear()
-            await self._freed.wait()
 
-    def _is_full(self, need: int) -> bool:
-        count = len(self._residents) + len(self._leaving)
-        return self.bytes + need > self.room.bytes or count >= self.room.experts
-
-    def _retire(self, name: str) -> None:
-        """Take whatever answers by a name out, as soon as nobody is answered by it."""
-        for key in [key for key in self._residents if key.partition("/")[0] == name]:
-            resident = self._residents.pop(key)
-            resident.gone = True
-            if resident.users:
-                self._leaving.add(resident)
-            else:
-                resident.leave()
-                self._freed.set()
-
-    def _with_state(self, entry: Entry) -> Entry:
-        own = [one for one in self._residents.values() if one.name.partition("/")[0] == entry.name]
-        if not own or entry.state == "refused":
-            return entry
-        version = own[0].version if own[0].name == entry.name else None
-        size = sum(one.bytes for one in own)
-        return replace(entry, resident=True, version=version, bytes=size, state="resident")
+def _with_state(entry: Entry, held: Sequence[Resident]) -> Entry:
+    """The entry of an expert of which this is in memory."""
+    if not held or entry.state == "refused":
+        return entry
+    version = held[0].version if held[0].name == entry.name else None
+    size = sum(one.bytes for one in held)
+    return replace(entry, resident=True, version=version, bytes=size, state="resident")

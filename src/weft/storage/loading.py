@@ -154,13 +154,14 @@ def load_onto(
     path: str | Path, ground: Ground, *, task: str | None = None, name: str | None = None
 ) -> LoadedRun:
     """A run's expert, woven into a model that may have others; arguments and errors as of `load_beside`."""
-    folder = _part(RunFolder.open(path), task)
-    run = folder.run
-    assert run.task is not None  # a part has one
-    if run.mixture is not None:
+    folder = RunFolder.open(path)
+    if folder.run.mixture is not None:
         raise ValueError(
             f"{path} holds a mixture, which has its own model; load it by itself, or give the runs of its experts"
         )
+    folder = _part(folder, task)
+    run = folder.run
+    assert run.task is not None  # a part has one
     if not folder.expert.is_dir():
         raise ValueError(f"{path} holds no expert yet; train it to its end first")
     model = ground.model

@@ -165,37 +165,39 @@ class Queue:
         job.units.clear()
 
     def take(self, batch: Batch) -> list[Unit]:
-        """Units of one group that the batch has room for, fair by expert."""
-        group: Hashable = None
+        """Units of one group that the batch has room for, fair by expert.
+
+        Who has to wait for another batch keeps its place in front of those who were served, so that the next batch is
+        its own.
+        """
         taken: list[Unit] = []
-        skipped = 0
-        while self._flows and skipped < len(self._flows):
-            flow = next(iter(self._flows.values()))
-            unit = flow.head()
-            if unit is None:
-                del self._flows[flow.name]
-                continue
-            if (taken and unit.group != group) or not batch.allows(unit):
-                self._flows.move_to_end(flow.name)
-                skipped += 1
-                continue
-            group = unit.group
-            if not flow.visited:
-                flow.deficit += self._quantum
-                flow.visited = True
-            full = False
-            for one in self._spent(flow, group):
-                if not batch.takes(one):
-                    full = True
-                    break
-                taken.append(flow.pop())
-                self.tokens -= one.tokens
-                skipped = 0
-            if full:
-                # It goes on with the next batch, with what it has left to spend.
-                break
-            self._turn(flow)
-        return taken
+        while True:
+            waits = True
+            for flow in list(self._flows.values()):
+                unit = flow.head()
+                if unit is None:
+                    del self._flows[flow.name]
+                elif (not taken or unit.group == taken[0].group) and batch.allows(unit):
+                    waits = False
+                    if not self._serve(flow, unit.group, batch, taken):
+                        return taken
+            if waits:
+                return taken
+
+    def _serve(self, flow: _Flow, group: Hashable, batch: Batch, taken: list[Unit]) -> bool:
+        """The turn of a flow; False where the batch has no more room, and its turn goes on with the next."""
+        if not flow.visited:
+            flow.deficit += self._quantum
+            flow.visited = True
+        for unit in self._spent(flow, group):
+            if taken and not batch.allows(unit):
+                return True
+            if not batch.takes(unit):
+                return False
+            taken.append(flow.pop())
+            self.tokens -= unit.tokens
+        self._turn(flow)
+        return True
 
     def _spent(self, flow: _Flow, group: Hashable) -> Iterator[Unit]:
         """The next units of a flow, while it can pay for them."""

@@ -6,14 +6,15 @@ and a request that leaves before costs nothing.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from weft.answering.inference import Filling
+from weft.model.batching import SMALL_TOKENS, SPREAD
 from weft.serving.computing.batches import Group, Reading
-from weft.serving.computing.queue import Queue, Unit, jobs_of
+from weft.serving.computing.queue import Job, Queue, Unit, jobs_of
 from weft.serving.computing.waiting import Waiting
 from weft.serving.computing.writing import Chunk, Writer
 from weft.serving.errors import Failed, Overloaded
@@ -177,34 +178,52 @@ class Scheduler:
 
 
 class _Filled:
-    """A batch that takes works of any group while there is room."""
+    """A batch that takes works of any group while there is room.
 
-    def __init__(self, limits: Limits, writers: Any) -> None:
+    Rows of several requests share it where they are about as long: else they would be mostly padding.
+    """
+
+    def __init__(self, limits: Limits, writers: Iterable[Writer]) -> None:
         self._limits = limits
         self._filling: Filling | None = None
+        self._lengths: list[int] = []
+        self._jobs: set[Job] = set()
+        writers = list(writers)
         self._lines = sum(writer.count for writer in writers)
         self._columns = sum(writer.columns for writer in writers)
 
     def allows(self, unit: Unit) -> bool:
-        """Whether a work may begin at all: a text only where there is a place for it."""
-        return not isinstance(unit.work, Chunk) or self._fits(unit.work)
+        """Whether a work may be the next: a text where there is a place for it, a row that is about as long."""
+        work = unit.work
+        if isinstance(work, Chunk):
+            return self._fits(work)
+        if not isinstance(work, Reading) or not self._lengths or unit.job in self._jobs:
+            return True
+        lengths = [*self._lengths, work.item.length]
+        padded = len(lengths) * max(lengths)
+        return padded <= SMALL_TOKENS or max(lengths) <= SPREAD * min(lengths)
 
     def takes(self, unit: Unit) -> bool:
         """Whether there is room for it, which is then taken."""
         work, group = unit.work, unit.group
+        assert isinstance(group, Group)
         if isinstance(work, Chunk):
-            if not self._fits(work):
-                return False
             self._lines += len(work.lines)
             self._columns += work.columns
             return True
+        if not isinstance(work, Reading):
+            # What is written in one go goes alone.
+            free = self._filling is None
+            self._filling = Filling(0, 1)
+            return free
         if self._filling is None:
-            assert isinstance(group, Group)
             vocabulary = group.ground.model.base.config.vocab_size
             self._filling = Filling(self._limits.batch_tokens, vocabulary)
-        elif not isinstance(work, Reading):
+        if not self._filling.takes(work.item):
             return False
-        return not isinstance(work, Reading) or self._filling.takes(work.item)
+        self._jobs.add(unit.job)
+        self._lengths.append(work.item.length)
+        return True
 
     def _fits(self, chunk: Chunk) -> bool:
         lines = self._lines + len(chunk.lines)

@@ -1,7 +1,8 @@
 """Routes that look before they read: first the key, then the kind and size of the body, then its JSON."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,13 +11,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from weft.guard import parse_json
-from weft.serving.errors import TooLarge
+from weft.serving.errors import Overloaded, TooLarge
 from weft.serving.http.call import Call
 from weft.serving.http.refusals import Malformed, SlowBody, WrongType
 from weft.serving.http.security import Right
 from weft.serving.http.settings import ServerSettings
 
 _JSON = "application/json"
+_BUSY_S = 1.0
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -32,11 +34,59 @@ def router_for(right: Right | None) -> APIRouter:
                 call.caller = state.gate.let_in(request.headers.get("authorization"), right)
                 if not takes_body:
                     return await inner(request)
-                return await inner(await _read(request, state.settings))
+                with state.bodies.held() as body:
+                    return await inner(await _read(request, state.settings, body))
 
             return handle
 
     return APIRouter(route_class=Guarded)
+
+
+class Bodies:
+    """What the bodies of all requests under way take of memory.
+
+    Args:
+        most: Bytes of all together.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes = 0
+
+    @contextmanager
+    def held(self) -> Iterator["Held"]:
+        """Room for a body, for as long as its request is under way."""
+        own = Held(self)
+        try:
+            yield own
+        finally:
+            self._bytes -= own.bytes
+
+    def take(self, size: int) -> None:
+        """Hold further bytes.
+
+        Raises:
+            Overloaded: If there is no room for them.
+        """
+        if self._bytes + size > self._most:
+            raise Overloaded(
+                f"requests under way hold {self._bytes} bytes, and all may hold {self._most}; ask again later",
+                _BUSY_S,
+            )
+        self._bytes += size
+
+
+class Held:
+    """What one of them takes."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self.bytes = 0
+        self._bodies = bodies
+
+    def take(self, size: int) -> None:
+        """Hold further bytes; see `Bodies.take`."""
+        self._bodies.take(size)
+        self.bytes += size
 
 
 class ReadRequest(Request):
@@ -54,24 +104,25 @@ class ReadRequest(Request):
         return self.value
 
 
-async def content_of(request: Request, settings: ServerSettings) -> bytes:
+async def content_of(request: Request, settings: ServerSettings, body: Held) -> bytes:
     """The body of a request, whatever it is.
 
     Raises:
         TooLarge: If it is larger than the server takes.
         SlowBody: If it does not come in time.
+        Overloaded: If there is no room for it.
     """
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            return await _content(request, settings.max_body_bytes)
+            return await _content(request, settings.max_body_bytes, body)
     except TimeoutError:
         raise SlowBody(
             f"the body took longer than {settings.body_timeout_s:g} s; send it faster, or in smaller requests"
         ) from None
 
 
-async def _read(request: Request, settings: ServerSettings) -> ReadRequest:
-    content = await content_of(request, settings)
+async def _read(request: Request, settings: ServerSettings, body: Held) -> ReadRequest:
+    content = await content_of(request, settings, body)
     read = ReadRequest(request.scope, request.receive)
     read.content, read.value = content, None
     if not content:
@@ -88,7 +139,7 @@ async def _read(request: Request, settings: ServerSettings) -> ReadRequest:
     return read
 
 
-async def _content(request: Request, most: int) -> bytes:
+async def _content(request: Request, most: int, body: Held) -> bytes:
     said = request.headers.get("content-length", "")
     too_large = TooLarge(f"a body may have {most} bytes; send fewer inputs in a request")
     if said.isdecimal() and int(said) > most:
@@ -98,6 +149,7 @@ async def _content(request: Request, most: int) -> bytes:
         size += len(part)
         if size > most:
             raise too_large
+        body.take(len(part))
         parts.append(part)
     return b"".join(parts)
 

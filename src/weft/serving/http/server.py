@@ -103,15 +103,21 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin the engine, then listen."""
+        LOG.info("starting", extra={"fields": {"url": self._url}})
         await super().startup(sockets)
         if not self.should_exit:
             LOG.info("ready", extra={"fields": {"url": self._url}})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal asks for the end: connections that stay open are told by /readyz and by every answer."""
+        """A signal asks for the end; nothing is written here, for it may come in the midst of a line."""
         self._app.state.stopping = True
-        LOG.info("draining", extra={"fields": {"signal": signal.Signals(sig).name}})
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen no more, answer what is under way, end the engine."""
+        LOG.info("draining")
+        await super().shutdown(sockets)
+        LOG.info("ended")
 
 
 @contextmanager

@@ -12,6 +12,8 @@ class ServerSettings(Settings):
 
     max_body_bytes: int = Field(default=8 << 20, ge=1)
     """Largest body of a request."""
+    max_held_bytes: int = Field(default=256 << 20, ge=1)
+    """Bodies of all requests under way together; what would be more is answered 429."""
     max_inputs: int = Field(default=256, ge=1)
     """Most inputs of a request."""
     max_new_tokens: int = Field(default=1024, ge=1)

@@ -82,8 +82,9 @@ class Door:
         except TimeoutError:
             self._ended = True
             now = asyncio.get_running_loop().time()
-            for scope in list(self._scopes):
-                scope.reschedule(now)
+            for scope in self._scopes:
+                if not scope.expired():
+                    scope.reschedule(now)
             await self._none.wait()
 
     def _check(self, flow: str, rows: int) -> None:
@@ -98,6 +99,4 @@ class Door:
             # Whoever has less than an equal share is let in: a flood for one expert shuts the door for that one alone.
             flows = len(self._rows.keys() | {flow})
             if self._rows[flow] + rows > most // flows:
-                if not self._rows[flow]:
-                    del self._rows[flow]
                 raise self._overload(flow)

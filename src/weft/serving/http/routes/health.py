@@ -21,7 +21,8 @@ async def healthz() -> Health:
 @router.get("/readyz", tags=["state"])
 async def readyz(request: Request) -> Health:
     """It takes requests: 503 once it was asked to stop."""
-    if request.app.state.stopping:
+    state = request.app.state
+    if state.stopping or state.engine.load().draining:
         raise Draining("the server was asked to stop; ask another one")
     return Health(status="ready")
 

@@ -17,7 +17,7 @@ from weft.serving.errors import Forbidden, ServingError
 from weft.serving.http.asking import check_room, note_answer
 from weft.serving.http.call import Call
 from weft.serving.http.openai_schemas import CompletionRequest
-from weft.serving.http.reading import answered, content_of
+from weft.serving.http.reading import Held, answered, content_of
 from weft.serving.http.refusals import InvalidRequest, Malformed, UnknownPath, refusal, sentences
 from weft.serving.http.routes.gates import note_gates
 from weft.serving.http.security import page_policy
@@ -57,11 +57,13 @@ async def page(request: Request) -> Response:
 @router.post("/")
 async def ask(request: Request) -> Response:
     """The page with answers."""
-    try:
-        form = Form.of(await _pairs(request))
-    except ServingError as error:
-        return _refused(request, error, Page(Form(), asks_key=not request.app.state.gate.is_open))
-    return await _answer(request, form)
+    state = request.app.state
+    with state.bodies.held() as body:
+        try:
+            form = Form.of(await _pairs(request, body))
+        except ServingError as error:
+            return _refused(request, error, Page(Form(), asks_key=not state.gate.is_open))
+        return await _answer(request, form)
 
 
 @router.get("/page/load")
@@ -86,11 +88,11 @@ async def file(request: Request, name: str) -> Response:
     return Response(asset(name), media_type=TYPES[name], headers=headers)
 
 
-async def _pairs(request: Request) -> list[tuple[str, str]]:
+async def _pairs(request: Request, body: Held) -> list[tuple[str, str]]:
     """The fields of a form that a page of this server sent."""
     if request.headers.get("sec-fetch-site", "none") not in _OWN:
         raise Forbidden("another site's page sent this form; open this server's page and ask there")
-    content = await content_of(request, request.app.state.settings)
+    content = await content_of(request, request.app.state.settings, body)
     try:
         return parse_qsl(
             content.decode("ascii"),
