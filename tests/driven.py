@@ -81,9 +81,8 @@ class Tab:
         own = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
         own["modifiers"] = 8 if shift else 0
         text = {"Enter": "\r", " ": " "}.get(key)
-        self._call(
-            "Input.dispatchKeyEvent", {"type": "keyDown", **own, **({"text": text} if text else {})}
-        )
+        down = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
+        self._call("Input.dispatchKeyEvent", {**down, **own})
         self._call("Input.dispatchKeyEvent", {"type": "keyUp", **own})
 
     def type(self, text: str) -> None:

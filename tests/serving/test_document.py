@@ -15,7 +15,7 @@ from weft.serving.http.settings import ServerSettings
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 SETTINGS = Path(__file__).with_name("schemathesis.toml")
-BODIES = ("PredictRequest", "EmbeddingRequest", "CompletionRequest", "ChatRequest")
+BODIES = ("PredictRequest", "GatesRequest", "EmbeddingRequest", "CompletionRequest", "ChatRequest")
 
 
 def violations(url: str, document: str | Path, examples: int, folder: Path, *options: str) -> str:

@@ -106,6 +106,14 @@ def test_maps_with_fewer_gates_leave_cells_empty_and_shades_have_signs() -> None
     assert shown == [[("0.62", 10), ("-0.50", -8)], [("0.38", 6), ("0.50", 8)]]
 
 
+def test_a_chosen_map_is_shown_alone() -> None:
+    found = gate_map(gates({"a.0": [[1.0, -0.5]], "a.1": [[0.25, 0.0]]}), "a.1")
+    [tokens] = found.by_token
+    assert [[own and own.text for own in row.cells] for row in tokens.rows] == [["0.25", "0.00"]]
+    assert "map 1" in tokens.caption
+    assert found.chosen == "a.1"
+
+
 def test_gates_that_look_at_no_token_are_refused() -> None:
     with pytest.raises(BadInput, match="do not look at tokens"):
         gate_map(gates({}))

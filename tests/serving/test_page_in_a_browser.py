@@ -117,16 +117,16 @@ def test_text_streams_in_and_can_be_stopped(tab: Tab, writing_server: str) -> No
         right = httpx.post(f"{writing_server}/v1/completions", json=body, timeout=60).json()
         assert texts(tab, "[data-written]")[number] == right["choices"][0]["text"]
         assert (
-            texts(tab, "article .said")[number]
+            texts(tab, "article > .said")[number]
             == f"{right['usage']['completion_tokens']} tokens written"
         )
     enter(tab, "max_new_tokens", "1000")
     tab.js("document.querySelector('button.first').click()")
-    tab.wait("document.querySelector('article .said')?.textContent === 'writing'")
+    tab.wait("document.querySelector('article > .said')?.textContent === 'writing'")
     assert not tab.js("document.getElementById('stop').hidden")
     tab.js("document.getElementById('stop').click()")
     tab.wait(QUIET)
-    assert texts(tab, "article .said") == ["stopped", "stopped"]
+    assert texts(tab, "article > .said") == ["stopped", "stopped"]
     assert tab.js(STATUS) == "Stopped."
     assert tab.js("document.getElementById('stop').hidden")
 

@@ -88,11 +88,11 @@ class PredictResponse(BaseModel):
 class GatesRequest(Body):
     """One input, and the mixture whose gates are to be looked at."""
 
-    expert: str = Field(max_length=300, examples=["mixture", "mixture/entities"])
+    expert: Name = Field(examples=["mixture", "mixture/entities"])
     """A mixture's name, with a task or without; or `auto`."""
     input: str | dict[str, Any]
     """A text, or the task's columns by name."""
-    task: str | None = Field(default=None, max_length=256)
+    task: Name | None = None
     """Which of its tasks; null: recognised."""
 
 
