@@ -107,6 +107,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str, str]] = [
     ("PUT", "/v1/experts/new", {"json": {"folder": "a\u0000b"}}, 422, "invalid_request", "body.folder"),
     ("PUT", "/v1/experts/new", {"json": {"folder": "a" * 300}}, 422, "bad_input", "no system has names that long"),
     ("PUT", "/v1/experts/auto", {"json": {"folder": TOPIC}}, 400, "name_refused", "cannot be put"),
+    ("DELETE", f"/v1/experts/{TOPIC}/task", {}, 400, "name_refused", "names a task"),
     ("DELETE", "/v1/experts/nobody", {}, 404, "unknown_expert", "no expert named"),
 ]  # fmt: skip
 

@@ -74,12 +74,11 @@ def _here(
 def _there(
     server: str, expert: str, task: str | None, lines: Iterable[str], settings: Mapping[str, Any]
 ) -> Iterator[Any]:
-    from weft.answering.prediction import read_jsonl_lines
-
     try:
         from weft.client.client import Client
     except ModuleNotFoundError as missing:
         raise ValueError(str(missing)) from None
+    from weft.answering.prediction import read_jsonl_lines
 
     given = {name: value for name, value in settings.items() if value is not None}
     with Client(server) as client:

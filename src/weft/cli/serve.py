@@ -1,9 +1,12 @@
 """`weft serve`: experts of different kinds answer over HTTP, from one base."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def command(
@@ -34,10 +37,16 @@ def command(
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log inputs and answers.")] = False,
 ) -> None:
     """Answer over HTTP by one or many experts, mixtures and merged experts; SIGTERM ends it politely."""
-    try:
-        from weft.serving.http.starting import start
-    except ModuleNotFoundError as missing:
-        raise ValueError(f"weft serve needs {missing.name}: pip install 'weft[serve]'") from None
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"weft serve needs {missing[0]}: pip install 'weft[serve]'")
+    from weft.reporting.voice import current
+
+    voice = current()
+    if voice is not None:
+        # The server's log speaks, in lines that programs read.
+        voice.drawn_by(lambda words: None)
+    from weft.serving.http.starting import start
 
     limits = {"deadline_s": deadline, "drain_s": drain, "log_texts": log_texts}
     start(

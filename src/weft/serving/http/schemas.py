@@ -8,7 +8,10 @@ from weft.answering.generation import Generation
 from weft.config import Settings
 from weft.serving.settings import Options
 
+AUTO = "auto"
 _PART = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?"
+OWN_NAME: dict[str, Any] = {"pattern": f"^{_PART}$", "not": {"const": AUTO}}
+"""Of what comes and goes: an expert with all its tasks."""
 NAME: dict[str, Any] = {"pattern": f"^{_PART}(/{_PART})?$"}
 """What the document says of names; the engine refuses others, in its words."""
 
@@ -26,7 +29,6 @@ Weights = Annotated[
     dict[str, Finite],
     Field(min_length=1, json_schema_extra={"propertyNames": NAME}),
 ]
-AUTO = "auto"
 
 
 class Body(Settings):

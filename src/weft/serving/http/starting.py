@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from weft.config import validate
-from weft.reporting.voice import current
 from weft.serving.engine import Engine
 from weft.serving.errors import ServingError
 from weft.serving.http.security import keys_of
@@ -59,10 +58,6 @@ def start(
         raise ValueError(str(error)) from None
     patience = Limits(patience=settings.deadline_s)
     engine = Engine(shelf, patience)
-    voice = current()
-    if voice is not None:
-        # The log speaks from here on, in lines that programs read.
-        voice.drawn_by(lambda words: None)
     serve(engine, host=host, port=port, keys=known, names=names, settings=settings)
 
 

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from weft.serving.entries import Entry
-from weft.serving.errors import BadInput
+from weft.serving.errors import BadInput, NameRefused
 from weft.serving.http.reading import router_for
-from weft.serving.http.schemas import NAME, ExpertEntry, ExpertList, PutRequest
+from weft.serving.http.schemas import NAME, OWN_NAME, ExpertEntry, ExpertList, PutRequest
 
 router = router_for("predict")
 managing = router_for("manage")
@@ -17,6 +17,7 @@ managing = router_for("manage")
 _LONGEST_PART = 255
 """Bytes of a folder's name; systems raise when asked for a longer one."""
 Name = Annotated[str, Path(description="NAME, or NAME/TASK", json_schema_extra=NAME)]
+OwnName = Annotated[str, Path(description="NAME", json_schema_extra=OWN_NAME)]
 
 
 @router.get("/v1/experts", response_model=ExpertList, tags=["experts"])
@@ -33,7 +34,7 @@ async def expert(request: Request, name: Name) -> Response:
 
 
 @managing.put("/v1/experts/{name:path}", response_model=ExpertEntry, tags=["experts"])
-async def put_expert(request: Request, name: Name, body: PutRequest) -> Response:
+async def put_expert(request: Request, name: OwnName, body: PutRequest) -> Response:
     """Let an expert in, or replace it; what is under way goes on with the one it began with."""
     folder = body.folder or name
     if max(len(part.encode()) for part in folder.split("/")) > _LONGEST_PART:
@@ -45,8 +46,12 @@ async def put_expert(request: Request, name: Name, body: PutRequest) -> Response
 
 
 @managing.delete("/v1/experts/{name:path}", status_code=204, tags=["experts"])
-async def remove_expert(request: Request, name: Name) -> Response:
+async def remove_expert(request: Request, name: OwnName) -> Response:
     """Take an expert out; its files stay."""
+    if "/" in name:
+        raise NameRefused(
+            f"{name!r:.80} names a task; an expert goes with all its tasks, by its name"
+        )
     await request.app.state.engine.remove(name)
     return Response(status_code=204)
 
