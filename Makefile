@@ -41,11 +41,11 @@ lowest: $(STAMP) ## the same on the lowest versions that pyproject.toml allows, 
 	# What old releases warn of is theirs.
 	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -q -W default -n $(PYTEST_WORKERS) -m 'not slow and not gpu'
 
-pages: $(STAMP) ## reports and the site opened in Chromium without a window; installs Debian's where there is none (needs root)
+pages: $(STAMP) ## reports, the site and the server's page opened in Chromium without a window; installs Debian's where there is none (needs root)
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		apt-get install --yes --no-install-recommends chromium
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m slow tests/reporting/test_browser.py tests/reproduction/test_page_in_a_browser.py \
-		tests/website/test_site_in_a_browser.py
+		tests/website/test_site_in_a_browser.py tests/serving/test_page_in_a_browser.py
 
 lint: $(STAMP) ## style, form and types
 	$(BIN)/ruff check .

@@ -59,6 +59,7 @@ REGISTRIES = {
     "weft.model.heads",
     "weft.cli",
     "weft.serving.http.routes",
+    "weft.serving.page.views",
 }
 """Folders that grow by a file for each thing there is."""
 SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}

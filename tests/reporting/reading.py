@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 MARKED = {"mark": "[", "span": ":"}
 """How a marked part and its label begin where there is only text."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.runs import INPUTS, write_run
+from tests.serving.runs import INPUTS, write_mixture, write_run
 from tests.serving.served import app_of, listening
 from weft.base.loading import load_base
 
@@ -15,6 +15,7 @@ TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
+MIXED = ["sequence_classification", "token_classification", "span_extraction"]
 READERS = [kind for kind in INPUTS if kind != "causal_lm"]
 
 
@@ -43,6 +44,26 @@ def writers_folder(
     write_run(home / "shelf" / "writer", base, "causal_lm", 1, targets=targets)
     write_run(home / "shelf" / "other", base, "causal_lm", 2, targets=targets)
     return home / "shelf"
+
+
+@pytest.fixture(scope="session")
+def page_folder(
+    tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An expert of every kind that an encoder has, by its kind's name, and `blend`, a mixture; never to be changed."""
+    folder = tmp_path_factory.mktemp("page")
+    base = load_base(str(tiny_folder("bert")))
+    for at, kind in enumerate(READERS):
+        write_run(folder / kind, base, kind, at)
+    write_mixture(folder / "blend", base, MIXED)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def page_server(page_folder: Path) -> Iterator[str]:
+    """The address of a server without keys, over `page_folder`."""
+    with listening(app_of(page_folder)) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

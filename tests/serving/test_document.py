@@ -15,7 +15,7 @@ from weft.serving.http.settings import ServerSettings
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 SETTINGS = Path(__file__).with_name("schemathesis.toml")
-BODIES = ("PredictRequest", "EmbeddingRequest", "CompletionRequest", "ChatRequest")
+BODIES = ("PredictRequest", "GatesRequest", "EmbeddingRequest", "CompletionRequest", "ChatRequest")
 
 
 def violations(url: str, document: str | Path, examples: int, folder: Path, *options: str) -> str:
@@ -38,7 +38,7 @@ def kept(said: str) -> None:
 
 
 def knowing(url: str, names: Sequence[str], folder: Path, key: str | None = None) -> Path:
-    """The document of a server as who knows its experts and has patience reads it: requests get to them.
+    """The document of a server as who knows its experts and sets no deadline reads it: requests get to them.
 
     A deadline that has passed is a 504 by right, which is what no request here is to be answered with.
     """
@@ -49,9 +49,10 @@ def knowing(url: str, names: Sequence[str], folder: Path, key: str | None = None
         fields["expert" if "expert" in fields else "model"] = {"enum": list(names)}
     for methods in document["paths"].values():
         for operation in methods.values():
-            for parameter in operation.get("parameters", ()):
-                if parameter["name"] == "weft-deadline":
-                    parameter["schema"]["minimum"] = 60
+            if "parameters" in operation:
+                operation["parameters"] = [
+                    own for own in operation["parameters"] if own["name"] != "weft-deadline"
+                ]
     path = folder / "document.json"
     path.write_text(json.dumps(document))
     return path

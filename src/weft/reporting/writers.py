@@ -15,12 +15,13 @@ from rich.text import Text
 
 from weft.atomic import make_folder, write_text
 from weft.reporting.document import Document, Figure, Marked, Section, Table
+from weft.reporting.templates import environment
 
 PAGE, TEXT = "report.html", "report.md"
 FIGURES = "figures"
 """The folder of the figures, beside the Markdown."""
 TEMPLATE = "page.html.j2"
-STYLES = {"right": "bold green", "wrong": "bold red", "missed": "yellow"}
+STYLES = {"right": "bold green", "wrong": "bold red", "missed": "yellow", "said": "bold cyan"}
 """Of marked text on a terminal, by verdict; the label says the same."""
 WIDTH = 160
 """Columns where output is no terminal."""
@@ -72,19 +73,9 @@ def to_html(document: Document) -> str:
     Raises:
         ValueError: If jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError:
-        raise ValueError("the page needs jinja2: pip install 'weft[report]'") from None
-    environment = Environment(
-        loader=PackageLoader("weft.reporting", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["together"] = together
-    return environment.get_template(TEMPLATE).render(document=document)
+    templates = environment()
+    templates.globals["together"] = together
+    return templates.get_template(TEMPLATE).render(document=document)
 
 
 def together(section: Section) -> list[tuple[str, list[Table | Figure]]]:

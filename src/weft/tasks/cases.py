@@ -20,7 +20,7 @@ LONGEST = 600
 BINS = 10
 """Parts of equal width that confidences from 0 to 1 fall into."""
 
-Verdict = Literal["right", "wrong", "missed"]
+Verdict = Literal["right", "wrong", "missed", "said"]
 Resample = Callable[[np.ndarray], np.ndarray]
 """Makes of what is counted row by row, (rows, k), its sums in resamples of the rows, (resamples, k)."""
 
@@ -34,7 +34,7 @@ class Mark:
     """Characters."""
     label: str
     verdict: Verdict
-    """Said and right; said and not right; right and not said."""
+    """Said and right; said and not right; right and not said; said where nobody knows what is right."""
 
 
 @dataclass(frozen=True)

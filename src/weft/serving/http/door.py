@@ -134,4 +134,5 @@ class _Said:
 
 def _is_work(scope: Scope) -> bool:
     """Whether a request is more than a look at the server's state."""
-    return scope["path"].startswith("/v1/")
+    # The page's form asks as much as the paths for programs.
+    return scope["path"].startswith("/v1/") or scope["method"] == "POST"

@@ -104,14 +104,25 @@ class ReadRequest(Request):
         return self.value
 
 
-async def _read(request: Request, settings: ServerSettings, body: Held) -> ReadRequest:
+async def content_of(request: Request, settings: ServerSettings, body: Held) -> bytes:
+    """The body of a request, whatever it is.
+
+    Raises:
+        TooLarge: If it is larger than the server takes.
+        SlowBody: If it does not come in time.
+        Overloaded: If there is no room for it.
+    """
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            content = await _content(request, settings.max_body_bytes, body)
+            return await _content(request, settings.max_body_bytes, body)
     except TimeoutError:
         raise SlowBody(
             f"the body took longer than {settings.body_timeout_s:g} s; send it faster, or in smaller requests"
         ) from None
+
+
+async def _read(request: Request, settings: ServerSettings, body: Held) -> ReadRequest:
+    content = await content_of(request, settings, body)
     read = ReadRequest(request.scope, request.receive)
     read.content, read.value = content, None
     if not content:

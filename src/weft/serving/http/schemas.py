@@ -87,6 +87,45 @@ class PredictResponse(BaseModel):
     seconds: float
 
 
+class GatesRequest(Body):
+    """One input, and the mixture whose gates are to be looked at."""
+
+    expert: Name = Field(examples=["mixture", "mixture/entities"])
+    """A mixture's name, with a task or without; or `auto`."""
+    input: str | dict[str, Any]
+    """A text, or the task's columns by name."""
+    task: Name | None = None
+    """Which of its tasks; null: recognised."""
+
+
+class SequenceGates(BaseModel):
+    """Gates of one text that an input is read as."""
+
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
+
+    tokens: list[str]
+    """As the tokenizer calls them."""
+    gates: dict[str, list[list[float]]]
+    """By adapted map, for each token how much each expert speaks."""
+
+
+class GatesResponse(BaseModel):
+    """How much each expert of a mixture speaks, token by token, map by map."""
+
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
+
+    expert: str
+    version: str
+    task: str
+    """Whose head would answer."""
+    experts: list[str]
+    """Names along the last axis; a map may have fewer gates, or one for each rank."""
+    layers: dict[str, int | None]
+    """The layer of each map; null where its name has no number."""
+    sequences: list[SequenceGates]
+    """One for each text that the input is read as: choices, windows."""
+
+
 class TaskModel(BaseModel):
     """One task that an expert answers."""
 

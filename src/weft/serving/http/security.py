@@ -173,6 +173,14 @@ class Gate:
         self._requests[key.name].take(1)
         return key.name
 
+    def known(self, authorization: str | None) -> str | None:
+        """The name of the key that a request comes with, whatever it may do; nothing is counted.
+
+        Raises:
+            Unauthorized: If there is no key, or an unknown one.
+        """
+        return None if self.is_open else self._known(authorization).name
+
     def charge(self, name: str | None, tokens: int) -> None:
         """Count the tokens of an answer to a key."""
         if name is not None:
