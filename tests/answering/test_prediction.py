@@ -17,7 +17,8 @@ from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, Run
 from weft.data.reading import find_spec
 from weft.methods.recipes import resolve
-from weft.model.expert import Card, build
+from weft.model.card import Card
+from weft.model.expert import build
 from weft.model.head import Head
 from weft.model.model import Model
 from weft.runs import RunFolder

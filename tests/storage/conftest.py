@@ -15,7 +15,8 @@ from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
 from weft.lowrank.route import Route
 from weft.methods.recipes import Recipe, resolve
-from weft.model.expert import Card, Expert, build
+from weft.model.card import Card
+from weft.model.expert import Expert, build
 from weft.model.head import Head
 from weft.model.heads import kind_of
 from weft.model.model import Model

@@ -25,7 +25,7 @@ from weft.data.reading import LoadedTask, load_task
 from weft.guard import json_lines
 from weft.lowrank.route import Members
 from weft.model.batching import Item
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.runs import RunFolder

@@ -28,7 +28,7 @@ from weft.answering.summary import as_html, as_text, row_of
 from weft.base.loading import Base
 from weft.config import Run
 from weft.lowrank.route import Members
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.model.model import Model
 from weft.model.recogniser import Recogniser
 from weft.registry import unknown

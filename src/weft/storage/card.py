@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from weft import guard
 from weft.atomic import write_text
-from weft.model.expert import Card
+from weft.model.card import Card
 
 CARD = "weft.json"
 FORMAT = 1

@@ -10,7 +10,7 @@ from weft.config import RecipeSettings, Run, validate
 from weft.data.reading import find_kind
 from weft.lowrank.route import Members
 from weft.methods.recipes import file_of
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.model.factoring import cut
 from weft.model.mixed import Mix
 from weft.model.model import Model
