@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from weft.answering.generation import Generation, generate
-from weft.answering.prediction import predict, predict_mixed, read_jsonl_lines
+from weft.answering.inputs import read_jsonl_lines
+from weft.answering.prediction import predict, predict_mixed
 from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, Run
 from weft.data.reading import find_spec

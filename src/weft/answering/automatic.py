@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from weft.answering.generation import Generation
 from weft.answering.inference import TOKENS_PER_BATCH, Progress
-from weft.answering.prediction import Input, checked_input, fields, predict_mixed
+from weft.answering.inputs import Input, checked_input, fields
+from weft.answering.prediction import predict_mixed
 from weft.answering.recognition import features, sequences_of
 from weft.base.tokens import check_tokens
 from weft.model.recogniser import Recognised

@@ -34,7 +34,7 @@ from weft.model.recogniser import Recogniser
 from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.storage.loading import LoadedMixture, LoadedRun, load_beside
-from weft.tasks.contract import Prediction, Task
+from weft.tasks.contract import Prediction, Task, TaskSpec
 
 AUTO = "auto"
 """In place of a task's name: whatever a mixture takes each input for."""
@@ -174,7 +174,7 @@ class Predictor:
             ValueError: If several are there and none is named, or an input is not what the task takes.
         """
         asked = self._asked(task)
-        rows = list(inputs_of(inputs, asked))
+        rows = list(inputs_of(inputs, _spec(asked)))
         how = _generation(generation)
         extra = {"tokens_per_batch": tokens_per_batch, "progress": progress}
         if isinstance(asked, LoadedMixture):
@@ -204,7 +204,7 @@ class Predictor:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         asked = self._asked(task)
-        rows = inputs_of(inputs, asked)
+        rows = inputs_of(inputs, _spec(asked))
         return answers(asked, rows, generation=_generation(generation), chunk=chunk)
 
     def logits(
@@ -212,7 +212,9 @@ class Predictor:
     ) -> Axes:
         """What the head says before any decoding; `Axes` names every axis, and the classes."""
         run = self.loaded(task)
-        return raw.logits(run, list(inputs_of(inputs, run)), tokens_per_batch=tokens_per_batch)
+        return raw.logits(
+            run, list(inputs_of(inputs, run.task.spec)), tokens_per_batch=tokens_per_batch
+        )
 
     def hidden(
         self,
@@ -236,7 +238,7 @@ class Predictor:
             ValueError: If there is no such layer or pooling.
         """
         run = self.loaded(task)
-        rows = list(inputs_of(inputs, run))
+        rows = list(inputs_of(inputs, run.task.spec))
         return raw.hidden(run, rows, layer=layer, pool=pool, tokens_per_batch=tokens_per_batch)
 
     def attach(
@@ -321,3 +323,7 @@ class Predictor:
 
 def _generation(given: Generation | Mapping[str, Any] | None) -> Generation | None:
     return given if given is None or isinstance(given, Generation) else generation_of(given)
+
+
+def _spec(asked: LoadedRun | LoadedMixture) -> TaskSpec | None:
+    return asked.task.spec if isinstance(asked, LoadedRun) else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from weft.answering.inference import TOKENS_PER_BATCH, autocast, batched, padding_id, units_of
-from weft.answering.prediction import Input, checked_input
+from weft.answering.inputs import Input, checked_input
 from weft.base.tokens import check_tokens
 from weft.model.batching import Item
 from weft.model.heads import kind_of

@@ -4,16 +4,19 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from weft.storage.loading import LoadedMixture, LoadedRun
 
 _LONGEST_NAME = 255
 """Bytes; systems raise when asked for a file of a longer name."""
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path, typer.Argument(help="The run folder, or an export of it to onnx.")],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="Without: JSON lines on stdin.")
     ] = None,
@@ -35,9 +38,9 @@ def command(
     """Answer texts, or JSON lines on stdin (objects of the task's columns)."""
     settings = {"max_new_tokens": max_new_tokens, "sample": sample, "temperature": temperature}
     settings |= {"top_k": top_k, "top_p": top_p, "seed": seed}
+    from weft.answering.exported import Exported, is_exported
     from weft.answering.streaming import answers_to_lines, generation_of
     from weft.reporting.tables import readable
-    from weft.storage.loading import load_mixture_model, load_run_model
 
     for text in texts or []:
         if len(os.fsencode(text)) <= _LONGEST_NAME and Path(text).is_file():
@@ -46,10 +49,16 @@ def command(
             )
             typer.echo(said, err=True)
     generation = generation_of(settings)
-    loaded = load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)
+    loaded = Exported(run) if is_exported(run) else _loaded(run, task)
     lines = map(json.dumps, texts) if texts else sys.stdin
     for answer in answers_to_lines(loaded, lines, generation=generation):
         shown = (
             readable(answer) if texts and not as_json else json.dumps(answer, ensure_ascii=False)
         )
         typer.echo(shown)
+
+
+def _loaded(run: Path, task: str | None) -> "LoadedRun | LoadedMixture":
+    from weft.storage.loading import load_mixture_model, load_run_model
+
+    return load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)

@@ -16,8 +16,8 @@ from weft.reporting.numbers import interval, unit
 from weft.reporting.run_report import Report
 from weft.reporting.runs import TaskRun
 from weft.reporting.writers import escaped, table_lines
+from weft.storage.card import task_of
 from weft.storage.experts import HEAD
-from weft.storage.loading import task_of
 from weft.tasks.contract import TaskSpec
 
 NAME = "README.md"

@@ -1,0 +1,1 @@
+"""Experts as ONNX graphs answer as they do here."""
