@@ -3,8 +3,8 @@
     expert = Exported("entities-onnx")
     expert.predict(["John went to Paris"])
 
-The answers are those of `weft.predict` on the run, in the same form. Neither torch nor transformers is imported, so that
-the first of them comes in a fraction of the time.
+The answers are those of `weft.predict` on the run, in the same form. Neither torch nor transformers is imported, so
+that the first of them comes in a fraction of the time.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What people ask about, in every form that Python holds it in, checked against the task that answers; without torch."""
+"""What people ask about, in all forms that Python holds it in, checked against the task that answers, without torch."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.answering.generation import Generation
-from weft.answering.inference import TOKENS_PER_BATCH, Progress
+from weft.answering.inference import Progress
 from weft.answering.inputs import Inputs
 from weft.answering.predictor import AUTO, Held, Predictor
 from weft.methods.recipes import file_of
@@ -67,7 +67,7 @@ def predict(
     *,
     task: str | None = None,
     generation: Generation | Mapping[str, Any] | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     device: str = "auto",
     precision: str | None = None,
     progress: Progress | None = None,
@@ -85,7 +85,7 @@ def predict(
             beside the answer.
         generation: How a causal language model continues (`Generation`, or a mapping of its settings); refused for
             other kinds.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         device: Where to compute; what is loaded is where it is.
         precision: Arithmetic of the forward pass; None takes the run's. What is loaded keeps its own.
         progress: Told how far it is.

@@ -6,16 +6,20 @@ from pathlib import Path
 import torch
 
 from weft.answering.generation import Generation, generate
-from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
+from weft.answering.inference import Progress, outputs, padding_id
 from weft.answering.inputs import Input, checked_input
 from weft.base.tokens import check_tokens
 from weft.lowrank.route import Members
 from weft.model.batching import Item
+from weft.model.folded import alone, is_folded
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.registry import unknown
 from weft.storage.loading import LoadedRun, load_run_model
 from weft.tasks.contract import Prediction, Task
+
+FOLDED_FROM = 1024
+"""Tokens of a call from which on an expert alone is folded into its base; some hundred pay for it."""
 
 
 def predict(
@@ -24,7 +28,7 @@ def predict(
     *,
     task: str | None = None,
     generation: Generation | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     device: str = "auto",
     precision: str | None = None,
     progress: Progress | None = None,
@@ -40,7 +44,7 @@ def predict(
         inputs: Texts, or mappings of the task's columns.
         task: Which task, of a run folder that holds several; `weft.answering.automatic` recognises it.
         generation: How a causal language model continues; refused for other kinds.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         device: Where to compute; a loaded run is where it is.
         precision: Arithmetic of the forward pass; None takes the run's. A loaded run keeps its own.
         progress: Told how far it is.
@@ -76,7 +80,7 @@ def predict_mixed(
     device: torch.device | str,
     members: Mapping[str, Members] | None = None,
     generation: Generation | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     precision: str = "fp32",
     progress: Progress | None = None,
 ) -> list[Prediction]:
@@ -91,7 +95,7 @@ def predict_mixed(
         device: Where the model is.
         members: What speaks for the rows of an expert, e.g. a mixture; by default the expert itself.
         generation: How causal language models continue; None takes the defaults.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         precision: Arithmetic of the forward pass.
         progress: Told how far it is.
 
@@ -121,7 +125,7 @@ def predict_mixed(
         for at, name in ((at, rows[at][0]) for at in reading)
     ]
     raw = outputs(
-        held,
+        _folded(held, items, precision),
         items,
         pad_id=padding_id(held.base),
         device=device,
@@ -148,3 +152,22 @@ def predict_mixed(
                 "tokens": len(one.tokens),
             }
     return [found[at] for at in range(len(rows))]
+
+
+def _folded(held: Snapshot, items: Sequence[Item], precision: str) -> Snapshot:
+    """What answers rows of one expert fastest: its change in the weights, where they pay for putting it there.
+
+    Not in half precision, where a small change would be lost in the rounding of a weight.
+    """
+    speaking = {item.members for item in items}
+    if len(speaking) != 1 or precision not in ("fp32", "fp64"):
+        return held
+    (members,) = speaking
+    heads = {item.head for item in items}
+    if len(members) != 1 or heads != set(members):
+        return held
+    (name,) = members
+    tokens = sum(len(ids) for item in items for ids in item.record["input_ids"])
+    if tokens < FOLDED_FROM and not is_folded(held, name):
+        return held
+    return alone(held, name) or held

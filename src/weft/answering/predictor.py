@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from weft.answering import raw
 from weft.answering.automatic import predict_auto
 from weft.answering.generation import Generation
-from weft.answering.inference import TOKENS_PER_BATCH, Progress
+from weft.answering.inference import Progress
 from weft.answering.inputs import Inputs, inputs_of
 from weft.answering.prediction import predict as predict_one
 from weft.answering.raw import Axes, Pool
@@ -164,7 +164,7 @@ class Predictor:
         *,
         task: str | None = None,
         generation: Generation | Mapping[str, Any] | None = None,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
+        tokens_per_batch: int | None = None,
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """What an expert says of each input, in order; see `weft.predict`.
@@ -208,7 +208,7 @@ class Predictor:
         return answers(asked, rows, generation=_generation(generation), chunk=chunk)
 
     def logits(
-        self, inputs: Inputs, *, task: str | None = None, tokens_per_batch: int = TOKENS_PER_BATCH
+        self, inputs: Inputs, *, task: str | None = None, tokens_per_batch: int | None = None
     ) -> Axes:
         """What the head says before any decoding; `Axes` names every axis, and the classes."""
         run = self.loaded(task)
@@ -223,7 +223,7 @@ class Predictor:
         layer: int = -1,
         pool: Pool | None = None,
         task: str | None = None,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
+        tokens_per_batch: int | None = None,
     ) -> Axes:
         """The trunk's states while the expert speaks: (sequence, token, hidden) with their mask.
 
@@ -232,7 +232,7 @@ class Predictor:
             layer: 0 is the embeddings, n what layer n makes, -1 what the head is given.
             pool: mean, first or last: one state for a sequence; None is all of them.
             task: As of `predict`.
-            tokens_per_batch: Padded tokens in one forward call.
+            tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
 
         Raises:
             ValueError: If there is no such layer or pooling.

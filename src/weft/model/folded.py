@@ -2,22 +2,34 @@
 
     W = W0 + dW    at every map that the expert changes
 
-What runs has no adapter and no route in it, so that a graph can be made of it.
+What runs has no adapter and no route in it: a graph can be made of it (`Folded`), and it answers in the time of the
+bare base (`alone`).
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weft.lowrank.attach import frozen_linear
+from weft.lowrank.pool import Factors
+from weft.lowrank.woven import Woven
 from weft.model.head import Head
 from weft.model.heads import kind_of
 from weft.model.model import Model
 from weft.model.passage import ask
+from weft.model.snapshot import Resident, Snapshot, twin
 
 LOGITS, VECTOR = "logits", "sentence_embedding"
 """What answers are called where transformers and sentence-transformers write graphs."""
+
+
+MOST_FOLDED = 2**30
+"""Bytes that the changed weights of an expert may take a second time."""
+_ALONE: "WeakKeyDictionary[Resident, Snapshot]" = WeakKeyDictionary()
+"""Folded snapshots by what was folded; they go with it."""
 
 
 class Folded(nn.Module):
@@ -92,3 +104,45 @@ def example_inputs(shape: tuple[int, ...], vocabulary: int, *, types: bool) -> d
 def axes_of(kind: str) -> tuple[str, ...]:
     """What the axes of a kind's inputs are called."""
     return ("batch", "choices", "length") if kind_of(kind).compares else ("batch", "length")
+
+
+def is_folded(held: Snapshot, name: str) -> bool:
+    """Whether `alone` has been asked for this expert as it is now."""
+    return held.resident(name) in _ALONE
+
+
+def alone(held: Snapshot, name: str) -> Snapshot | None:
+    """The same expert on a trunk of its own, whose weights have its change in them; None where nothing is to be gained.
+
+    Weights that it does not change are the base's, not copies. Answers are those of `held` but for rounding: the change
+    is added to a weight once in place of to every output.
+
+    Args:
+        held: Has the expert resident.
+        name: The expert. One that is being trained, that changes with its input, or whose changed weights take more
+            than `MOST_FOLDED`, stays as it is.
+    """
+    own = held.resident(name)
+    if own in _ALONE:
+        return _ALONE[own]
+    terms = {module: term for module, term in own.woven.terms.items() if isinstance(term, Factors)}
+    if not terms or len(terms) < len(own.woven.terms) or own.woven.finishing:
+        return None
+    sizes = [frozen_linear(held.trunk, module).weight for module in terms]
+    if sum(weight.numel() * weight.element_size() for weight in sizes) > MOST_FOLDED:
+        return None
+    trunk = twin(held.base.trunk, own_config=True)
+    for module, copied in own.woven.copies.items():
+        trunk.set_submodule(module, copied)
+    for module, term in terms.items():
+        old = frozen_linear(trunk, module)
+        new = nn.Linear(old.in_features, old.out_features, bias=False, device="meta")
+        with torch.no_grad():
+            weight = torch.addmm(old.weight, term.B.to(old.weight), term.A.to(old.weight))
+        new.weight = nn.Parameter(weight, requires_grad=False)
+        new.bias = old.bias
+        trunk.set_submodule(module, new.eval())
+    found = Snapshot(
+        held.base, trunk, {name: Resident(own.expert, Woven(), own.head)}, held.is_decoder
+    )
+    return _ALONE.setdefault(own, found)

@@ -6,8 +6,8 @@
     weft.json                                the expert's card
 
 Inputs are `input_ids`, `attention_mask` and, where the base has them, `token_type_ids`, int64; answers have the names
-that transformers' own exports give them. Int8 is ONNX Runtime's dynamic quantisation: weights of products in 8 bits, each
-output channel with its own scale, what goes into them as it comes (onnxruntime.ai, "Quantize ONNX models").
+that transformers' own exports give them. Int8 is ONNX Runtime's dynamic quantisation: weights of products in 8 bits,
+each output channel with its own scale, what goes into them as it comes (onnxruntime.ai, "Quantize ONNX models").
 """
 
 import json
