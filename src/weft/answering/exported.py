@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from weft import guard
 from weft.answering.inputs import Input, checked_input
-from weft.model.graph import ABOUT, GRAPH, TOKENS_PER_BATCH, About, Graph
+from weft.model.graph import ABOUT, GRAPH, About, Graph
 from weft.storage.card import read_card, task_of
 from weft.tasks.contract import Example, Prediction, Record
 
@@ -70,13 +70,13 @@ class Exported:
         self._tokens = Tokens(folder, self.graph.about)
 
     def predict(
-        self, inputs: Sequence[Input], *, tokens_per_batch: int = TOKENS_PER_BATCH
+        self, inputs: Sequence[Input], *, tokens_per_batch: int | None = None
     ) -> list[Prediction]:
         """What the expert says of each input, in order, as `weft.predict` does.
 
         Args:
             inputs: Texts, or mappings of the task's columns.
-            tokens_per_batch: Padded tokens in one call.
+            tokens_per_batch: Padded tokens in one call; None is `TOKENS_PER_BATCH` of `model/graph.py`.
 
         Raises:
             ValueError: If an input is not what the task takes; says which fields are needed.
@@ -94,7 +94,7 @@ class Exported:
         examples: Sequence[Example],
         records: Sequence[Record],
         *,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
+        tokens_per_batch: int | None = None,
     ) -> list[Prediction]:
         """The answer to each record, in order."""
         return [

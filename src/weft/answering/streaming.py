@@ -122,11 +122,20 @@ def _numbered(
     run: "LoadedRun | LoadedMixture | Exported", value: Input, number: int
 ) -> Mapping[str, Any]:
     """An input with its number as id if it has none, refused by that number if it is wrong."""
-    if hasattr(run, "task"):
+    if isinstance(run, Exported):
         checked_input(run.task, value, number)
     else:
-        from weft.answering.automatic import tasks_fitting
-
-        tasks_fitting(run, value, number)
+        _check(run, value, number)
     columns = {"text": value} if isinstance(value, str) else value
     return {"id": str(number), **columns}
+
+
+def _check(run: "LoadedRun | LoadedMixture", value: Input, number: int) -> None:
+    """Refuse an input that the expert, or every task of a mixture, does not take."""
+    from weft.answering.automatic import tasks_fitting
+    from weft.storage.loading import LoadedMixture
+
+    if isinstance(run, LoadedMixture):
+        tasks_fitting(run, value, number)
+    else:
+        checked_input(run.task, value, number)

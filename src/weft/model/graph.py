@@ -7,7 +7,7 @@ Neither torch nor transformers is imported: what is answered here starts in a fr
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class Graph:
         return session(self.folder / GRAPH)
 
     def outputs(
-        self, records: Sequence[Record], tokens_per_batch: int = TOKENS_PER_BATCH
+        self, records: Sequence[Record], tokens_per_batch: int | None = None
     ) -> list[list[np.ndarray]]:
         """For every row what the graph answers to each of its sequences, without padding.
 
@@ -86,7 +86,7 @@ class Graph:
 
         Args:
             records: Encoded rows.
-            tokens_per_batch: Padded tokens in one call, unless a single unit has more.
+            tokens_per_batch: Padded tokens in one call, unless a single unit has more; None is `TOKENS_PER_BATCH`.
 
         Raises:
             ValueError: If a row holds a token that the graph does not know.
@@ -97,13 +97,17 @@ class Graph:
             [np.empty(0)] * (1 if self._together else len(record["input_ids"]))
             for record in records
         ]
-        for units in self._batches(records, tokens_per_batch):
+        for units in self._batches(records, tokens_per_batch or TOKENS_PER_BATCH):
             inputs, lengths = self._inputs(records, units)
-            answers = self.session.run(self.about.answers, inputs)
+            answers = self.ask(inputs)
             value = answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)
             for (row, sequence), own, length in zip(units, value, lengths, strict=True):
                 found[row][sequence or 0] = own[:length] if "token" in self.about.along else own
         return found
+
+    def ask(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """One array for each of the graph's answers, to inputs as `about` describes them."""
+        return cast("list[np.ndarray]", self.session.run(self.about.answers, dict(inputs)))
 
     @property
     def _together(self) -> bool:

@@ -98,14 +98,19 @@ def _described(loaded: LoadedRun, folded: Folded, wanted: Wanted) -> About:
         axes=list(axes_of(task.spec.kind)),
         along=list(kind_of(task.spec.kind).along),
         answers=list(folded.answers),
-        pad_id=tokenizer.pad_token_id or 0,
-        mask_id=tokenizer.mask_token_id,
+        pad_id=_number(tokenizer.pad_token_id) or 0,
+        mask_id=_number(tokenizer.mask_token_id),
         special_ids=sorted(set(tokenizer.all_special_ids)),
         vocabulary=embedding_rows(loaded.model.base),
         max_length=task.spec.max_length,
         quantised=wanted.quantise,
         opset=OPSET,
     )
+
+
+def _number(token: Any) -> int | None:
+    """The number of a special token, of which a tokenizer may have none."""
+    return token if isinstance(token, int) else None
 
 
 def _inputs(loaded: LoadedRun, shape: tuple[int, ...] | None = None) -> dict[str, torch.Tensor]:
@@ -185,7 +190,7 @@ def _try(folded: Folded, inputs: dict[str, torch.Tensor], path: Path) -> None:
     with torch.inference_mode():
         ours = [value.numpy() for value in folded(**inputs)]
     theirs = session(path).run(None, {name: value.numpy() for name, value in inputs.items()})
-    for one, other in zip(ours, theirs, strict=True):
+    for one, other in zip(ours, map(np.asarray, theirs), strict=True):
         size = max(1.0, float(np.abs(one).max()))
         if one.shape != other.shape or not np.allclose(one, other, rtol=0, atol=TOLERANCE * size):
             raise ValueError(
