@@ -2,11 +2,12 @@
 
     python benchmarks/answering.py --data ../shared/data
 
-From rows to answers, one core. Every side encodes by the task's own `encode` and decodes by its `decode`, so what differs is
-how batches are made and run: weft's own (the expert folded, batches by tokens), a loop over transformers' task class with
-the merged weights, rows sorted by length (the fastest of several batch sizes), ONNX Runtime on the graph as
-`weft export --to onnx` writes it, and on the same graph with attention and the rest fused by its own optimiser. Answers are
-compared before anything is timed. Processor time of the process; sides alternate; ratios of medians, and by round.
+From rows to answers, one core. Every side encodes by the task's own `encode` and decodes by its `decode`, so what
+differs is how batches are made and run: weft's own (the expert folded, batches by tokens), a loop over transformers'
+task class with the merged weights, rows sorted by length (the fastest of several batch sizes), ONNX Runtime on the
+graph as `weft export --to onnx` writes it, and on the same graph with attention and the rest fused by its own
+optimiser. Answers are compared before anything is timed. Processor time of the process; sides alternate; ratios of
+medians, and by round.
 """
 
 import argparse

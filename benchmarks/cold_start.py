@@ -1,11 +1,11 @@
-"""The first answer of a new process: `weft predict` on a run, on its export to ONNX, and what a program without weft takes.
+"""The first answer of a new process: `weft predict` on a run and on its export to ONNX, and a program without weft.
 
     python benchmarks/cold_start.py --beside ../before
 
-Processor time of whole processes (user and system, children included), which other work on the machine changes less than
-the clock; every side once a round, in turns. The run is made here: LoRA on the embedded base, a few steps on rows that
-are made up, because what is measured does not depend on what was learnt. `--beside` names another checkout of weft, whose
-code answers the same run folder in the same Python.
+Processor time of whole processes (user and system, children included), which other work on the machine changes less
+than the clock; every side once a round, in turns. The run is made here: LoRA on the embedded base, a few steps on
+rows that are made up, because what is measured does not depend on what was learnt. `--beside` names another checkout
+of weft, whose code answers the same run folder in the same Python.
 """
 
 import argparse
