@@ -8,7 +8,6 @@ that the first of them comes in a fraction of the time.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,14 +105,13 @@ class Exported:
 
     def _output(self, record: Record, found: list[Any]) -> Any:
         """What the graph said of a row, in the form that its task decodes."""
-        if self._by_row:
+        along = self.graph.about.along
+        if along == ["row"]:
             return found[0]
-        labels = record["labels"] if "labels" in record else [None] * len(found)
-        return [self.task.outcomes(own, own_labels) for own, own_labels in zip(found, labels)]  # noqa: B905 - a row of an embedding has labels of another length
-
-    @cached_property
-    def _by_row(self) -> bool:
-        return self.graph.about.along == ["row"]
+        if "token" not in along:
+            return found
+        labels = record.get("labels") or [None] * len(found)
+        return [self.task.outcomes(said, own) for said, own in zip(found, labels, strict=True)]
 
 
 def is_exported(folder: str | Path) -> bool:

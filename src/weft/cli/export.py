@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from weft.storage.forms import names
-
 
 def command(
     run: Annotated[Path, typer.Argument(help="The run folder of one task, or of a mixture.")],
@@ -15,7 +13,7 @@ def command(
     to: Annotated[
         str,
         typer.Option(
-            metavar=f"[{'|'.join(names())}]",
+            metavar="FORM",
             help="peft: files that PEFT opens (LoRA, X-LoRA). merged: a transformers checkpoint. "
             "sentence-transformers: that of an embedding, with its pooling. onnx: a graph that ONNX Runtime answers.",
         ),
@@ -59,6 +57,7 @@ def _say_what_is_lost(
     split: Literal["train", "validation", "test"],
     max_examples: int | None,
 ) -> None:
+    from weft.registry import said_by
     from weft.reporting.progress import rows_shown
 
     try:
@@ -66,8 +65,9 @@ def _say_what_is_lost(
             from weft.answering.fidelity import compared
 
             found = compared(run, folder, split=split, max_examples=max_examples, progress=progress)
-    except ValueError as error:
-        typer.echo(f"not scored, rows are not at hand: {error}", err=True)
+    except (KeyError, ValueError) as error:
+        # The export is there; rows of a run that came from elsewhere often are not.
+        typer.echo(f"not scored: {said_by(error)}", err=True)
         return
     from weft.reporting.answers.scores import show_fidelity
 
