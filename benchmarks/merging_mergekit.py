@@ -43,16 +43,15 @@ def write_checkpoints(experts: Sequence[Mapping[str, Pair]], folder: Path) -> li
     model = LlamaForCausalLM(config)
     paths = [folder / "base"]
     model.save_pretrained(paths[0])
-    own = dict(model.named_parameters())
+    own = {name: value.detach() for name, value in model.named_parameters()}
     for number, expert in enumerate(experts):
         pairs = list(expert.values())[: len(PLACES)]
-        with torch.no_grad():
-            for place, (A, B) in zip(PLACES, pairs, strict=True):
-                own[place] += B @ A
-            paths.append(folder / f"expert-{number}")
-            model.save_pretrained(paths[-1])
-            for place, (A, B) in zip(PLACES, pairs, strict=True):
-                own[place] -= B @ A
+        for place, (A, B) in zip(PLACES, pairs, strict=True):
+            own[place] += B @ A
+        paths.append(folder / f"expert-{number}")
+        model.save_pretrained(paths[-1])
+        for place, (A, B) in zip(PLACES, pairs, strict=True):
+            own[place] -= B @ A
     return paths
 
 

@@ -19,7 +19,8 @@ from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, Run
 from weft.methods.recipes import resolve
 from weft.model.batching import Item, collate
-from weft.model.expert import Card, Expert, build
+from weft.model.card import Card
+from weft.model.expert import Expert, build
 from weft.model.head import Head
 from weft.model.heads import kind_of
 from weft.model.model import Model

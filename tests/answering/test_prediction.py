@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from weft.answering.generation import Generation, generate
-from weft.answering.prediction import predict, predict_mixed, read_jsonl_lines
+from weft.answering.inputs import read_jsonl_lines
+from weft.answering.prediction import predict, predict_mixed
 from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings, Run
 from weft.data.reading import find_spec
 from weft.methods.recipes import resolve
-from weft.model.expert import Card, build
+from weft.model.card import Card
+from weft.model.expert import build
 from weft.model.head import Head
 from weft.model.model import Model
 from weft.runs import RunFolder

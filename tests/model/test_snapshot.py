@@ -23,7 +23,8 @@ from weft.config import MixtureSettings, RecipeSettings
 from weft.lowrank.route import Route
 from weft.methods.recipes import resolve
 from weft.model.batching import Batch, Item
-from weft.model.expert import Card, Expert
+from weft.model.card import Card
+from weft.model.expert import Expert
 from weft.model.mixed import Mix
 from weft.model.mixing import Ingredient, make_mix
 from weft.model.model import Model

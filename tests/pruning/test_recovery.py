@@ -18,7 +18,8 @@ from weft.base.loading import load_base
 from weft.config import RecipeSettings
 from weft.methods.adapters.contract import NotLowRank
 from weft.methods.recipes import resolve
-from weft.model.expert import Card, build
+from weft.model.card import Card
+from weft.model.expert import build
 from weft.model.model import Model
 from weft.pruning.prune import prune
 from weft.pruning.record import FILE, read_pruning

@@ -10,7 +10,8 @@ import torch
 from weft.base.loading import Base
 from weft.config import MixtureSettings, RecipeSettings, Run
 from weft.methods.recipes import resolve
-from weft.model.expert import Card, Expert, build
+from weft.model.card import Card
+from weft.model.expert import Expert, build
 from weft.model.head import Head
 from weft.model.mixing import Ingredient, make_mix
 from weft.model.recogniser import STATES, Recogniser

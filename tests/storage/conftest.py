@@ -8,17 +8,20 @@ from typing import Any
 import pytest
 import torch
 import transformers
+import yaml
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from weft.base.loading import Base, load_base
-from weft.config import RecipeSettings
+from weft.config import RecipeSettings, Run, to_yaml
 from weft.lowrank.route import Route
 from weft.methods.recipes import Recipe, resolve
-from weft.model.expert import Card, Expert, build
+from weft.model.card import Card
+from weft.model.expert import Expert, build
 from weft.model.head import Head
 from weft.model.heads import kind_of
 from weft.model.model import Model
+from weft.storage.experts import save_expert, save_full
 
 LABELS = {"sequence_classification": ("no", "yes"), "token_classification": ("O", "B-a", "I-a")}
 ROWS = {"multiple_choice": (2, 2)}
@@ -159,3 +162,37 @@ def without_padding(logits: Tensor, base: Base) -> Tensor:
 def lab(tiny_folder: Callable[[str], Path]) -> Lab:
     """Makes experts and asks them."""
     return Lab(tiny_folder)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., str]:
+    """A function that writes a task's YAML file and says where."""
+
+    def write(kind: str, **more: Any) -> str:
+        path = tmp_path / "mine.yaml"
+        labels = {"labels": list(LABELS[kind])} if kind in LABELS else {}
+        path.write_text(yaml.safe_dump({"kind": kind} | labels | more))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def run_folder(lab: Any, tmp_path: Path, task: Callable[..., str]) -> Callable[..., Any]:
+    """A function that makes a run folder of an expert, as training leaves it."""
+
+    def write(model_type: str, kind: str, **recipe: Any) -> tuple[Any, Path]:
+        made = lab.make(model_type, kind, **recipe)
+        run = Run.model_validate(
+            {"base": made.base.source, "task": task(kind), "recipe": made.recipe.describe()}
+        )
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "run.yaml").write_text(to_yaml(run))
+        if made.recipe.trains == "base":
+            model = Model(made.base, private=True)
+            save_full(model, made.expert, made.card, tmp_path / "run" / "expert")
+        else:
+            save_expert(made.expert, made.card, made.base, tmp_path / "run" / "expert")
+        return made, tmp_path / "run"
+
+    return write

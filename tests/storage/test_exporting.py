@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from weft.config import Run, to_yaml
+from tests.storage.conftest import LABELS
 from weft.lowrank.peft.writing import CONFIG, WEIGHTS
-from weft.model.model import Model
 from weft.runs import RunFolder
 from weft.storage.card import CARD
-from weft.storage.experts import load_full, save_expert, save_full
+from weft.storage.experts import load_full
 from weft.storage.exporting import export
 from weft.storage.importing import import_expert
 from weft.storage.loading import load_run_model
@@ -29,42 +27,6 @@ pytestmark = [
     # and remarks on merging where a trained module is tied to another.
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
 ]
-
-LABELS = {"sequence_classification": ["no", "yes"], "token_classification": ["O", "B-a", "I-a"]}
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Callable[..., str]:
-    """A function that writes a task's YAML file and says where."""
-
-    def write(kind: str, **more: Any) -> str:
-        path = tmp_path / "mine.yaml"
-        labels = {"labels": LABELS[kind]} if kind in LABELS else {}
-        path.write_text(yaml.safe_dump({"kind": kind} | labels | more))
-        return str(path)
-
-    return write
-
-
-@pytest.fixture
-def run_folder(lab: Any, tmp_path: Path, task: Callable[..., str]) -> Callable[..., Any]:
-    """A function that makes a run folder of an expert, as training leaves it."""
-
-    def write(model_type: str, kind: str, **recipe: Any) -> tuple[Any, Path]:
-        made = lab.make(model_type, kind, **recipe)
-        run = Run.model_validate(
-            {"base": made.base.source, "task": task(kind), "recipe": made.recipe.describe()}
-        )
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "run.yaml").write_text(to_yaml(run))
-        if made.recipe.trains == "base":
-            model = Model(made.base, private=True)
-            save_full(model, made.expert, made.card, tmp_path / "run" / "expert")
-        else:
-            save_expert(made.expert, made.card, made.base, tmp_path / "run" / "expert")
-        return made, tmp_path / "run"
-
-    return write
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from weft.base.loading import load_base
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.peft.writing import CONFIG, WEIGHTS
 from weft.methods.adapters.contract import Adapter, NotLowRank, Spec
-from weft.model.expert import Card, Expert, build
+from weft.model.card import Card
+from weft.model.expert import Expert, build
 from weft.model.head import Head
 from weft.model.model import Model
 from weft.storage.card import CARD, read_card, versions

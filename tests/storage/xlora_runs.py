@@ -19,7 +19,8 @@ from weft.lowrank.route import Route
 from weft.methods.gates.trace import GateTrace, traced
 from weft.methods.mixtures.contract import Headed
 from weft.methods.recipes import resolve
-from weft.model.expert import Card, Expert
+from weft.model.card import Card
+from weft.model.expert import Expert
 from weft.model.head import Head
 from weft.model.mixed import Mix
 from weft.model.mixing import Ingredient, make_mix

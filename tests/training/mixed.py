@@ -19,7 +19,8 @@ from weft.methods.gates.trace import GateTrace, traced
 from weft.methods.mixtures import mixtures
 from weft.methods.recipes import resolve
 from weft.model.batching import Batch, Item, collate
-from weft.model.expert import Card, Expert, build
+from weft.model.card import Card
+from weft.model.expert import Expert, build
 from weft.model.head import Head
 from weft.model.heads import kind_of
 from weft.model.mixed import Mix

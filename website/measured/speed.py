@@ -9,7 +9,11 @@ from weft.reporting.document import Document, Section, Table
 
 def document() -> Document | None:
     """A section for each thing that was timed; None where nothing was."""
-    found = tuple(filter(None, (_training(), _forward(), _mixtures(), _waiting())))
+    found = tuple(
+        filter(
+            None, (_training(), _answering(), _cold_start(), _forward(), _mixtures(), _waiting())
+        )
+    )
     if not found:
         return None
     short = Section("short", "In short", notes=tuple(_short()))
@@ -18,6 +22,7 @@ def document() -> Document | None:
 
 def _short() -> Iterator[str]:
     throughput, overhead = read("throughput-cpu"), read("overhead-cpu")
+    cold = read("cold-start-cpu")
     if throughput is not None:
         ratios = [row["ratio_to_best"] for row in throughput["results"]]
         yield (
@@ -29,6 +34,12 @@ def _short() -> Iterator[str]:
         yield (
             f"A batch whose rows belong to 25 experts takes {min(many):.2f} to {max(many):.2f} times the forward pass "
             "of the bare base."
+        )
+    if cold is not None:
+        median = {row["what"]: row["median"] for row in cold["results"]}
+        yield (
+            f"The first answer of a new process takes {median['weft predict EXPORT']:.2f} s of processor time from an "
+            f"export to ONNX, {median['weft predict RUN']:.2f} s from a run folder."
         )
 
 
@@ -50,6 +61,36 @@ def _training() -> Section | None:
     headers = ("set, precision", "real tokens a second", "times Trainer + PEFT, default")
     headers += ("times its best configuration", "peak memory, MiB", "Trainer + PEFT's, MiB")
     return _section("training", "Training beside Trainer and PEFT", result, headers, rows)
+
+
+def _answering() -> Section | None:
+    result = read("answering-cpu")
+    if result is None:
+        return None
+    rows = tuple(
+        (
+            row["task"],
+            f"{row['rows']:,}",
+            f"{row['seconds']['weft']:.2f}",
+            *(f"{row['times'][name]:.2f}" for name in result["settings"]["peers"]),
+        )
+        for row in result["results"]
+    )
+    headers = ("set", "rows", "processor time of weft, s")
+    headers += tuple(f"{name}: times weft" for name in result["settings"]["peers"])
+    return _section("answering", "Answering many rows", result, headers, rows)
+
+
+def _cold_start() -> Section | None:
+    result = read("cold-start-cpu")
+    if result is None:
+        return None
+    rows = tuple(
+        (row["what"], f"{row['median']:.2f}", f"{row['least']:.2f}", f"{row['most']:.2f}")
+        for row in result["results"]
+    )
+    headers = ("process", "processor time, median, s", "least", "most")
+    return _section("cold-start", "The first answer of a new process", result, headers, rows)
 
 
 def _forward() -> Section | None:

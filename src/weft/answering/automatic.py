@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from weft.answering.generation import Generation
-from weft.answering.inference import TOKENS_PER_BATCH, Progress
-from weft.answering.prediction import Input, checked_input, fields, predict_mixed
+from weft.answering.inference import Progress
+from weft.answering.inputs import Input, checked_input, fields
+from weft.answering.prediction import predict_mixed
 from weft.answering.recognition import features, sequences_of
 from weft.base.tokens import check_tokens
 from weft.model.recogniser import Recognised
@@ -17,7 +18,7 @@ def predict_auto(
     inputs: Sequence[Input],
     *,
     generation: Generation | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
     """What the mixture says of each input, by the head of the task it takes it for.
@@ -29,7 +30,7 @@ def predict_auto(
         mixture: The mixture and the heads of its tasks.
         inputs: Texts, or mappings of some task's columns.
         generation: How causal language models continue.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         progress: Told how far it is.
 
     Raises:

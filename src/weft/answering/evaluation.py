@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from weft.answering.gate_maps import gate_maps
-from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
+from weft.answering.inference import Progress, outputs, padding_id
 from weft.answering.recognition import RECOGNITION, recognition
 from weft.atomic import write_text
 from weft.base.loading import Base
@@ -25,7 +25,7 @@ from weft.data.reading import LoadedTask, load_task
 from weft.guard import json_lines
 from weft.lowrank.route import Members
 from weft.model.batching import Item
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.runs import RunFolder
@@ -66,7 +66,7 @@ def evaluate(
     data: Any = None,
     split: Split = "validation",
     max_examples: int | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     device: str = "auto",
     precision: str | None = None,
     save: bool = True,
@@ -83,7 +83,7 @@ def evaluate(
             mappings, a pandas data frame, a `datasets.Dataset`; None takes the run's own.
         split: Which rows.
         max_examples: Size of a seeded sample of them; None takes what the run says.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         device: Where to compute.
         precision: Arithmetic of the forward pass; None takes the run's.
         save: Write predictions and scores into the folder (`save_evaluation`).
@@ -139,7 +139,7 @@ def _evaluate(
     records: Sequence[Record],
     split: Split,
     *,
-    tokens_per_batch: int,
+    tokens_per_batch: int | None,
     progress: Progress | None,
 ) -> Evaluation:
     examples, held = rows.splits[split], loaded.model.snapshot
@@ -278,7 +278,7 @@ def predictions(
     pad_id: int,
     device: torch.device | str,
     precision: str = "fp32",
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     sample_seed: int | None = MASK_SEED,
     progress: Progress | None = None,
 ) -> list[Prediction]:
@@ -295,7 +295,7 @@ def predictions(
         pad_id: The base's padding token.
         device: Where the model is.
         precision: fp32, bf16, fp16 or fp64.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         sample_seed: Decides what `task.sample` draws; None draws nothing, a text's own masks count.
         progress: Told how far it is.
     """

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weft.answering.exported import Exported, is_exported
 from weft.answering.generation import Generation
-from weft.answering.inference import TOKENS_PER_BATCH, Progress
-from weft.answering.inputs import Inputs
+from weft.answering.inference import Progress
+from weft.answering.inputs import Inputs, inputs_of
 from weft.answering.predictor import AUTO, Held, Predictor
 from weft.methods.recipes import file_of
 from weft.runs import RunFolder
@@ -67,7 +68,7 @@ def predict(
     *,
     task: str | None = None,
     generation: Generation | Mapping[str, Any] | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     device: str = "auto",
     precision: str | None = None,
     progress: Progress | None = None,
@@ -78,14 +79,15 @@ def predict(
     words for each mask, or a continuation. Inputs without an `id` are numbered from 0.
 
     Args:
-        run: A run folder, or what `weft.load` made of it.
+        run: A run folder, what `weft.load` made of it, or the folder of an export to onnx, which answers on the CPU
+            (`weft.answering.exported` does without importing torch).
         inputs: Texts, or mappings of the task's columns; a pandas data frame or a `datasets.Dataset` of such rows; a
             `Path` of a file of them. What the right answer would be is not looked at.
         task: Of several tasks, this one; `auto`: of a mixture, the one that it takes each input for, which then stands
             beside the answer.
         generation: How a causal language model continues (`Generation`, or a mapping of its settings); refused for
             other kinds.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         device: Where to compute; what is loaded is where it is.
         precision: Arithmetic of the forward pass; None takes the run's. What is loaded keeps its own.
         progress: Told how far it is.
@@ -94,6 +96,8 @@ def predict(
         KeyError: If there is no expert of that name.
         ValueError: If an input is not what the task takes; says which fields are needed.
     """
+    if isinstance(run, str | Path) and is_exported(run):
+        return _of_graph(Exported(run), inputs, generation, tokens_per_batch, progress)
     if isinstance(run, LoadedRun):
         run = Predictor(Held({run.name: run}))
     elif not isinstance(run, Predictor):
@@ -110,3 +114,21 @@ def predict(
         tokens_per_batch=tokens_per_batch,
         progress=progress,
     )
+
+
+def _of_graph(
+    expert: Exported,
+    inputs: Inputs,
+    generation: Generation | Mapping[str, Any] | None,
+    tokens_per_batch: int | None,
+    progress: Progress | None,
+) -> list[Prediction]:
+    if generation is not None:
+        raise ValueError(
+            f"generation settings are for causal language models; this expert's kind is {expert.task.spec.kind}"
+        )
+    rows = list(inputs_of(inputs, expert.task.spec))
+    found = expert.predict(rows, tokens_per_batch=tokens_per_batch)
+    if progress is not None:
+        progress(len(found), len(rows))
+    return found

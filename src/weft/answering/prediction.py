@@ -1,26 +1,25 @@
 """Answers for inputs of a user's own: entities, spans, choices, classes, masked words, texts."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from weft.answering.generation import Continuation, Generation, generate
-from weft.answering.inference import TOKENS_PER_BATCH, Progress, outputs, padding_id
+from weft.answering.inference import Progress, outputs, padding_id
+from weft.answering.inputs import Input, checked_input
 from weft.base.tokens import check_tokens
-from weft.data.reading import example_from_user
-from weft.guard import parse_json
 from weft.lowrank.route import Members
 from weft.model.batching import Item
+from weft.model.folded import alone, is_folded
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.registry import unknown
 from weft.storage.loading import LoadedRun, load_run_model
 from weft.tasks.contract import Example, Prediction, Task
 
-Input = str | Mapping[str, Any]
-"""A text, where the kind takes a single one; or its columns by name, with or without an `id`."""
+FOLDED_FROM = 1024
+"""Tokens of a call from which on an expert alone is folded into its base; some hundred pay for it."""
 
 
 def predict(
@@ -29,7 +28,7 @@ def predict(
     *,
     task: str | None = None,
     generation: Generation | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     device: str = "auto",
     precision: str | None = None,
     progress: Progress | None = None,
@@ -45,7 +44,7 @@ def predict(
         inputs: Texts, or mappings of the task's columns.
         task: Which task, of a run folder that holds several; `weft.answering.automatic` recognises it.
         generation: How a causal language model continues; refused for other kinds.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         device: Where to compute; a loaded run is where it is.
         precision: Arithmetic of the forward pass; None takes the run's. A loaded run keeps its own.
         progress: Told how far it is.
@@ -77,7 +76,7 @@ def predict_mixed(
     device: torch.device | str,
     members: Mapping[str, Members] | None = None,
     generation: Generation | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     precision: str = "fp32",
     progress: Progress | None = None,
 ) -> list[Prediction]:
@@ -92,7 +91,7 @@ def predict_mixed(
         device: Where the model is.
         members: What speaks for the rows of an expert, e.g. a mixture; by default the expert itself.
         generation: How causal language models continue; None takes the defaults.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         precision: Arithmetic of the forward pass.
         progress: Told how far it is.
 
@@ -122,7 +121,7 @@ def predict_mixed(
         for at, name in ((at, rows[at][0]) for at in reading)
     ]
     raw = outputs(
-        held,
+        _folded(held, items, precision),
         items,
         pad_id=padding_id(held.base),
         device=device,
@@ -165,69 +164,20 @@ def refuse_generation(task: Task, generation: Generation | None) -> None:
         )
 
 
-def checked_input(task: Task, value: Input, number: int) -> Example:
-    """One input as the task's checked example; numbered where it has no id.
+def _folded(held: Snapshot, items: Sequence[Item], precision: str) -> Snapshot:
+    """What answers rows of one expert fastest: its change in the weights, where they pay for putting it there.
 
-    Raises:
-        ValueError: If it is text where the kind takes several fields, or a field is wrong.
+    Not in half precision, where a small change would be lost in the rounding of a weight.
     """
-    where = f"input {number}"
-    if isinstance(value, str):
-        if "text" not in (*task.columns, *task.optional):
-            raise ValueError(
-                f"{where}: {task.spec.kind} takes more than a text: "
-                f"give a mapping with {fields(task)}"
-            )
-        value = {"text": value}
-    if not isinstance(value, Mapping):
-        raise ValueError(
-            f"{where}: expected a text or a mapping with {fields(task)}, got {value!r:.60}"
-        )
-    # What the right answer would be is none of the expert's business, and may be in another form.
-    hidden = {task.target, task.spec.columns.get(task.target or "")}
-    given = {key: item for key, item in value.items() if key not in hidden}
-    missing = [name for name in task.columns if not _holds(task, given, name)]
-    if missing and not any(_holds(task, given, name) for name in task.optional):
-        raise ValueError(
-            f"{where}: {', '.join(missing)} is missing; {task.spec.kind} needs {fields(task)}, "
-            f"the input has {', '.join(sorted(map(str, given))) or 'nothing'}"
-        )
-    return example_from_user(task, {"id": str(number), **given}, where)
-
-
-def fields(task: Task) -> str:
-    """What an input of the task must and may hold, for sentences."""
-    may = [name for name in task.optional if name != "offsets"]
-    return " and ".join(task.columns) + (f" (optional: {', '.join(may)})" if may else "")
-
-
-def _holds(task: Task, given: Mapping[str, Any], name: str) -> bool:
-    """Whether a column is there, by the kind's name or by the set's own."""
-    own = task.spec.columns.get(name, name)
-    return name in given or own in given or all(part in given for part in own.split(","))
-
-
-def read_jsonl_lines(stream: Iterable[str]) -> Iterator[Input]:
-    """The inputs in a stream of JSON lines, each an object or a string; empty lines do not count.
-
-    Raises:
-        ValueError: If a line is not JSON or something else; starts with `line n`.
-    """
-    number = 0
-    try:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                yield _input(line, f"line {number}")
-    except UnicodeDecodeError:
-        # A stream decodes a block ahead, so this is the first line that it may be.
-        raise ValueError(f"line {number + 1} or after: not UTF-8; send UTF-8") from None
-
-
-def _input(line: str, where: str) -> Input:
-    try:
-        value = parse_json(line, where, whole=False)
-    except ValueError as error:
-        raise ValueError(f"{error}; give an object or a text in quotation marks a line") from None
-    if not isinstance(value, dict | str):
-        raise ValueError(f"{where}: expected an object or a string, got {line.strip():.60}")
-    return value
+    speaking = {item.members for item in items}
+    if len(speaking) != 1 or precision not in ("fp32", "fp64"):
+        return held
+    (members,) = speaking
+    heads = {item.head for item in items}
+    if len(members) != 1 or heads != set(members):
+        return held
+    (name,) = members
+    tokens = sum(len(ids) for item in items for ids in item.record["input_ids"])
+    if tokens < FOLDED_FROM and not is_folded(held, name):
+        return held
+    return alone(held, name) or held

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from weft.answering import raw
 from weft.answering.automatic import predict_auto
 from weft.answering.generation import Generation
-from weft.answering.inference import TOKENS_PER_BATCH, Progress
+from weft.answering.inference import Progress
 from weft.answering.inputs import Inputs, inputs_of
 from weft.answering.prediction import predict as predict_one
 from weft.answering.raw import Axes, Pool
@@ -28,13 +28,13 @@ from weft.answering.summary import as_html, as_text, row_of
 from weft.base.loading import Base
 from weft.config import Run
 from weft.lowrank.route import Members
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.model.model import Model
 from weft.model.recogniser import Recogniser
 from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.storage.loading import LoadedMixture, LoadedRun, load_beside
-from weft.tasks.contract import Prediction, Task
+from weft.tasks.contract import Prediction, Task, TaskSpec
 
 AUTO = "auto"
 """In place of a task's name: whatever a mixture takes each input for."""
@@ -164,7 +164,7 @@ class Predictor:
         *,
         task: str | None = None,
         generation: Generation | Mapping[str, Any] | None = None,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
+        tokens_per_batch: int | None = None,
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """What an expert says of each input, in order; see `weft.predict`.
@@ -174,7 +174,7 @@ class Predictor:
             ValueError: If several are there and none is named, or an input is not what the task takes.
         """
         asked = self._asked(task)
-        rows = list(inputs_of(inputs, asked))
+        rows = list(inputs_of(inputs, _spec(asked)))
         how = _generation(generation)
         extra = {"tokens_per_batch": tokens_per_batch, "progress": progress}
         if isinstance(asked, LoadedMixture):
@@ -204,15 +204,17 @@ class Predictor:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         asked = self._asked(task)
-        rows = inputs_of(inputs, asked)
+        rows = inputs_of(inputs, _spec(asked))
         return answers(asked, rows, generation=_generation(generation), chunk=chunk)
 
     def logits(
-        self, inputs: Inputs, *, task: str | None = None, tokens_per_batch: int = TOKENS_PER_BATCH
+        self, inputs: Inputs, *, task: str | None = None, tokens_per_batch: int | None = None
     ) -> Axes:
         """What the head says before any decoding; `Axes` names every axis, and the classes."""
         run = self.loaded(task)
-        return raw.logits(run, list(inputs_of(inputs, run)), tokens_per_batch=tokens_per_batch)
+        return raw.logits(
+            run, list(inputs_of(inputs, run.task.spec)), tokens_per_batch=tokens_per_batch
+        )
 
     def hidden(
         self,
@@ -221,7 +223,7 @@ class Predictor:
         layer: int = -1,
         pool: Pool | None = None,
         task: str | None = None,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
+        tokens_per_batch: int | None = None,
     ) -> Axes:
         """The trunk's states while the expert speaks: (sequence, token, hidden) with their mask.
 
@@ -230,13 +232,13 @@ class Predictor:
             layer: 0 is the embeddings, n what layer n makes, -1 what the head is given.
             pool: mean, first or last: one state for a sequence; None is all of them.
             task: As of `predict`.
-            tokens_per_batch: Padded tokens in one forward call.
+            tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
 
         Raises:
             ValueError: If there is no such layer or pooling.
         """
         run = self.loaded(task)
-        rows = list(inputs_of(inputs, run))
+        rows = list(inputs_of(inputs, run.task.spec))
         return raw.hidden(run, rows, layer=layer, pool=pool, tokens_per_batch=tokens_per_batch)
 
     def attach(
@@ -321,3 +323,7 @@ class Predictor:
 
 def _generation(given: Generation | Mapping[str, Any] | None) -> Generation | None:
     return given if given is None or isinstance(given, Generation) else generation_of(given)
+
+
+def _spec(asked: LoadedRun | LoadedMixture) -> TaskSpec | None:
+    return asked.task.spec if isinstance(asked, LoadedRun) else None

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weft.answering.inference import TOKENS_PER_BATCH, autocast, batched, padding_id, units_of
-from weft.answering.prediction import Input, checked_input
+from weft.answering.inference import autocast, batched, padding_id, units_of
+from weft.answering.inputs import Input, checked_input
 from weft.base.tokens import check_tokens
 from weft.model.batching import Item
 from weft.model.heads import kind_of
@@ -60,9 +60,7 @@ class Axes:
         return f"Axes({shape}{names}; {str(self.values.dtype).removeprefix('torch.')})"
 
 
-def logits(
-    run: LoadedRun, inputs: Sequence[Input], *, tokens_per_batch: int = TOKENS_PER_BATCH
-) -> Axes:
+def logits(run: LoadedRun, inputs: Sequence[Input], *, tokens_per_batch: int | None = None) -> Axes:
     """What the expert's head says of each input, before any decoding.
 
     `(row, class)` of a sequence classification, `(row, choice)` of a multiple choice, `(sequence, token, class)` of a
@@ -97,7 +95,7 @@ def hidden(
     *,
     layer: int = -1,
     pool: Pool | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
 ) -> Axes:
     """The states of the trunk while the expert speaks, `(sequence, token, hidden)`; pooled, `(sequence, hidden)`.
 
@@ -106,7 +104,7 @@ def hidden(
         inputs: Texts, or mappings of the task's columns.
         layer: 0 is the embeddings, n what layer n makes, -1 what the head is given.
         pool: One state for a sequence; padding takes no part.
-        tokens_per_batch: Padded tokens in one forward call.
+        tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
 
     Raises:
         ValueError: If there is no such layer, or no such pooling.

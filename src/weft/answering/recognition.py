@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from weft.answering.inference import TOKENS_PER_BATCH, autocast, padding_id
+from weft.answering.inference import autocast, padding_id, tokens_for
 from weft.methods.gates.reading import summary
 from weft.model.heads import kind_of
 from weft.model.mixed import early_state
@@ -58,7 +58,7 @@ def features(
         while order:
             tell("sequences read to recognise tasks", len(sequences) - len(order), len(sequences))
             width = len(sequences[order[0]])
-            count = max(1, TOKENS_PER_BATCH // width)
+            count = max(1, tokens_for(torch.device(device)) // width)
             chosen, order = order[:count], order[count:]
             ids = torch.full((len(chosen), width), padding_id(model.base))
             mask = torch.zeros_like(ids)

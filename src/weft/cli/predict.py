@@ -5,16 +5,24 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from weft.storage.loading import LoadedMixture, LoadedRun
 
 _LONGEST_NAME = 255
 """Bytes; systems raise when asked for a file of a longer name."""
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run folder; with --server the expert's name.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="The run folder, or an export of it to onnx; with --server the expert's name."
+        ),
+    ],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="Without: JSON lines on stdin.")
     ] = None,
@@ -63,12 +71,18 @@ def command(
 def _here(
     run: Path, task: str | None, lines: Iterable[str], settings: Mapping[str, Any]
 ) -> Iterator[Any]:
+    from weft.answering.exported import Exported, is_exported
     from weft.answering.streaming import answers_to_lines, generation_of
-    from weft.storage.loading import load_mixture_model, load_run_model
 
     generation = generation_of(settings)
-    loaded = load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)
+    loaded = Exported(run) if is_exported(run) else _loaded(run, task)
     return answers_to_lines(loaded, lines, generation=generation)
+
+
+def _loaded(run: Path, task: str | None) -> "LoadedRun | LoadedMixture":
+    from weft.storage.loading import load_mixture_model, load_run_model
+
+    return load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)
 
 
 def _there(
@@ -78,7 +92,7 @@ def _there(
         from weft.client.client import Client
     except ModuleNotFoundError as missing:
         raise ValueError(str(missing)) from None
-    from weft.answering.prediction import read_jsonl_lines
+    from weft.answering.inputs import read_jsonl_lines
 
     given = {name: value for name, value in settings.items() if value is not None}
     with Client(server) as client:

@@ -19,8 +19,7 @@ from weft.comparison.grid import Cell, Grid, cells_of, label_of
 from weft.config import Run, TrainingSettings, validate
 from weft.data.reading import find_kind, find_spec
 from weft.runs import CONFIG, RunFolder
-from weft.storage.card import CARD, read_card
-from weft.storage.loading import task_of
+from weft.storage.card import CARD, read_card, task_of
 from weft.tasks.contract import Task
 from weft.training.loop import Report, train
 from weft.training.settings import completed

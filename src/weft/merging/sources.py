@@ -12,7 +12,8 @@ from weft.lowrank.product import Pair
 from weft.lowrank.start import wide
 from weft.methods.adapters import adapters
 from weft.methods.recipes import recipe_file
-from weft.model.expert import Card, Expert, check_rank, factors_of
+from weft.model.card import Card
+from weft.model.expert import Expert, check_rank, factors_of
 from weft.model.factoring import approximated
 from weft.runs import RunFolder
 from weft.scoped import tell

@@ -3,8 +3,6 @@
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,28 +21,6 @@ from weft.registry import unknown
 
 EMBEDDINGS = "embeddings"
 NORMS = "norms"
-
-
-@dataclass(frozen=True)
-class Card:
-    """What `weft.json` says of an expert, beside its tensors."""
-
-    task: dict[str, Any]
-    """The complete TaskSpec."""
-    labels: tuple[str, ...]
-    head: str
-    recipe: dict[str, Any]
-    """The complete recipe settings; `targets` as they were asked for."""
-    targets: tuple[str, ...]
-    """The modules that the targets resolved to."""
-    base: str
-    source: str
-    revision: str | None
-    digest: str
-    train_also: tuple[str, ...] = ()
-    """Modules of the base that the expert owns a copy of."""
-    versions: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 class Expert(nn.Module):

@@ -17,7 +17,8 @@ from weft.methods.gates.settings import Spec, TrainedSpec
 from weft.methods.gates.stack import Part, Stack
 from weft.methods.mixtures import mixtures
 from weft.methods.mixtures.contract import Mixture
-from weft.model.expert import Card, Expert, check_rank
+from weft.model.card import Card
+from weft.model.expert import Expert, check_rank
 from weft.model.head import trained_dtype
 from weft.model.heads import kind_of
 from weft.model.mixed import Mix

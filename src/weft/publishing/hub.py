@@ -14,7 +14,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id
 
 from weft.atomic import write_text
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.reporting.cards import MARK, NAME, card_text
 from weft.reporting.run_report import gather
 from weft.runs import RunFolder

@@ -10,14 +10,14 @@ from weft.atomic import write_text
 from weft.base.locate import ALIASES, Alias
 from weft.config import validate
 from weft.lowrank.peft.writing import CONFIG as PEFT_CONFIG
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.model.heads import kind_of
 from weft.reporting.numbers import interval, unit
 from weft.reporting.run_report import Report
 from weft.reporting.runs import TaskRun
 from weft.reporting.writers import escaped, table_lines
+from weft.storage.card import task_of
 from weft.storage.experts import HEAD
-from weft.storage.loading import task_of
 from weft.tasks.contract import TaskSpec
 
 NAME = "README.md"

@@ -10,10 +10,10 @@ from typing import Any
 from weft.config import Run
 from weft.data.reading import find_kind, find_spec
 from weft.methods.recipes import file_of
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.runs import CONFIG, RunFolder
+from weft.storage.card import task_of
 from weft.storage.experts import CARD, read_card
-from weft.storage.loading import task_of
 from weft.tasks.contract import Task
 from weft.training.tracking import log_lines
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from weft.answering.generation import Generation
-from weft.answering.prediction import Input
+from weft.answering.inputs import Input
 from weft.serving.computing.batches import Group, Reading, gate
 from weft.serving.computing.scheduler import Scheduler
 from weft.serving.embedding import READER, Embedded, embedding_task

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from weft.base.digest import stored_tensors
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.runs import CONFIG
 from weft.serving.errors import ExpertRefused
 from weft.serving.names import is_name

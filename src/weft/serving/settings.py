@@ -3,16 +3,15 @@
 from pydantic import Field
 
 from weft.answering.generation import Generation
-from weft.answering.inference import TOKENS_PER_BATCH
 from weft.config import Settings
 
 
 class Limits(Settings):
     """How much the engine takes on."""
 
-    batch_tokens: int = Field(default=TOKENS_PER_BATCH, ge=1)
-    """Padded tokens in one forward call; a single row may have more. As offline: a request alone is answered in the
-    same batches."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Padded tokens in one forward call; a single row may have more. None is as offline: what is fastest on the device,
+    and a request alone is answered in the same batches."""
     quantum: int = Field(default=256, ge=1)
     """Tokens that an expert is given in each round of those that wait; smaller mixes finer."""
     rows: int = Field(default=1024, ge=1)

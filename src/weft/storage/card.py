@@ -11,7 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from weft import guard
 from weft.atomic import write_text
-from weft.model.expert import Card
+from weft.config import validate
+from weft.data.reading import find_kind
+from weft.model.card import Card
+from weft.tasks.contract import Task, TaskSpec
 
 CARD = "weft.json"
 FORMAT = 1
@@ -59,6 +62,12 @@ def read_card(folder: Path) -> Card:
             f"{item['loc'][0]}: {item['msg']}, got {item['input']!r}" for item in error.errors()
         ]
         raise ValueError(f"{path}: {'; '.join(found)}"[:400]) from None
+
+
+def task_of(card: Card) -> Task:
+    """The task an expert was trained on, from its card alone."""
+    spec = validate(TaskSpec, card.task, "the expert's task")
+    return find_kind(spec)(spec, card.labels)
 
 
 def versions() -> dict[str, str]:

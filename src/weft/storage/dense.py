@@ -58,16 +58,29 @@ def write_frame(folder: Path, *, head: Head, base: Base, labels: Sequence[str]) 
         base: Where weights, layout and tokenizer come from.
         labels: Class names in class order; () where there are none.
     """
-    _write_tokenizer(folder, base)
     if not base.files or any(file.suffix != ".safetensors" for file in base.files):
+        _write_tokenizer(folder, base)
         return
-    _config(head, base, labels).save_pretrained(folder)
+    write_config(folder, head=head, base=base, labels=labels)
     stored = stored_tensors(base.files)
     index = {
         "metadata": {"total_size": sum(tensor.stop - tensor.start for tensor in stored.values())},
         "weight_map": {name: str(tensor.path.absolute()) for name, tensor in stored.items()},
     }
     write_text(folder / INDEX, json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+def write_config(folder: Path, *, head: Head, base: Base, labels: Sequence[str]) -> None:
+    """Write what transformers and its like know a model of the task by, without weights: class, labels and tokenizer.
+
+    Args:
+        folder: An existing folder.
+        head: The head; its class is the one that is named.
+        base: Where layout and tokenizer come from.
+        labels: Class names in class order; () where there are none.
+    """
+    _write_tokenizer(folder, base)
+    _config(head, base, labels).save_pretrained(folder)
 
 
 def write_pooling(folder: Path, *, base: Base, max_length: int, normalize: bool) -> None:

@@ -27,7 +27,8 @@ from weft.lowrank.peft.tensors import read_tensors
 from weft.lowrank.peft.writing import PeftFolder, write_peft
 from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import Recipe, resolve
-from weft.model.expert import Card, Expert
+from weft.model.card import Card
+from weft.model.expert import Expert
 from weft.model.head import Head
 from weft.model.heads import kind_of
 from weft.model.model import Model

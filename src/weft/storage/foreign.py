@@ -16,7 +16,8 @@ from weft.lowrank.peft.forms import Projections
 from weft.lowrank.peft.writing import CONFIG, PeftFolder
 from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import HEAD_ONLY, resolve
-from weft.model.expert import Card, Expert, make_adapters
+from weft.model.card import Card
+from weft.model.expert import Expert, make_adapters
 from weft.model.head import trained_dtype
 from weft.storage.tensors import plain_adapters
 

@@ -19,7 +19,8 @@ from weft.data.reading import find_kind, find_spec
 from weft.lowrank.peft.reading import read_config, read_peft
 from weft.lowrank.peft.writing import CONFIG as PEFT_CONFIG
 from weft.methods.recipes import HEAD_ONLY, resolve
-from weft.model.expert import Card, Expert
+from weft.model.card import Card
+from weft.model.expert import Expert
 from weft.model.head import Head
 from weft.model.heads import kind_of
 from weft.model.mixing import MIX

@@ -6,20 +6,20 @@ from pathlib import Path
 import torch
 
 from weft.base.loading import Base, attention_for, load_base
-from weft.config import RecipeSettings, Run, validate
-from weft.data.reading import find_kind
+from weft.config import RecipeSettings, Run
 from weft.lowrank.route import Members
 from weft.methods.recipes import file_of
-from weft.model.expert import Card
+from weft.model.card import Card
 from weft.model.factoring import cut
 from weft.model.mixed import Mix
 from weft.model.model import Model
 from weft.model.recogniser import STATES, Recogniser
 from weft.registry import unknown
 from weft.runs import RunFolder
+from weft.storage.card import task_of
 from weft.storage.experts import load_expert, load_full, read_card
 from weft.storage.mixture import load_mixture
-from weft.tasks.contract import Task, TaskSpec
+from weft.tasks.contract import Task
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
@@ -285,12 +285,6 @@ def _base_of(run: Run, device: torch.device, precision: str, dtype: torch.dtype)
         device=device,
         attention=attention_for(device, half=precision in ("bf16", "fp16")),
     )
-
-
-def task_of(card: Card) -> Task:
-    """The task an expert was trained on, from its card alone."""
-    spec = validate(TaskSpec, card.task, "the expert's task")
-    return find_kind(spec)(spec, card.labels)
 
 
 def available_device() -> str:

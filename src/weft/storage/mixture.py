@@ -23,7 +23,8 @@ from weft.config import MixtureSettings, Settings, read_yaml, validate
 from weft.lowrank.peft.tensors import read_tensors
 from weft.methods.gates.settings import trains_experts
 from weft.methods.gates.stack import Stack
-from weft.model.expert import Card, Expert
+from weft.model.card import Card
+from weft.model.expert import Expert
 from weft.model.head import trained_dtype
 from weft.model.mixed import Mix
 from weft.model.mixing import MIX, Ingredient, frame_of, make_mix, method_of, starts_from_experts

@@ -37,7 +37,8 @@ from weft.lowrank.peft.reading import read_peft
 from weft.lowrank.peft.writing import CONFIG, WEIGHTS, PeftFolder
 from weft.methods.gates.settings import trains_experts
 from weft.methods.mixtures.xlora import XLoRA
-from weft.model.expert import Card, Expert
+from weft.model.card import Card
+from weft.model.expert import Expert
 from weft.model.heads import kind_of
 from weft.model.mixed import Mix
 from weft.model.mixing import Ingredient, make_mix

@@ -202,6 +202,17 @@ class Task(ABC):
         """`record` with what is drawn anew each time it is used (masks); itself where nothing is."""
         return record
 
+    def outcomes(self, logits: np.ndarray, labels: Sequence[int] | None) -> np.ndarray:
+        """What `decode` gets of one sequence from its logits, where it is not the logits themselves.
+
+        For who has a head's logits and not the head: `Kind.outputs` (`model/heads/`) does the same in torch.
+
+        Args:
+            logits: (tokens, vocabulary).
+            labels: The sequence's own, as `encode` or `sample` made them.
+        """
+        return logits
+
     @abstractmethod
     def decode(self, example: Example, record: Record, output: Any) -> Prediction:
         """The answer for one row from its head's output.

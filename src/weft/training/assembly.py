@@ -19,7 +19,8 @@ from weft.methods.balances.contract import Balance
 from weft.methods.gates.settings import Spec as MixtureSpec
 from weft.methods.gates.settings import trains_experts
 from weft.methods.recipes import Recipe
-from weft.model.expert import Card, Expert, build, check_head_settings
+from weft.model.card import Card
+from weft.model.expert import Expert, build, check_head_settings
 from weft.model.factoring import added
 from weft.model.head import Head
 from weft.model.heads import kind_for

@@ -9,7 +9,8 @@ from weft.config import RecipeSettings, validate
 from weft.lowrank.attach import frozen_linear
 from weft.methods.adapters import adapters
 from weft.methods.recipes import Recipe, resolve
-from weft.model.expert import Card, Expert, build
+from weft.model.card import Card
+from weft.model.expert import Expert, build
 
 
 def expert_of(name: str, base: Base, **spec: object) -> tuple[Expert, Recipe]:

@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 from weft.model.heads.contract import ByToken, token_nll
-
-TOP_MASKS = 5
-"""Candidates kept for each mask of a masked language model."""
+from weft.tasks.kinds.masked_lm import TOP_MASKS
 
 
 class MaskedLM(ByToken):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from weft.runs import STANDINGS, RunFolder
 
 if TYPE_CHECKING:
     from weft.answering.evaluation import Evaluation
+    from weft.answering.fidelity import Fidelity
 
 
 def as_json_value(found: "Evaluation | list[Evaluation]") -> Any:
@@ -30,6 +32,20 @@ def show_scores(found: "Evaluation | list[Evaluation]") -> None:
     for one in told:
         if one.details is not None and len(one.details.classes) <= MOST_CLASSES:
             show_table(by_class(one.details, one.task))
+
+
+def show_fidelity(found: "Fidelity") -> None:
+    """Print what an export scores beside the expert that it was made of."""
+    table = Table("task", "split", "rows", "score", "expert", "export", "export - expert")
+    for at, name in enumerate(found.expert):
+        first = [escape(found.task), found.split, f"{found.n:,}"] if at == 0 else ["", "", ""]
+        unit = "%" if is_fraction(name) else ""
+        sides = (found.expert, found.graph, found.lost)
+        values = [interval(name, asdict(side[name])) for side in sides]
+        table.add_row(*first, f"{name} {unit}".strip(), *values)
+    console().print(table)
+    if found.changed is not None:
+        say(console(), f"answers that changed: {found.changed:,} of {found.n:,}")
 
 
 def summary_of(folder: RunFolder) -> Any:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from weft.answering.inference import Filling
+from weft.answering.inference import Filling, tokens_for
 from weft.model.batching import SMALL_TOKENS, SPREAD
 from weft.serving.computing.batches import Group, Reading
 from weft.serving.computing.queue import Job, Queue, Unit, jobs_of
@@ -218,7 +218,8 @@ class _Filled:
             return free
         if self._filling is None:
             vocabulary = group.ground.model.base.config.vocab_size
-            self._filling = Filling(self._limits.batch_tokens, vocabulary)
+            most = self._limits.batch_tokens or tokens_for(group.ground.device)
+            self._filling = Filling(most, vocabulary)
         if not self._filling.takes(work.item):
             return False
         self._jobs.add(unit.job)

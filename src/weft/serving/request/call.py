@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weft.answering.automatic import likeliest, with_task
 from weft.answering.generation import Generation
-from weft.answering.prediction import Input
+from weft.answering.inputs import Input
 from weft.answering.recognition import sequences_of
 from weft.model.batching import Item
 from weft.model.recogniser import Recognised, Recogniser

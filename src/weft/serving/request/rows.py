@@ -9,7 +9,8 @@ import torch
 from weft.answering.automatic import fitting_records
 from weft.answering.generation import Continuation, Generation, prompt_ids
 from weft.answering.inference import order_of, units_of, whole
-from weft.answering.prediction import Input, checked_input, continued, refuse_generation
+from weft.answering.inputs import Input, checked_input
+from weft.answering.prediction import continued, refuse_generation
 from weft.base.loading import Base
 from weft.base.tokens import check_tokens
 from weft.model.batching import Item

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+TOP_MASKS = 5
+"""Candidates kept for each mask."""
+
+
 class Options(Settings):
     probability: float = Field(default=0.15, gt=0, le=1)
     """Share of a text's tokens that `sample` hides; at least one."""
@@ -138,6 +142,19 @@ class MaskedLM(Task):
             if fate < 0.9:
                 inputs[sequence][place] = mask if fate < 0.8 else int(other)
         return {**record, "input_ids": inputs, "labels": labels}
+
+    def outcomes(self, logits: np.ndarray, labels: Sequence[int] | None) -> np.ndarray:
+        """(tokens, 1 + 2k): the label's nll, NaN where there is none; the k best ids; their probabilities."""
+        wide = logits.astype(np.float32)
+        wide = wide - wide.max(-1, keepdims=True)
+        log_sum = np.log(np.exp(wide).sum(-1, keepdims=True))
+        k = min(TOP_MASKS, wide.shape[-1])
+        best = np.argsort(-wide, axis=-1, kind="stable")[:, :k]
+        chances = np.exp(np.take_along_axis(wide, best, -1) - log_sum)
+        own = np.array([UNLABELLED] * len(wide) if labels is None else labels)[:, None]
+        nll = log_sum - np.take_along_axis(wide, np.maximum(own, 0), -1)
+        nll = np.where(own == UNLABELLED, np.float32(np.nan), nll)
+        return np.concatenate([nll, best.astype(np.float32), chances], axis=-1)
 
     def decode(self, example: Example, record: Record, output: Sequence[np.ndarray]) -> Prediction:
         mask, text = record["vocabulary"][0], example["text"]

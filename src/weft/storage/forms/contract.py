@@ -1,0 +1,91 @@
+"""What a form of an export keeps: it refuses what it cannot hold before any work, then writes a folder."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from weft.config import RecipeSettings
+from weft.methods.recipes import file_of
+from weft.model.card import Card
+from weft.runs import RunFolder
+from weft.storage.card import read_card
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be exported, and how.
+
+    Attributes:
+        run: The run folder.
+        rank: Of the plain LoRA to write in place of the expert's own change; None is the expert as it is.
+        quantise: The type of the weights to write; None is that of the expert.
+    """
+
+    run: RunFolder
+    rank: int | None = None
+    quantise: str | None = None
+
+    @property
+    def is_mixture(self) -> bool:
+        return self.run.run.mixture is not None
+
+    @cached_property
+    def card(self) -> Card:
+        """The expert's."""
+        return read_card(self.run.expert)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every weight was trained, so that the run's folder is a checkpoint already."""
+        return file_of(RecipeSettings(**self.card.recipe)).trains == "base"
+
+
+class Form(ABC):
+    """One form; a file of this folder defines one."""
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    """What it takes of `rank` and `quantise`."""
+    mixtures: ClassVar[bool] = False
+    """Whether it can hold a mixture."""
+
+    def check(self, wanted: Wanted) -> None:
+        """Refuse what this form cannot hold; nothing is loaded.
+
+        Raises:
+            ValueError: With the reason, and what to do.
+        """
+        if wanted.is_mixture and not self.mixtures:
+            raise ValueError(
+                f"{wanted.run.path} holds a mixture, which changes with its input: it has no merged form and no LoRA "
+                "near it; export it to peft without a rank, or each of its experts from the run that trained it"
+            )
+        for option in ("rank", "quantise"):
+            if getattr(wanted, option) is not None and option not in self.options:
+                takes = "peft" if option == "rank" else "onnx"
+                raise ValueError(f"{option}: only an export to {takes} has one; leave it away")
+
+    @abstractmethod
+    def write(self, wanted: Wanted, folder: Path) -> None:
+        """Write what `check` let pass.
+
+        Args:
+            wanted: What to export.
+            folder: Where to; does not exist.
+
+        Raises:
+            ValueError: If the run is damaged or does not fit its base.
+        """
+
+
+def check_headed(wanted: Wanted) -> None:
+    """Refuse an expert that answers nothing.
+
+    Raises:
+        ValueError: If it has no head.
+    """
+    if not wanted.card.head:
+        raise ValueError(
+            f"{wanted.run.expert} has no head, so it belongs to no task class; export to peft"
+        )
