@@ -58,6 +58,7 @@ def test_wrong_inputs_and_settings_of_a_graph_are_refused(say: Say, graph: Path)
     assert (said.code, "generation settings are for causal" in said.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_at_hand_are_said(
     say: Say, trained: RunFolder, tmp_path: Path, own_task: Path
 ) -> None:

@@ -19,7 +19,7 @@ from weft.model.model import Model
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("bert", {}),
     ("bert", {"train_also": ["norms", "query"]}),
-    ("gpt2", {"name": "dora"}),
+    ("gpt2", {"name": "rslora"}),
     ("modernbert", {"name": "vera"}),
     ("llama", {"name": "pissa"}),
 ]
@@ -100,10 +100,11 @@ def test_another_expert_of_the_name_is_folded_anew(made: Callable[..., Any]) -> 
     assert not torch.allclose(one, old)
 
 
-def test_what_still_learns_or_has_no_change_is_left_as_it_is(made: Callable[..., Any]) -> None:
+def test_what_still_learns_or_has_no_factors_is_left_as_it_is(made: Callable[..., Any]) -> None:
     model, expert = made()
     model.add(expert, trainable=True)
     assert alone(model.snapshot, "mine") is None
-    model, expert = made(name="head", targets=None, rank=None)
-    model.add(expert)
-    assert alone(model.snapshot, "mine") is None
+    for recipe in ({"name": "head", "targets": None, "rank": None}, {"name": "dora"}):
+        model, expert = made(**recipe)
+        model.add(expert)
+        assert alone(model.snapshot, "mine") is None

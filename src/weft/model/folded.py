@@ -119,8 +119,8 @@ def alone(held: Snapshot, name: str) -> Snapshot | None:
 
     Args:
         held: Has the expert resident.
-        name: The expert. One that is being trained, that changes with its input, or whose changed weights take more
-            than `MOST_FOLDED`, stays as it is.
+        name: The expert. One that is being trained, that changes with its input, that has no exact factors (DoRA), or
+            whose changed weights take more than `MOST_FOLDED`, stays as it is.
     """
     own = held.resident(name)
     if own in _ALONE:
