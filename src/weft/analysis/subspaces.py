@@ -3,8 +3,6 @@
 A subspace is given by orthonormal columns Q (d, k). All of it depends on the spans alone where all columns are taken.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -47,7 +45,3 @@ def chordal(found: Tensor) -> float:
 def grassmann(found: Tensor) -> float:
     """`sqrt(sum angle^2)` of principal angles: the length of the shortest way from one subspace to the other."""
     return found.norm().item()
-
-
-def degrees(angle: float) -> float:
-    return 180 * angle / math.pi

@@ -9,7 +9,7 @@ from weft.cli import Include
 
 What = Literal[
     "recipes", "tasks", "kinds", "bases", "adapters", "optimizers", "penalties", "controllers",
-    "plans", "heads", "mixtures", "merges", "grids",
+    "plans", "heads", "mixtures", "merges", "grids", "questions",
 ]  # fmt: skip
 
 

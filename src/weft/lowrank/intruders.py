@@ -10,8 +10,8 @@ and scale, here it keeps the ranks that it takes (the adapter's and one an intru
 
 In the singular basis of W0 the changed weight is a diagonal plus a product of thin matrices. Its leading triplets are
 found there by Davidson's method with the diagonal as preconditioner (Davidson 1975, J. Comput. Phys. 17, 87), so W0 is
-decomposed once for all experts, and nothing of size out x in is made for any of them. The likeness of u_j to every U_i is
-then a coordinate of u_j.
+decomposed once for all experts, and nothing of size out x in is made for any of them. The likeness of u_j to every U_i
+is then a coordinate of u_j.
 """
 
 from dataclasses import dataclass
@@ -184,5 +184,5 @@ def _orthonormal(columns: Tensor, beside: Tensor | None = None) -> Tensor:
         if beside is not None:
             columns = columns - beside @ (beside.T @ columns)
         U, S, _ = torch.linalg.svd(columns, full_matrices=False)
-        columns, floor = U[:, S > floor], 0.5
+        columns, floor = U[:, floor < S], 0.5
     return columns
