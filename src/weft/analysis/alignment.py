@@ -5,6 +5,8 @@ rotation or a scale of all directions alike, and does change with any other line
 invertible linear map of the directions that it keeps.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,14 @@ def linear_cka(X: Tensor, Y: Tensor, *, unbiased: bool | None = None) -> float:
         unbiased = len(X) < FEW * max(X.shape[1], Y.shape[1])
     of = _unbiased_hsic if unbiased else _hsic
     return (of(X, Y) / (of(X, X) * of(Y, Y)).sqrt()).item()
+
+
+def cka_table(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """Unbiased linear CKA of every layer before with every layer after, (layers, layers)."""
+    X, Y = ([centred(one) for one in own] for own in (before, after))
+    own, other = ([_unbiased_hsic(one, one) for one in sides] for sides in (X, Y))
+    table = torch.stack([torch.stack([_unbiased_hsic(x, y) for y in Y]) for x in X])
+    return table / (torch.stack(own)[:, None] * torch.stack(other)).sqrt()
 
 
 def _hsic(X: Tensor, Y: Tensor) -> Tensor:

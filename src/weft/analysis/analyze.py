@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from weft.analysis.keeping import fingerprint, keep, kept
 from weft.analysis.questions import questions
-from weft.analysis.questions.contract import Answer, Question, section
+from weft.analysis.questions.contract import Answer, Needs, Question, section
 from weft.analysis.study import Study
 from weft.analysis.subjects import Found, find, read
 from weft.analysis.texts import TREEBANK
@@ -123,6 +123,9 @@ def _chosen(
     if not asked:
         raise ValueError(f"no question; known: {', '.join(questions.names())}")
     kinds = {name: questions.load(name) for name in asked}
+    if names is None:
+        order = get_args(Needs)
+        kinds = dict(sorted(kinds.items(), key=lambda item: order.index(item[1].needs)))
     left = {name: why for name, kind in kinds.items() if (why := _missing(kind, found, data))}
     if names is not None and left:
         raise ValueError("; ".join(f"question {name}: {why}" for name, why in left.items()))

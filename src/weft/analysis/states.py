@@ -34,13 +34,13 @@ def states_of(held: Snapshot, corpus: Corpus, route: Route | None, pad_id: int) 
             for at, row in enumerate(rows):
                 own, stop = corpus.units[row], int(starts[row])
                 place = slice(stop - len(own), stop)
-                found[layer][place] = _pooled(hidden[at], own).cpu()
+                found[layer][place] = pooled(hidden[at], own).cpu()
         done += len(rows)
         tell(f"reading {corpus.name}", done, len(corpus.records))
     return found
 
 
-def _pooled(hidden: Tensor, units: Sequence[Sequence[int]]) -> Tensor:
+def pooled(hidden: Tensor, units: Sequence[Sequence[int]]) -> Tensor:
     """(seq, hidden) to the mean of each unit's tokens."""
     if all(len(own) == 1 for own in units):
         return hidden[[own[0] for own in units]]

@@ -15,8 +15,9 @@ from weft.reporting.document import Figure, Section, Table
 from weft.reporting.numbers import NONE
 from weft.tasks.scoring import Score
 
-Needs = Literal["weights", "rows", "trees", "pairs"]
-"""What must be there: any expert; rows to read, of the treebank or of the experts' tasks; the treebank; two experts."""
+Needs = Literal["weights", "pairs", "rows", "trees"]
+"""What must be there: any expert; two experts; rows to read, of the treebank or of the experts' tasks; the treebank.
+A report has its sections in this order."""
 
 
 @dataclass(frozen=True)
