@@ -52,7 +52,14 @@ MOST_FILES = 16
 """Python files in a folder that is no registry."""
 LONGEST = 400
 LONGEST_METHOD = 150
-REGISTRIES = {*METHODS, "weft.methods.gates", "weft.tasks.kinds", "weft.model.heads", "weft.analysis.questions", "weft.cli"}
+REGISTRIES = {
+    *METHODS,
+    "weft.methods.gates",
+    "weft.tasks.kinds",
+    "weft.model.heads",
+    "weft.analysis.questions",
+    "weft.cli",
+}
 """Folders that grow by a file for each thing there is."""
 SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 CITATION = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:10\.|https?://|\b(19|20)\d\d\b")
