@@ -96,7 +96,7 @@ def section(name: str, question: type[Question], found: Answer) -> Section:
     )
     numbers = (table,) if found.numbers else ()
     return Section(
-        key=name,
+        key=f"question-{name}",
         heading=question.asks,
         words=(
             *found.words,

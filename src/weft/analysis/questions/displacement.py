@@ -16,6 +16,7 @@ from weft.analysis.study import Study
 from weft.analysis.subjects import Subject, owner
 from weft.analysis.tagged import means
 from weft.analysis.texts import Corpus
+from weft.reporting.document import Figure
 from weft.tasks.scoring import Score
 
 
@@ -143,7 +144,7 @@ def _verdict(name: str, kind: str, found: dict[str, Score]) -> str:
     return f"{name} moves {most} most and {least} least by {kind}, {beyond}."
 
 
-def _heat(kind: str, found: dict[tuple[str, str], float]) -> Any:
+def _heat(kind: str, found: dict[tuple[str, str], float]) -> Figure:
     words = Words(
         f"displacement-{kind.replace(' ', '-')}",
         f"Displacement at the last layer (%) by {kind}",

@@ -17,6 +17,7 @@ from weft.analysis.intervals import jackknife
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner
+from weft.reporting.document import Figure
 
 POINTS = 1000
 """Units of which dimensions are measured."""
@@ -99,7 +100,7 @@ def _verdict(subject: str, name: str, low: float, high: float) -> str:
     return f"{subject}: the {name} of the last layer {how}."
 
 
-def _figure(name: str, what: str, drawn: list[Line]) -> Any:
+def _figure(name: str, what: str, drawn: list[Line]) -> Figure:
     words = Words(
         f"geometry-{name.replace(' ', '-')}",
         what.partition(" (")[0].capitalize() if not what.startswith("Two") else "TwoNN dimension",

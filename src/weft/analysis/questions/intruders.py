@@ -3,7 +3,7 @@
     u_j (j <= 10) of W0 + dW intrudes if max_i |u_j^T u_i| < epsilon, u_i the left singular vectors of W0
 
 Shuttleworth et al. 2024, arXiv:2410.21228, who find them in LoRA and not in full fine-tuning, and more forgetting where
-there are more. `weft export --mitigate` shrinks them.
+there are more.
 """
 
 from typing import Any, ClassVar

@@ -25,6 +25,7 @@ from weft.analysis.subspaces import (
     grassmann,
     similarity,
 )
+from weft.reporting.document import Figure
 
 SHOWN = 8
 """Leading directions in the heat map."""
@@ -123,7 +124,7 @@ def _span(change: Change, side: str) -> Tensor:
     return change.Vh.T if side == "input" else change.U
 
 
-def _heat(study: Study, one: Subject, other: Subject) -> Any:
+def _heat(study: Study, one: Subject, other: Subject) -> Figure:
     """Phi over i and j of the input directions, mean over maps, of one pair."""
     assert one.changes is not None
     assert other.changes is not None
@@ -137,7 +138,7 @@ def _heat(study: Study, one: Subject, other: Subject) -> Any:
             for j, value in enumerate(row, 1):
                 found.setdefault((str(i), str(j)), []).append(value)
     values = {place: fmean(own) for place, own in found.items()}
-    numbers = sorted({int(i) for i, _ in values}), sorted({int(j) for _, j in values})
+    rows, columns = ([str(n) for n in sorted({int(p[at]) for p in values})] for at in (0, 1))
     words = Words(
         "subspaces-pair",
         "Overlap of the strongest directions",
@@ -146,4 +147,4 @@ def _heat(study: Study, one: Subject, other: Subject) -> Any:
         f"Similarity phi(i, j) of the input directions of {one.name} and {other.name}, mean over maps; 1 where one "
         f"span holds the other.",
     )
-    return cells(words, *(list(map(str, own)) for own in numbers), values, limits=(0.0, 1.0))
+    return cells(words, rows, columns, values, limits=(0.0, 1.0))
