@@ -141,7 +141,7 @@ def cells(
                     plot.text(
                         column + 0.5,
                         row + 0.5,
-                        f"{value:.2g}",
+                        f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}",
                         ha="center",
                         va="center",
                         fontsize=7,

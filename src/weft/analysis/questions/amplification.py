@@ -35,7 +35,7 @@ class Amplification(Question):
 
     def answer(self, study: Study) -> Answer:
         rows: list[dict[str, Any]] = []
-        numbers, drawn, words, levels = [], [], [], []
+        numbers, drawn, words = [], [], []
         for subject, changes in study.experts:
             twins = study.twin(subject)
             own = []
@@ -67,8 +67,7 @@ class Amplification(Question):
             )
             words.append(f"{subject.name}: {_verdict(score.low, score.high, chance.value)}")
             drawn.append(by_layer(own, "factor", subject.name))
-            levels += own
-        drawn.append(by_layer(levels, "factor by chance", "chance", chance=True))
+            drawn.append(by_layer(own, "factor by chance", "chance", chance=True))
         figure = Words(
             "amplification",
             "Amplification by layer",

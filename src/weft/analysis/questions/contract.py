@@ -113,7 +113,9 @@ def _finite(value: Any) -> Any:
 
 
 def shown(value: float) -> str:
-    """A number of an answer in three digits."""
+    """A number of an answer in three digits, or in whole ones."""
     if math.isnan(value):
         return NONE
-    return f"{value:.3g}" if math.isfinite(value) else "unlimited"
+    if math.isinf(value):
+        return "unlimited"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

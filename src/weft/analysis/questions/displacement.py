@@ -28,9 +28,11 @@ class Displacement(Question):
         "0 % means that a token's state is where the base has it, 100 % that it moved as far as it was from the "
         "origin. Cells are means over the tokens of a part of speech, or of a label of the expert's own task, at the "
         "last layer. Intervals are jackknife intervals over sentences; tags whose intervals do not overlap are moved "
+        "differently."
     )
     chance: ClassVar[str] = (
         "a random adapter of the same maps, ranks and norms on the same tokens: it moves them about as far as its "
+        "size, and all tags alike."
         "size, and all tags alike."
     )
     needs: ClassVar[Needs] = "rows"

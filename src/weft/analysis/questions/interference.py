@@ -29,6 +29,7 @@ class Interference(Question):
     )
     chance: ClassVar[str] = (
         "the mean size of both between each expert and a random one in the place of the other (same maps, ranks, "
+        "norms)."
     )
     needs: ClassVar[Needs] = "pairs"
 

@@ -37,10 +37,9 @@ class Intruders(Question):
     def answer(self, study: Study) -> Answer:
         rows: list[dict[str, Any]] = []
         numbers, drawn, words = [], [], []
-        level: list[list[float]] = []
         for subject, changes in study.experts:
             twins = study.twin(subject)
-            own, likes = [], []
+            own, likes, level = [], [], []
             for module, change in changes.items():
                 layer, role = study.place(module)
                 likeness, by_chance = (
@@ -76,7 +75,7 @@ class Intruders(Question):
                 f"{sum(row['intruders by chance'] for row in own)}."
             )
             drawn.append(_over_grid(subject.name, likes))
-        drawn.append(_over_grid("chance", level, chance=True))
+            drawn.append(_over_grid("chance", level, chance=True))
         figure = Words(
             "intruders",
             "Intruders by threshold",

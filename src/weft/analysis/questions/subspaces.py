@@ -48,7 +48,6 @@ class Subspaces(Question):
         rows: list[dict[str, Any]] = []
         numbers, drawn, words = [], [], []
         most: tuple[float, Subject, Subject] | None = None
-        chance: list[dict[str, Any]] = []
         for one, other in study.pairs():
             own = _pair(study, one, other)
             if not own:
@@ -67,10 +66,9 @@ class Subspaces(Question):
                 if side == "input" and (most is None or score.value > most[0]):
                     most = score.value, one, other
             drawn.append(by_layer(own, "input overlap", name))
-            chance += own
+            drawn.append(by_layer(own, "input by chance", "chance", chance=True))
         if most is None:
             return Answer(tuple(words), tuple(numbers), tuple(rows))
-        drawn.append(by_layer(chance, "input by chance", "chance", chance=True))
         figure = Words(
             "subspaces-layers",
             "Overlap of input directions",

@@ -25,6 +25,7 @@ class SVCCA(Question):
         "1 means that each side's main directions can be computed from the other's by a linear map, so nothing was "
         "lost, only moved. Where this stays near 1 and CKA falls, the expert turned and stretched the space; where "
         "both fall, what is in it changed. The number is that of the last layer, with a jackknife interval over "
+        "sentences."
     )
     chance: ClassVar[str] = (
         "the base's states against its own with the tokens permuted: what as many directions find in common by chance. "
