@@ -171,9 +171,6 @@ def test_full_training_and_mixtures_are_asked_too(
     by_name = {name: answer["numbers"] for name, answer in found.values["questions"].items()}
     weights = {"one", "full"}
     assert {number["of"] for number in by_name["sizes"]} == weights
-    assert {number["of"] for number in by_name["displacement"]} == {
-        *weights,
-        "mixed/topic",
-        "mixed/tags",
-    } or {number["of"] for number in by_name["displacement"]} == {*weights, "topic", "tags"}
+    assert {number["of"] for number in by_name["displacement"]} == {*weights, "topic", "tags"}
+    assert {number["of"] for number in by_name["contribution"]} == weights
     assert all(number["value"] > 0 for number in by_name["displacement"])

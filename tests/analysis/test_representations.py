@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from tests.analysis.drawn import drawn, orthonormal
-from weft.analysis.alignment import linear_cka, svcca
-from weft.analysis.geometry import mean_cosine, moved, participation_ratio, principal_axes, two_nn
 from weft.analysis.intervals import jackknife, mean_over, median_over
+from weft.analysis.measures.alignment import linear_cka, svcca
+from weft.analysis.measures.geometry import (
+    mean_cosine,
+    moved,
+    participation_ratio,
+    principal_axes,
+    two_nn,
+)
 
 PLAIN = [False, True]
 

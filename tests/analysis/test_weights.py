@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tests.analysis.drawn import drawn, orthonormal
-from weft.analysis.changes import Change, cosine, drawn_like, inner, interference, together
-from weft.analysis.spectra import amplification, effective_rank, energy_rank, stable_rank
-from weft.analysis.subspaces import angles, by_chance, chordal, grassmann, similarity
+from weft.analysis.measures.changes import Change, cosine, drawn_like, inner, interference, together
+from weft.analysis.measures.spectra import amplification, effective_rank, energy_rank, stable_rank
+from weft.analysis.measures.subspaces import angles, by_chance, chordal, grassmann, similarity
 
 
 def change_of(seed: int, rank: int = 3, out: int = 20, inner_: int = 30) -> tuple[Change, Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from weft.analysis.changes import Change
+from weft.analysis.measures.changes import Change
 from weft.analysis.states import batches, pooled
 from weft.analysis.texts import Corpus
 from weft.lowrank.attach import module_at

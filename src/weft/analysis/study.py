@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from weft.analysis.changes import Change, drawn_like
+from weft.analysis.measures.changes import Change, drawn_like
 from weft.analysis.states import states_of
 from weft.analysis.subjects import Subject
 from weft.analysis.texts import Corpus, Sentence, corpus_of, own_rows, treebank

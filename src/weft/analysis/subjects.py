@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from weft.analysis.changes import Change
+from weft.analysis.measures.changes import Change
 from weft.base.loading import Base, load_base
 from weft.config import RecipeSettings
 from weft.lowrank.attach import frozen_linear

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from weft.analysis.figures import Words, lines
 from weft.analysis.intervals import median_over
 from weft.analysis.layers import by_layer
+from weft.analysis.measures.spectra import amplification, projected
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
-from weft.analysis.spectra import amplification, projected
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner
 

@@ -7,9 +7,9 @@ Kornblith et al. 2019, arXiv:1905.00414; the unbiased form is that of Nguyen et 
 
 from typing import Any, ClassVar
 
-from weft.analysis.alignment import cka_table, linear_cka
 from weft.analysis.figures import Line, Words, cells, lines
 from weft.analysis.intervals import jackknife
+from weft.analysis.measures.alignment import cka_table, linear_cka
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner

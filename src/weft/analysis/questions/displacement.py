@@ -9,8 +9,8 @@ before and after fine-tuning.
 from typing import Any, ClassVar
 
 from weft.analysis.figures import Line, Words, cells, lines
-from weft.analysis.geometry import moved
 from weft.analysis.intervals import jackknife
+from weft.analysis.measures.geometry import moved
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import Subject, owner

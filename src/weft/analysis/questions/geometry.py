@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from weft.analysis.figures import Line, Words, lines
-from weft.analysis.geometry import mean_cosine, participation_ratio, two_nn
 from weft.analysis.intervals import jackknife
+from weft.analysis.measures.geometry import mean_cosine, participation_ratio, two_nn
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner

@@ -10,9 +10,9 @@ import math
 from statistics import fmean
 from typing import Any, ClassVar
 
-from weft.analysis.changes import cosine, interference, together
 from weft.analysis.figures import Words, cells
 from weft.analysis.intervals import mean_over
+from weft.analysis.measures.changes import cosine, interference, together
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import Subject, owner

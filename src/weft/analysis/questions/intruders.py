@@ -8,9 +8,9 @@ there are more.
 
 from typing import Any, ClassVar
 
-from weft.analysis.changes import Change
 from weft.analysis.figures import Line, Words, lines
 from weft.analysis.intervals import mean_over
+from weft.analysis.measures.changes import Change
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 
 from weft.analysis.figures import Cloud, Words, clouds
-from weft.analysis.geometry import principal_axes
 from weft.analysis.intervals import jackknife
+from weft.analysis.measures.geometry import principal_axes
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner

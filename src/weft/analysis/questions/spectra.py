@@ -7,11 +7,11 @@ Rudelson and Vershynin 2007, doi:10.1145/1255443.1255449; Roy and Vetterli 2007,
 
 from typing import Any, ClassVar
 
-from weft.analysis.changes import Change
 from weft.analysis.figures import Line, Words, lines
 from weft.analysis.intervals import mean_over
+from weft.analysis.measures.changes import Change
+from weft.analysis.measures.spectra import effective_rank, energy_rank, stable_rank
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
-from weft.analysis.spectra import effective_rank, energy_rank, stable_rank
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner
 

@@ -11,20 +11,20 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from weft.analysis.changes import Change
 from weft.analysis.figures import Words, cells, lines
 from weft.analysis.intervals import mean_over
 from weft.analysis.layers import by_layer
-from weft.analysis.questions.contract import Answer, Needs, Number, Question
-from weft.analysis.study import Study
-from weft.analysis.subjects import Subject, owner
-from weft.analysis.subspaces import (
+from weft.analysis.measures.changes import Change
+from weft.analysis.measures.subspaces import (
     angles,
     by_chance,
     chordal,
     grassmann,
     similarity,
 )
+from weft.analysis.questions.contract import Answer, Needs, Number, Question
+from weft.analysis.study import Study
+from weft.analysis.subjects import Subject, owner
 from weft.reporting.document import Figure
 
 SHOWN = 8

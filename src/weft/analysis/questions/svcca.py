@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from weft.analysis.alignment import svcca
 from weft.analysis.figures import Line, Words, lines
 from weft.analysis.intervals import jackknife
+from weft.analysis.measures.alignment import svcca
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from weft.analysis.changes import Change
+from weft.analysis.measures.changes import Change
 
 ENERGY = 0.9
 
