@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weft.analysis.analyze import analyze
     from weft.answering.evaluation import evaluate
     from weft.answering.opening import load, predict
     from weft.answering.predictor import Predictor
@@ -38,6 +39,7 @@ __all__ = [
     "ServerError",
     "__version__",
     "adapter_state",
+    "analyze",
     "arithmetic",
     "attach",
     "compare",
@@ -65,6 +67,7 @@ _PLACES = {
     "ServerError": "weft.client.wire:ServerError",
     "Predictor": "weft.answering.predictor:Predictor",
     "adapter_state": "weft.model.attached:adapter_state",
+    "analyze": "weft.analysis.analyze:analyze",
     "arithmetic": "weft.merging.arithmetic:arithmetic",
     "attach": "weft.model.attached:attach",
     "compare": "weft.comparison.comparing:compare",

@@ -37,6 +37,7 @@ def test_a_command_exists_because_its_file_does() -> None:
         sorted(
             [
                 *("train", "evaluate", "predict", "export", "import", "list", "show", "schema"),
+                "analyze",
                 *(
                     "compare",
                     "demo",

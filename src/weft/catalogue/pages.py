@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from weft.analysis.questions import questions
 from weft.base.locate import ALIASES, Alias
 from weft.catalogue.including import grid_files
 from weft.catalogue.source import Kept, file_of, source_of
@@ -327,6 +328,16 @@ def _base_page(name: str, base: str | None) -> Page:
     }
 
 
+def _questions() -> list[Entry]:
+    found = []
+    for name in questions.names():
+        cited = _CITATION.search(_page_of(questions, name))
+        asks, needs = (_attribute(questions, name, key) for key in ("asks", "needs"))
+        citation = cited[0] if cited else ""
+        found.append({"name": name, "summary": asks, "needs": needs, "citation": citation})
+    return found
+
+
 def _grids() -> list[Entry]:
     return [{"name": name, "file": str(path)} for name, path in grid_files().items()]
 
@@ -346,6 +357,7 @@ LISTS: dict[str, Callable[[], list[Entry]]] = {
     "mixtures": _methods(mixtures),
     "merges": _methods(merges),
     "grids": _grids,
+    "questions": _questions,
 }
 PAGES: dict[str, Callable[[str, str | None], Page]] = {
     "recipe": _recipe_page,

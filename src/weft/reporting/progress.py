@@ -116,6 +116,16 @@ def rows_shown(name: str) -> Iterator[Callable[[int, int], None]]:
         yield show
 
 
+@contextmanager
+def steps_shown(name: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A display for work in named steps: how many are done, how many there are, which one begins."""
+    if quiet:
+        yield None
+        return
+    with Bar(name, Console(stderr=True)) as bar:
+        yield lambda done, total, what: bar.show(done / max(total, 1), f"{done}/{total}  {what}")
+
+
 def words_of(event: "Event", *, with_time: bool = True) -> str:
     """A training event in one line."""
     parts = [f"step {event.step}/{event.total}", f"epoch {event.epoch:.1f}"]

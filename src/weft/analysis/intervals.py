@@ -1,0 +1,57 @@
+"""How sure a number is: intervals over maps, and over sentences.
+
+Two ways, by what is resampled. A mean over maps takes the percentile bootstrap. What is no mean of tokens (CKA, the
+dimension of a cloud) takes the jackknife with groups of sentences left out: a bootstrap would put tokens in twice,
+which moves such numbers by itself.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weft.tasks.scoring import LEVEL, RESAMPLES, Score, interval
+
+GROUPS = 10
+_T = 2.262
+"""The 97.5 % point of Student's t with 9 degrees of freedom, one less than there are groups."""
+
+
+def mean_over(values: Sequence[float], *, seed: int = 0) -> Score:
+    """The mean with its 95 % bootstrap interval; those that are no number do not count."""
+    known = np.array([value for value in values if math.isfinite(value)])
+    if not len(known):
+        return Score(math.nan, math.nan, math.nan)
+    drawn = np.random.default_rng(seed).integers(len(known), size=(RESAMPLES, len(known)))
+    return interval(float(known.mean()), known[drawn].mean(1), LEVEL)
+
+
+def median_over(values: Sequence[float], *, seed: int = 0) -> Score:
+    """The median with its 95 % bootstrap interval, for ratios, which may be far out at one map."""
+    known = np.array([value for value in values if not math.isnan(value)])
+    if not len(known):
+        return Score(math.nan, math.nan, math.nan)
+    drawn = np.random.default_rng(seed).integers(len(known), size=(RESAMPLES, len(known)))
+    return interval(float(np.median(known)), np.median(known[drawn], axis=1), LEVEL)
+
+
+def jackknife(statistic: Callable[[Tensor], float], sentence: Tensor) -> Score:
+    """A statistic of tokens with its 95 % interval over sentences.
+
+    Delete-a-group jackknife (Kott 2001, Journal of Official Statistics 17): the statistic without each tenth of the
+    sentences, and Student's t with 9 degrees of freedom.
+
+    Args:
+        statistic: Given which tokens count, (n,) of bool.
+        sentence: Each token's sentence by number, (n,); fewer than 10 sentences have no interval.
+    """
+    every = torch.ones(len(sentence), dtype=torch.bool)
+    value = statistic(every)
+    if len(sentence.unique()) < GROUPS:
+        return Score(value, math.nan, math.nan)
+    group = sentence % GROUPS
+    without = np.array([statistic(group != at) for at in range(GROUPS)])
+    error = math.sqrt((GROUPS - 1) / GROUPS * float(((without - without.mean()) ** 2).sum()))
+    return Score(value, value - _T * error, value + _T * error)

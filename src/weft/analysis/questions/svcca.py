@@ -1,0 +1,77 @@
+"""Whether the expert's states hold what the base's do, up to any linear map: SVCCA.
+
+    the mean canonical correlation of the principal components that hold 99 % of the variance
+
+Raghu et al. 2017, arXiv:1706.05806.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+
+from weft.analysis.figures import Line, Words, lines
+from weft.analysis.intervals import jackknife
+from weft.analysis.measures.alignment import svcca
+from weft.analysis.questions.contract import Answer, Needs, Number, Question
+from weft.analysis.study import Study
+from weft.analysis.subjects import owner
+
+
+class SVCCA(Question):
+    """What a linear map could undo."""
+
+    asks: ClassVar[str] = "Could a linear map undo what the expert did to the states?"
+    reading: ClassVar[str] = (
+        "1 means that each side's main directions can be computed from the other's by a linear map, so nothing was "
+        "lost, only moved. Where this stays near 1 and CKA falls, the expert turned and stretched the space; where "
+        "both fall, what is in it changed. The number is that of the last layer, with a jackknife interval over "
+        "sentences."
+    )
+    chance: ClassVar[str] = (
+        "the base's states against its own with the tokens permuted: what as many directions find in common by chance. "
+        "The rows also have a random adapter of the same maps, ranks and norms."
+    )
+    needs: ClassVar[Needs] = "rows"
+
+    def answer(self, study: Study) -> Answer:
+        rows: list[dict[str, Any]] = []
+        numbers, drawn, words = [], [], []
+        for subject in study.subjects:
+            corpus = study.common(subject)
+            before, after = study.states(corpus, None), study.states(corpus, subject)
+            twin = study.twin_states(corpus, subject)
+            order = torch.randperm(len(corpus), generator=study.generator("permuted"))
+            level = [svcca(x, x[order]) for x in before]
+            values = [svcca(x, y) for x, y in zip(before, after, strict=True)]
+            for layer, value in enumerate(values):
+                rows.append(
+                    {
+                        **owner(subject),
+                        "read": corpus.name,
+                        "layer": layer,
+                        "svcca": value,
+                        "svcca of permuted tokens": level[layer],
+                        "svcca of a random adapter": None
+                        if twin is None
+                        else svcca(before[layer], twin[layer]),
+                    }
+                )
+            x, y = before[-1], after[-1]
+            score = jackknife(lambda kept, x=x, y=y: svcca(x[kept], y[kept]), corpus.sentence)
+            numbers.append(
+                Number(subject.name, "SVCCA of the last layer (0 to 1)", score, level[-1])
+            )
+            words.append(
+                f"{subject.name}: {score.value:.3g} at the last layer; permuted tokens give {level[-1]:.3g}."
+            )
+            drawn.append(Line(subject.name, tuple((float(a), v) for a, v in enumerate(values))))
+            chance = tuple((float(at), value) for at, value in enumerate(level))
+            drawn.append(Line("chance", chance, chance=True))
+        figure = Words(
+            "svcca",
+            "What a linear map could undo",
+            "layer (0: embeddings)",
+            "SVCCA (0 to 1)",
+            "Mean canonical correlation of the base's and the expert's main directions, by layer; dotted: chance.",
+        )
+        return Answer(tuple(words), tuple(numbers), tuple(rows), (lines(figure, drawn),))

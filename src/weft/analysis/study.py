@@ -1,0 +1,180 @@
+"""What a question is put to: the base, the experts on it, and what there is to read; made when it is asked for."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from weft.analysis.measures.changes import Change, drawn_like
+from weft.analysis.states import states_of
+from weft.analysis.subjects import Subject
+from weft.analysis.texts import Corpus, Sentence, corpus_of, own_rows, treebank
+from weft.answering.inference import padding_id
+from weft.base.loading import Base
+from weft.lowrank.attach import frozen_linear
+from weft.lowrank.intruders import Decomposed
+from weft.lowrank.roles import Roles, layer_index, role_of, roles_of
+from weft.lowrank.route import Route
+from weft.lowrank.start import wide
+from weft.model.expert import Expert
+from weft.model.factoring import lora_of
+from weft.model.model import Model
+from weft.scoped import tell
+
+SENTENCES = 200
+"""Sentences, or rows of a task, whose states are compared."""
+KEPT = 6
+"""Corpora times experts whose states are held in memory."""
+
+
+class Study:
+    """The base, the experts and the texts.
+
+    Args:
+        model: The base with its experts woven in.
+        subjects: What is asked of.
+        data: Folder with `ud_ewt/`, and a sub-folder for each task; None takes each run's own data.
+        seed: Of every draw.
+    """
+
+    def __init__(
+        self, model: Model, subjects: Sequence[Subject], data: Path | None = None, seed: int = 0
+    ) -> None:
+        self.model = model
+        self.subjects = tuple(subjects)
+        self.data = data
+        self.seed = seed
+        self._frozen: dict[str, Decomposed] = {}
+        self._states = lru_cache(maxsize=KEPT)(self._read)
+        self._corpora: dict[str, Corpus] = {}
+
+    @property
+    def base(self) -> Base:
+        return self.model.base
+
+    @cached_property
+    def roles(self) -> Roles:
+        return roles_of(self.base.trunk)
+
+    @property
+    def experts(self) -> list[tuple[Subject, dict[str, Change]]]:
+        """Those whose change is one of the weights, and it; mixtures have none."""
+        return [(own, own.changes) for own in self.subjects if own.changes is not None]
+
+    def place(self, module: str) -> tuple[int, str]:
+        """A map's layer from 0, and its role, or its own name where it plays none."""
+        layer = layer_index(module)
+        return -1 if layer is None else layer, role_of(self.roles, module) or module
+
+    def weight(self, module: str) -> Tensor:
+        """W0 (out, in), on the CPU."""
+        return wide(frozen_linear(self.base.trunk, module).weight).cpu()
+
+    def frozen(self, module: str) -> Decomposed:
+        """W0 as its singular triplets."""
+        if module not in self._frozen:
+            tell(f"decomposing {module}")
+            self._frozen[module] = Decomposed.of(self.weight(module))
+        return self._frozen[module]
+
+    def twin(self, subject: Subject) -> dict[str, Change]:
+        """A random expert of the same maps, ranks and norms: what chance makes of a change of that size."""
+        assert subject.changes is not None
+        generator = self.generator(subject.name)
+        return {name: drawn_like(own, generator) for name, own in subject.changes.items()}
+
+    def generator(self, name: str) -> torch.Generator:
+        """Draws that depend on the seed and a name alone."""
+        return torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+
+    @cached_property
+    def trees(self) -> list[Sentence]:
+        """A seeded sample of the treebank's validation sentences.
+
+        Raises:
+            ValueError: If there is no treebank.
+        """
+        found = treebank(self._folder(), "validation")
+        chosen = torch.randperm(len(found), generator=self.generator("sentences"))[:SENTENCES]
+        return [found[at] for at in sorted(chosen.tolist())]
+
+    def training_trees(self, most: int) -> list[Sentence]:
+        """A seeded sample of the treebank's training sentences, to train probes on."""
+        found = treebank(self._folder(), "train")
+        chosen = torch.randperm(len(found), generator=self.generator("training"))[:most]
+        return [found[at] for at in sorted(chosen.tolist())]
+
+    def _folder(self) -> Path:
+        if self.data is None:
+            raise ValueError("trees are wanted; give the folder that has ud_ewt/ as --data")
+        return self.data
+
+    @property
+    def has_trees(self) -> bool:
+        return self.data is not None and (self.data / "ud_ewt").is_dir()
+
+    def common(self, subject: Subject) -> Corpus:
+        """What all experts read: the treebank; where there is none, an expert's own rows."""
+        if not self.has_trees:
+            return self.rows(subject)
+        if "" not in self._corpora:
+            self._corpora[""] = corpus_of("ud_ewt", self.trees, self.base)[0]
+        return self._corpora[""]
+
+    def rows(self, subject: Subject) -> Corpus:
+        """Rows of an expert's own task.
+
+        Raises:
+            ValueError: If they are not at hand; says why.
+        """
+        found = subject.found
+        if found.name not in self._corpora:
+            self._corpora[found.name] = own_rows(found, self.base, self.data, SENTENCES)
+        return self._corpora[found.name]
+
+    def states(self, corpus: Corpus, subject: Subject | None) -> list[Tensor]:
+        """Of the embeddings and every layer, (units, hidden) each; without a subject, the base's."""
+        return self._states(corpus, subject)
+
+    def _read(self, corpus: Corpus, subject: Subject | None) -> list[Tensor]:
+        model = self.model if subject is None else subject.model
+        route = None if subject is None else route_of(subject)
+        return states_of(model.snapshot, corpus, route, padding_id(self.base))
+
+    def twin_states(self, corpus: Corpus, subject: Subject) -> list[Tensor] | None:
+        """The states under a random expert of the same maps, ranks and norms; None of a mixture, which has no size."""
+        if subject.changes is None:
+            return None
+        with_chance = self._woven(subject)
+        try:
+            route = Route.everywhere(with_chance)
+            return states_of(self.model.snapshot, corpus, route, padding_id(self.base))
+        finally:
+            self.model.remove(with_chance)
+
+    def _woven(self, subject: Subject) -> str:
+        """The name of a random expert that was put on the base."""
+        like = next(self.model.trunk.parameters())
+        adapters = {
+            module: lora_of(*(side.to(like) for side in change.pair))
+            for module, change in self.twin(subject).items()
+            if change.rank
+        }
+        name = f"{subject.name} by chance"
+        self.model.add(Expert(name, adapters, None))
+        return name
+
+    def pairs(self) -> Iterator[tuple[Subject, Subject]]:
+        """Every two experts, once."""
+        experts = [own for own, _ in self.experts]
+        for at, one in enumerate(experts):
+            for other in experts[at + 1 :]:
+                yield one, other
+
+
+def route_of(subject: Subject) -> Route:
+    """Who speaks where a subject is asked."""
+    return Route.everywhere(subject.member).owned((subject.found.task,))
