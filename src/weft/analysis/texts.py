@@ -27,6 +27,10 @@ LONGEST = 128
 """Tokens of a sequence; longer ones are left out."""
 
 
+class NotAtHand(ValueError):
+    """Texts that a question reads are not there, or cannot be read."""
+
+
 @dataclass(frozen=True)
 class Sentence:
     """A sentence with its tree."""
@@ -101,11 +105,11 @@ def treebank(folder: Path, split: str) -> list[Sentence]:
     """The sentences of a split of the treebank below a folder.
 
     Raises:
-        ValueError: If there is none.
+        NotAtHand: If there is none.
     """
     path = folder / TREEBANK / f"{split}.conllu"
     if not path.is_file():
-        raise ValueError(
+        raise NotAtHand(
             f"{path} is not there: the trees are read from {TREEBANK}/{split}.conllu below --data"
         )
     return read_conllu(path)
@@ -156,13 +160,13 @@ def own_rows(found: Found, base: Base, data: Path | None, most: int) -> Corpus:
         most: Rows at most, drawn by the run's seed.
 
     Raises:
-        ValueError: If the rows are not at hand; says why.
+        NotAtHand: If the rows are not there, or not as the task reads them; says why.
     """
     run = found.folder.run
     assert run.task is not None  # a part has one
     own = data / run.task.label if data is not None and (data / run.task.label).is_dir() else None
     if own is None and run.task.data is None and run.data is None and find_spec(run.task).hub:
-        raise ValueError(
+        raise NotAtHand(
             f"the rows of {run.task.label} are on the hub; give a folder that has {run.task.label}/ as --data"
         )
     try:
@@ -174,8 +178,8 @@ def own_rows(found: Found, base: Base, data: Path | None, most: int) -> Corpus:
             data=None if own is None else str(own),
             max_examples=most,
         )
-    except (KeyError, OSError) as error:
-        raise ValueError(said_by(error)) from error
+    except (KeyError, OSError, ValueError) as error:
+        raise NotAtHand(said_by(error)) from error
     special = set(base.tokenizer.all_special_ids)
     kept, units, tags = [], [], []
     for record in records:

@@ -71,7 +71,7 @@ class Question(ABC):
         """Measure.
 
         Raises:
-            ValueError: If what it reads is not there; says what is missing.
+            NotAtHand: If the texts that it reads are not there; says what is missing.
         """
 
 
