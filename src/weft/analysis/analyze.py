@@ -15,7 +15,7 @@ from weft.analysis.questions import questions
 from weft.analysis.questions.contract import Answer, Needs, Question, section
 from weft.analysis.study import Study
 from weft.analysis.subjects import Found, find, read
-from weft.analysis.texts import TREEBANK, NotAtHand
+from weft.analysis.texts import TREEBANK, NotAtHandError
 from weft.atomic import make_folder, write_text
 from weft.registry import unknown
 from weft.reporting.document import Document, Section, Table
@@ -100,7 +100,7 @@ def analyze(
             study = Study(*read(found, where), root, seed)
         try:
             answers[name] = answer = question().answer(study)
-        except NotAtHand as error:
+        except NotAtHandError as error:
             if questions is not None:
                 raise
             left[name] = str(error)

@@ -11,7 +11,7 @@ from torch import Tensor
 from weft.analysis.measures.changes import Change, drawn_like
 from weft.analysis.states import states_of
 from weft.analysis.subjects import Subject
-from weft.analysis.texts import Corpus, NotAtHand, Sentence, corpus_of, own_rows, treebank
+from weft.analysis.texts import Corpus, NotAtHandError, Sentence, corpus_of, own_rows, treebank
 from weft.answering.inference import padding_id
 from weft.base.loading import Base
 from weft.lowrank.attach import frozen_linear
@@ -95,7 +95,7 @@ class Study:
         """A seeded sample of the treebank's validation sentences.
 
         Raises:
-            NotAtHand: If there is no treebank.
+            NotAtHandError: If there is no treebank.
         """
         found = treebank(self._folder(), "validation")
         chosen = torch.randperm(len(found), generator=self.generator("sentences"))[:SENTENCES]
@@ -109,7 +109,7 @@ class Study:
 
     def _folder(self) -> Path:
         if self.data is None:
-            raise NotAtHand("trees are wanted; give the folder that has ud_ewt/ as --data")
+            raise NotAtHandError("trees are wanted; give the folder that has ud_ewt/ as --data")
         return self.data
 
     @property
@@ -128,7 +128,7 @@ class Study:
         """Rows of an expert's own task.
 
         Raises:
-            NotAtHand: If they are not; says why.
+            NotAtHandError: If they are not; says why.
         """
         found = subject.found
         if found.name not in self._corpora:

@@ -14,7 +14,8 @@ from weft.lowrank.attach import frozen_linear
 from weft.lowrank.roles import ALL_LINEAR, resolve
 from weft.lowrank.start import wide
 from weft.methods.recipes import file_of
-from weft.model.expert import Card, Expert
+from weft.model.card import Card
+from weft.model.expert import Expert
 from weft.model.model import Model
 from weft.runs import RunFolder
 from weft.scoped import tell

@@ -27,7 +27,7 @@ LONGEST = 128
 """Tokens of a sequence; longer ones are left out."""
 
 
-class NotAtHand(ValueError):
+class NotAtHandError(ValueError):
     """Texts that a question reads are not there, or cannot be read."""
 
 
@@ -105,11 +105,11 @@ def treebank(folder: Path, split: str) -> list[Sentence]:
     """The sentences of a split of the treebank below a folder.
 
     Raises:
-        NotAtHand: If there is none.
+        NotAtHandError: If there is none.
     """
     path = folder / TREEBANK / f"{split}.conllu"
     if not path.is_file():
-        raise NotAtHand(
+        raise NotAtHandError(
             f"{path} is not there: the trees are read from {TREEBANK}/{split}.conllu below --data"
         )
     return read_conllu(path)
@@ -160,13 +160,13 @@ def own_rows(found: Found, base: Base, data: Path | None, most: int) -> Corpus:
         most: Rows at most, drawn by the run's seed.
 
     Raises:
-        NotAtHand: If the rows are not there, or not as the task reads them; says why.
+        NotAtHandError: If the rows are not there, or not as the task reads them; says why.
     """
     run = found.folder.run
     assert run.task is not None  # a part has one
     own = data / run.task.label if data is not None and (data / run.task.label).is_dir() else None
     if own is None and run.task.data is None and run.data is None and find_spec(run.task).hub:
-        raise NotAtHand(
+        raise NotAtHandError(
             f"the rows of {run.task.label} are on the hub; give a folder that has {run.task.label}/ as --data"
         )
     try:
@@ -179,7 +179,7 @@ def own_rows(found: Found, base: Base, data: Path | None, most: int) -> Corpus:
             max_examples=most,
         )
     except (KeyError, OSError, ValueError) as error:
-        raise NotAtHand(said_by(error)) from error
+        raise NotAtHandError(said_by(error)) from error
     special = set(base.tokenizer.all_special_ids)
     kept, units, tags = [], [], []
     for record in records:

@@ -71,7 +71,7 @@ class Question(ABC):
         """Measure.
 
         Raises:
-            NotAtHand: If the texts that it reads are not there; says what is missing.
+            NotAtHandError: If the texts that it reads are not there; says what is missing.
         """
 
 

@@ -15,7 +15,7 @@ from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import Subject, owner
 from weft.analysis.tagged import means
-from weft.analysis.texts import Corpus, NotAtHand
+from weft.analysis.texts import Corpus, NotAtHandError
 from weft.reporting.document import Figure
 from weft.tasks.scoring import Score
 
@@ -114,7 +114,7 @@ def _read(study: Study, subject: Subject, notes: list[str]) -> list[Corpus]:
         return [common]
     try:
         own = study.rows(subject)
-    except NotAtHand as error:
+    except NotAtHandError as error:
         notes.append(f"{subject.name} was not asked on rows of its own task: {error}")
         return [common]
     return [common, own]
