@@ -80,7 +80,6 @@ class _Flow:
     heap: list[tuple[float, int, Job]] = field(default_factory=list)
     tokens: int = 0
     deficit: int = 0
-    visited: bool = False
 
     def head(self) -> Unit | None:
         while self.heap:
@@ -185,19 +184,24 @@ class Queue:
                 return taken
 
     def _serve(self, flow: _Flow, group: Hashable, batch: Batch, taken: list[Unit]) -> bool:
-        """The turn of a flow; False where the batch has no more room, and its turn goes on with the next."""
-        if not flow.visited:
-            flow.deficit += self._quantum
-            flow.visited = True
+        """The turn of a flow; False where the batch has no more room."""
+        head = flow.head()
+        assert head is not None
+        # No more than it could want at once: what a full batch has kept from it is no debt for later.
+        flow.deficit = min(flow.deficit + self._quantum, self._quantum + head.tokens)
+        served, room = 0, True
         for unit in self._spent(flow, group):
             if taken and not batch.allows(unit):
-                return True
+                break
             if not batch.takes(unit):
-                return False
+                room = False
+                break
             taken.append(flow.pop())
             self.tokens -= unit.tokens
-        self._turn(flow)
-        return True
+            served += 1
+        if served or room:
+            self._turn(flow)
+        return room
 
     def _spent(self, flow: _Flow, group: Hashable) -> Iterator[Unit]:
         """The next units of a flow, while it can pay for them."""
@@ -208,7 +212,6 @@ class Queue:
 
     def _turn(self, flow: _Flow) -> None:
         """The flow has had its turn."""
-        flow.visited = False
         if flow.head() is None:
             del self._flows[flow.name]
         else:
