@@ -31,7 +31,7 @@ def overload(
     for name, limit in REQUESTS.items():
         most = limit or max(8, round(rate))
         with running(WEFT, made, threads, "--requests", str(most)) as server:
-            own = flooded(server, rows, rate, FLOOD_SHARE * seconds)
+            own = flooded(server, rows, rate, FLOOD_SHARE * seconds, min(CLIENTS, most // 2))
         found[name] = {"requests_under_way": most, **own}
         print(name, found[name], flush=True)
     return found
@@ -61,18 +61,22 @@ def calm_of(
 
 
 def flooded(
-    server: Running, rows: dict[str, list[dict[str, Any]]], rate: float, seconds: float
+    server: Running,
+    rows: dict[str, list[dict[str, Any]]],
+    rate: float,
+    seconds: float,
+    clients: int,
 ) -> dict[str, Any]:
     """Far above saturation, and after it."""
-    asyncio.run(_warmed(server, rows))
+    asyncio.run(_warmed(server, rows, clients))
     before = server.resident_mib
     asks = traffic(rows, round(FLOOD * rate * seconds), seed=10)
     return asyncio.run(_flood(server, asks, rate, before))
 
 
-async def _warmed(server: Running, rows: dict[str, list[dict[str, Any]]]) -> None:
+async def _warmed(server: Running, rows: dict[str, list[dict[str, Any]]], clients: int) -> None:
     asks = [*every(rows, seed=11), *traffic(rows, 2 * CLIENTS, seed=11)]
-    _, answers = await closed(server.url, asks, CLIENTS)
+    _, answers = await closed(server.url, asks, clients)
     check(answers)
 
 

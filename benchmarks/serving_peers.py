@@ -113,7 +113,7 @@ class Peft:
         return found.eval()
 
     def answer(self, task: str, rows: Rows) -> list[Prediction]:
-        """See `Peer`; longest first, so that batches of like rows come of the queue's order alone."""
+        """See `Peer`."""
         pairs = self._sides.encoded(task, [value for _, value in rows])
         names = [name for name, _ in rows]
         records = [record for _, record in pairs]
@@ -125,12 +125,17 @@ class Peft:
         with self._lock, torch.inference_mode():
             if self._mixed:
                 owners = [name for name, n in zip(names, counts, strict=True) for _ in range(n)]
-                output = self._models[task](**inputs, adapter_names=owners)
+                output = _called(self._models[task], **inputs, adapter_names=owners)
             else:
                 self._models[task].set_adapter(names[0])
-                output = self._models[task](**inputs)
+                output = _called(self._models[task], **inputs)
             logits = kind.logits(output)
         return self._sides.decoded(task, pairs, logits)
+
+
+def _called(model: PeftModel, **inputs: Any) -> Any:
+    """By the class for any task: PEFT's own for questions loses `token_type_ids` on the way to the model."""
+    return PeftModel.forward(model, **inputs)
 
 
 class Pipeline:

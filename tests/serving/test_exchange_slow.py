@@ -1,6 +1,7 @@
 """Every answer of a server's process is the offline one of the version it names, while experts come and go under it."""
 
 import asyncio
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,15 @@ def test_no_answer_is_lost_crossed_or_of_another_version(
 ) -> None:
     # The scripts import each other by name, as when they are called.
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from serving_exact import CHANGED, Exchange, Offline
-    from serving_experts import COUNTS, make, rows_of
-    from serving_servers import WEFT, running
-
-    make(shared_data, tmp_path / "made")
-    offline = Offline(tmp_path / "made", rows_of(shared_data, 4))
-    with running(WEFT, tmp_path / "made", 1, "--residents", "6") as server:
-        exchange = Exchange(server.url, offline)
+    exact, experts, servers = map(
+        import_module, ("serving_exact", "serving_experts", "serving_servers")
+    )
+    experts.make(shared_data, tmp_path / "made")
+    offline = exact.Offline(tmp_path / "made", experts.rows_of(shared_data, 4))
+    with servers.running(servers.WEFT, tmp_path / "made", 1, "--residents", "6") as server:
+        exchange = exact.Exchange(server.url, offline)
         tally = asyncio.run(exchange.run(REQUESTS, CLIENTS, seed=0))
     assert tally.wrong == []
     assert tally.asked == REQUESTS == tally.equal + tally.refused
-    assert {"auto", "weighed", *(f"mixed/{task}" for task in COUNTS)} <= set(tally.by)
-    assert tally.puts > 2 * len(CHANGED), "nothing was replaced while clients asked"
+    assert {"auto", "weighed", *(f"mixed/{task}" for task in experts.COUNTS)} <= set(tally.by)
+    assert tally.puts > 2 * len(exact.CHANGED), "nothing was replaced while clients asked"
