@@ -142,9 +142,9 @@ def alone(plan: Plan) -> dict[str, Any]:
         found = in_turns(
             plan,
             lambda number: {
-                key: (server, asks_of(number, plan.requests)) for key, server in servers.items()
+                key: (server, asks_of(number, 2 * plan.requests)) for key, server in servers.items()
             },
-            plan.requests,
+            2 * plan.requests,
         )
         return {"task": TASK, **compared(found)}
 

@@ -25,6 +25,10 @@ from weft.tasks.contract import Prediction
 
 TOLERANCE = 1e-4
 """Of probabilities: single precision, six layers deep, in batches of other shapes; labels, places, texts are equal."""
+CONFIDENCE = 2e-3
+"""Of how sure a mixture is of a task, which `auto` says: its recogniser is a linear map of 768 features with weights of
+some hundreds here, where it learned from few rows. Rounding of 1e-6 in each makes about sqrt(768) x 1e-4 = 3e-3 of a
+logit, a quarter of that of a probability; alone or in company, offline differs as much."""
 CHANGED = [name for task in COUNTS for name in names_of(task)[:REPLACED]]
 """Experts that are replaced meanwhile; the last of them is also taken away and brought back."""
 KEPT = [name for task in COUNTS for name in names_of(task)[REPLACED:]]
@@ -100,15 +104,17 @@ def task_of(name: str) -> str:
     return name.rpartition("-")[0]
 
 
-def differs(one: Any, other: Any) -> bool:
+def differs(one: Any, other: Any, bound: float = TOLERANCE) -> bool:
     """Whether two answers are not the same but for rounding."""
     if isinstance(one, dict):
-        keys = one.keys()
-        return keys != other.keys() or any(differs(one[key], other[key]) for key in keys)
+        return one.keys() != other.keys() or any(
+            differs(value, other[key], CONFIDENCE if key == "confidence" else bound)
+            for key, value in one.items()
+        )
     if isinstance(one, list):
-        return len(one) != len(other) or any(map(differs, one, other))
+        return len(one) != len(other) or any(map(differs, one, other, [bound] * len(one)))
     if isinstance(one, float):
-        return abs(one - other) > TOLERANCE
+        return abs(one - other) > bound
     return one != other
 
 
