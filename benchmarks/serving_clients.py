@@ -57,15 +57,16 @@ class Connection:
         headers = dict(line.split(": ", 1) for line in lines[1:] if line)
         said = await reader.readexactly(int(headers.get("content-length", "0")))
         if headers.get("connection") == "close":
-            self.close()
+            await self.close()
         ended = time.perf_counter()
         found = json.loads(said) if said else None
         return Answer(int(lines[0].split()[1]), found, ended - began, ended)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """The next request opens another."""
         if self._streams is not None:
             self._streams[1].close()
+            await self._streams[1].wait_closed()
         self._streams = None
 
 
@@ -83,7 +84,7 @@ async def closed(url: str, asks: Sequence[Ask], clients: int) -> tuple[float, li
         connection = Connection(url)
         for at, ask in left:
             found[at] = await connection.ask("POST", "/v1/predict", body_of(ask))
-        connection.close()
+        await connection.close()
 
     began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -109,7 +110,7 @@ async def opened(url: str, asks: Sequence[Ask], rate: float, seed: int) -> list[
         tasks.append(asyncio.create_task(one(ask, due)))
     found = await asyncio.gather(*tasks)
     for connection in free:
-        connection.close()
+        await connection.close()
     return found
 
 

@@ -144,6 +144,7 @@ class Exchange:
         finally:
             changing.cancel()
             await asyncio.wait([changing])
+            await control.close()
         if not changing.cancelled():
             changing.result()
         return self.tally
@@ -175,7 +176,7 @@ class Exchange:
             found = await connection.ask("POST", PREDICT, {"expert": expert, "inputs": [row]})
             expected = partial(self._expected, expert, task, at)
             self._count(expert, row["id"], expected, found)
-        connection.close()
+        await connection.close()
 
     def _choice(self, draws: random.Random) -> tuple[Any, str]:
         """Who is asked, and for which set."""

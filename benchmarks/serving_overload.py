@@ -113,7 +113,7 @@ async def _flood(server: Running, asks: list[Ask], rate: float, before: float) -
 async def _probe(server: Running, ask: Ask) -> Answer:
     connection = Connection(server.url)
     found = await connection.ask("POST", "/v1/predict", body_of(ask))
-    connection.close()
+    await connection.close()
     return found
 
 

@@ -51,6 +51,7 @@ async def listed(made: Path, count: int, rounds: int) -> dict[str, Any]:
             found = await connection.ask("GET", "/v1/experts")
             assert len(found.body["experts"]) == count
             taken["HTTP"].append(found.seconds)
+        await connection.close()
     engine.shelf.close()
     return {name: statistics.median(own) for name, own in taken.items()} | {"experts": count}
 
