@@ -40,7 +40,7 @@ def _short(result: dict[str, Any]) -> Iterator[str]:
     if "one" in result:
         times = result["one"]["times"]
         yield (
-            f"One expert alone is answered for {times['pipeline']:.2f} times as fast as by transformers' pipeline, and "
+            f"One expert alone answers {times['pipeline']:.2f} times as fast as by transformers' pipeline, and "
             f"{times['onnx']:.2f} times as fast as by ONNX Runtime."
         )
     if "overload" in result:
