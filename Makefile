@@ -68,7 +68,7 @@ picture: $(STAMP) ## README's picture from a new run of the demo
 	$(BIN)/python -m website.picture
 
 bench: $(STAMP) ## every script of benchmarks/, each writing its result as JSON
-	@set -e; for script in overhead throughput "accuracy wnut17" "accuracy swag" "accuracy squad" "variant_scores wnut17" variants variant_kinds embedding_scores learning_rates defaults merging merge_scores mixture_speed mixture_scores gates waiting; do \
+	@set -e; for script in overhead throughput "accuracy wnut17" "accuracy swag" "accuracy squad" "variant_scores wnut17" variants variant_kinds embedding_scores learning_rates defaults merging merge_scores mixture_speed mixture_scores gates waiting serving cold_start answering symptoms variant_claims; do \
 		set -- $$script; echo "$$script"; HF_HUB_OFFLINE=1 $(BIN)/python "benchmarks/$$1.py" $${2:-}; done
 	$(BIN)/python -m website.measured
 
