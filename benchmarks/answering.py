@@ -3,11 +3,11 @@
     python benchmarks/answering.py --data ../shared/data
 
 From rows to answers, one core. Every side encodes by the task's own `encode` and decodes by its `decode`, so what
-differs is how batches are made and run: weft's own (the expert folded, batches by tokens), a loop over transformers'
-task class with the merged weights, rows sorted by length (the fastest of several batch sizes), ONNX Runtime on the
-graph as `weft export --to onnx` writes it, and on the same graph with attention and the rest fused by its own
-optimiser. Answers are compared before anything is timed. Processor time of the process; sides alternate; ratios of
-medians, and by round.
+differs is how batches are made and run: weft's own (the expert folded, batches by tokens, of several sizes), a loop
+over transformers' task class with the merged weights, rows sorted by length (the fastest of several batch sizes), ONNX
+Runtime on the graph as `weft export --to onnx` writes it, and on the same graph with attention and the rest fused by
+its own optimiser. Answers are compared before anything is timed. Processor time of the process; sides alternate;
+ratios of medians, and by round.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import weft
 from machine import machine
 from weft.answering.evaluation import rows_of
 from weft.answering.exported import Exported
-from weft.answering.inference import units_of
+from weft.answering.inference import TOKENS_PER_BATCH, units_of
 from weft.answering.inputs import checked_input
 from weft.answering.prediction import predict
 from weft.model.batching import Item
@@ -40,6 +41,8 @@ RESULT = Path("results") / "answering-cpu.json"
 ROWS = {"squad": 48, "wnut17": 192}
 BATCHES = (8, 16, 32)
 """Rows in a batch of the transformers loop; the fastest counts."""
+TOKENS = (512, 2048, 4096)
+"""Padded tokens of a batch that are tried beside the default."""
 PEERS = ("transformers, sorted", "ONNX Runtime", "ONNX Runtime, fused")
 TOLERANCE = 1e-3
 """Of probabilities, before anything is timed; labels, places and texts are equal."""
@@ -168,6 +171,10 @@ def measure(task: str, data: Path, rounds: int) -> dict[str, Any]:
         sides: dict[str, Callable[[], list[Any]]] = {
             "weft": lambda: predict(loaded, inputs),
             **{
+                f"weft, {tokens} tokens": partial(predict, loaded, inputs, tokens_per_batch=tokens)
+                for tokens in TOKENS
+            },
+            **{
                 f"{PEERS[0]}, {batch}": transformers_loop(loaded, inputs, batch)
                 for batch in BATCHES
             },
@@ -216,6 +223,7 @@ def main() -> None:
             "rounds": arguments.rounds,
             "rows": ROWS,
             "batches": BATCHES,
+            "tokens": [TOKENS_PER_BATCH["cpu"], *TOKENS],
             "peers": list(PEERS),
         },
         "results": results,
