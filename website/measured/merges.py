@@ -9,6 +9,10 @@ from weft.reporting.document import Document, Section, Table
 from weft.reporting.numbers import percent
 from weft.reporting.writers import table_lines
 
+KEPT = 0.95
+TOGETHER = "trained together"
+MERGES = ("cat", "ties", "soups")
+"""What of the rows of parts is a merge."""
 PEAKS = ("peft_peak_mib", "mergekit_peak_mib")
 HEADINGS = {"tasks": "Experts of three tasks", "skills": "Two skills of one text"}
 """By the part of the result file whose rows are merges."""
@@ -19,6 +23,7 @@ def document() -> Document | None:
     scores, speed = read("merges"), read("merging-cpu")
     sections: list[Section] = []
     if scores is not None:
+        sections.append(Section("short", "In short", notes=found_words(scores)))
         sections += [
             Section(key, heading, parts=(kept_table(scores[key]),))
             for key, heading in HEADINGS.items()
@@ -32,6 +37,63 @@ def document() -> Document | None:
     return Document("Merges", tuple(sections)) if sections else None
 
 
+def found_words(scores: dict[str, Any]) -> tuple[str, ...]:
+    """What the means over seeds say, a sentence for each of the three questions."""
+    said = []
+    if scores["tasks"]:
+        kept = _means(scores["tasks"])
+        best = max(kept, key=lambda way: min(kept[way].values()))
+        worst = min(kept[best], key=kept[best].__getitem__)
+        reaches = [way for way, own in kept.items() if min(own.values()) >= KEPT]
+        many = "No way" if not reaches else ", ".join(reaches)
+        said.append(
+            f"Experts of three tasks in one: {many} of {len(kept)} keeps {percent(KEPT, 0)} % of every task. The most "
+            f"that any keeps of the task that it keeps least of is {percent(kept[best][worst])} % ({best}, of {worst})."
+        )
+    if scores["skills"]:
+        kept = _means(scores["skills"])
+        together = min(kept.pop(TOGETHER).values())
+        best = max(kept, key=lambda way: min(kept[way].values()))
+        said.append(
+            f"Two skills of one text: {best} keeps at least {percent(min(kept[best].values()))} % of both, trained "
+            f"together {percent(together)} %."
+        )
+    if scores["parts"]:
+        by_way = _parts(scores["parts"])
+        merged = {key: own for key, own in by_way.items() if key[1] in MERGES}
+        below = [own for own in merged.values() if own["difference"] < 0]
+        best = max(merged, key=lambda key: merged[key]["score"])
+        gap = merged[best]["difference"]
+        said.append(
+            f"Experts of parts of one set: {len(below)} of {len(merged)} merges score lower than one expert of all "
+            f"rows; the best, {best[1]} of {best[0]} parts, by {100 * gap:+.1f} points."
+        )
+    return tuple(said)
+
+
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The share of its own expert's score that each way keeps of each task, mean over seeds."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for own in row["tasks"]:
+            shares.setdefault(_way(row), {}).setdefault(own["task"], []).append(own["share_of_own"])
+    return {way: {task: fmean(all_) for task, all_ in own.items()} for way, own in shares.items()}
+
+
+def _parts(rows: Sequence[dict[str, Any]]) -> dict[tuple[int, str], dict[str, float]]:
+    """Score and difference to an expert of all rows by number of parts and way, means over seeds."""
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["parts"], row["what"]), []).append(row)
+    return {
+        key: {
+            "score": fmean(row["score"]["value"] for row in own),
+            "difference": fmean(row["difference_to_all_rows"]["value"] for row in own),
+        }
+        for key, own in found.items()
+    }
+
+
 SHOWN = 5
 """Lines of README's table."""
 
@@ -41,20 +103,18 @@ def readme_lines() -> list[str]:
     scores = read("merges")
     if scores is None or not scores["tasks"]:
         return []
-    shares: dict[str, dict[str, list[float]]] = {}
-    for row in scores["tasks"]:
-        for own in row["tasks"]:
-            shares.setdefault(_way(row), {}).setdefault(own["task"], []).append(own["share_of_own"])
-    means = {
-        way: {task: fmean(found) for task, found in own.items()} for way, own in shares.items()
-    }
-    best = sorted(means, key=lambda way: -min(means[way].values()))[:SHOWN]
+    means = _means(scores["tasks"])
+    # What different names do alike here is one line.
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for way in sorted(means, key=lambda way: -min(means[way].values())):
+        alike.setdefault(tuple(percent(means[way][task]) for task in NAMES), []).append(way)
+    lines = [(", ".join(ways), *cells) for cells, ways in list(alike.items())[:SHOWN]]
     seeds = len({row["seed"] for row in scores["tasks"]})
-    lines = [(way, *(percent(means[way][task]) for task in NAMES)) for way in best]
-    headers = ("% of its own expert's score", *NAMES.values())
+    headers = ("merged by", *(name.partition(",")[0] for name in NAMES.values()))
     return [
-        f"Merged into one expert ({seeds} seeds, small budgets; all {len(means)} ways:",
-        "[merges](docs/results/merges.md)), the same three tasks keep:",
+        f"The same three tasks' experts merged into one keep this much of their own score in % ({seeds} seeds at small "
+        f"budgets;",
+        f"[all {len(means)} ways](docs/results/merges.md)):",
         "",
         *table_lines(headers, lines, words=1),
     ]
@@ -96,8 +156,22 @@ def kept_table(rows: Sequence[dict[str, Any]]) -> Table:
         "distance from the sum, %",
         "parameters",
     )
-    caption = "Means over seeds, with the standard deviation between seeds."
+    own = ", ".join(f"{task} {percent(_before(rows, task))} %" for task in tasks)
+    caption = (
+        f"Means over seeds, with the standard deviation between seeds. The own experts score {own}."
+    )
     return Table(caption, (*headers, "seeds"), tuple(lines))
+
+
+def _before(rows: Sequence[dict[str, Any]], task: str) -> float:
+    """What a task's own expert scores, mean over seeds."""
+    found = {
+        row["seed"]: own["before"]["value"]
+        for row in rows
+        for own in row["tasks"]
+        if own["task"] == task and "before" in own
+    }
+    return fmean(found.values())
 
 
 def _spread(shares: Sequence[float]) -> str:
