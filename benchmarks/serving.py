@@ -73,8 +73,8 @@ Side = tuple[Running, Sequence[Ask]]
 
 def in_turns(
     plan: Plan, sides: Callable[[int], dict[str, Side]], count: int
-) -> dict[str, list[float]]:
-    """Requests a second of every side, round by round; a first round warms them up.
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Requests a second of every side, and a second of processor time, by round; a first round warms them up.
 
     Args:
         plan: How much.
@@ -82,15 +82,19 @@ def in_turns(
         count: Requests of a side.
     """
     taken: dict[str, list[float]] = {}
+    spent: dict[str, list[float]] = {}
     for number in range(plan.rounds + 1):
         for name, (server, asks) in sides(number).items():
             own = asks if number else asks[:: max(1, count // 40)]
+            before = server.processor_seconds
             seconds, answers = asyncio.run(closed(server.url, own, plan.clients))
             check(answers)
             if number:
                 taken.setdefault(name, []).append(len(own) / seconds)
-        print(number, {name: round(own[-1], 1) for name, own in taken.items()}, flush=True)
-    return taken
+                spent.setdefault(name, []).append(len(own) / (server.processor_seconds - before))
+        for rates in (taken, spent):
+            print(number, {name: round(own[-1], 1) for name, own in rates.items()}, flush=True)
+    return taken, spent
 
 
 def ratios(taken: dict[str, list[float]], of: str) -> dict[str, float]:
@@ -102,10 +106,16 @@ def ratios(taken: dict[str, list[float]], of: str) -> dict[str, float]:
     }
 
 
-def compared(taken: dict[str, list[float]]) -> dict[str, Any]:
+def compared(taken: dict[str, list[float]], spent: dict[str, list[float]]) -> dict[str, Any]:
     """Rates and ratios as they are written."""
-    medians = {name: statistics.median(own) for name, own in taken.items()}
-    return {"per_second": medians, "times": ratios(taken, WEFT), "rounds": taken}
+    return {
+        "per_second": {name: statistics.median(own) for name, own in taken.items()},
+        "times": ratios(taken, WEFT),
+        "per_processor_second": {name: statistics.median(own) for name, own in spent.items()},
+        "times_by_processor": ratios(spent, WEFT),
+        "rounds": taken,
+        "rounds_by_processor": spent,
+    }
 
 
 def mixed(plan: Plan) -> dict[str, Any]:
@@ -123,7 +133,7 @@ def mixed(plan: Plan) -> dict[str, Any]:
             found: dict[str, Side] = {name: (server, asks) for name, server in servers.items()}
             return {WEFT: found.pop(WEFT), ONE: (servers[WEFT], to_one(asks)), **found}
 
-        return compared(in_turns(plan, sides, plan.requests))
+        return compared(*in_turns(plan, sides, plan.requests))
 
 
 def alone(plan: Plan) -> dict[str, Any]:
@@ -146,7 +156,7 @@ def alone(plan: Plan) -> dict[str, Any]:
             },
             2 * plan.requests,
         )
-        return {"task": TASK, **compared(found)}
+        return {"task": TASK, **compared(*found)}
 
 
 def agree(plan: Plan, servers: dict[str, Running], asks: Sequence[Ask]) -> None:

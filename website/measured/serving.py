@@ -64,11 +64,15 @@ def _rates(key: str, heading: str, result: dict[str, Any], own: dict[str, Any]) 
         (
             LABELS[name] if key == "traffic" or name != "weft" else "weft",
             f"{rate:,.1f}",
-            f"{own['times'][name]:.2f}" if name in own["times"] else "",
+            *(
+                f"{own[what][name]:.2f}" if name in own[what] else ""
+                for what in ("times", "times_by_processor")
+            ),
         )
         for name, rate in own["per_second"].items()
     )
     headers = ("server", "requests a second", "weft's times as many")
+    headers += ("times as many a second of processor time",)
     return Section(key, heading, parts=(Table(measured_on(result), headers, rows, words=1),))
 
 
