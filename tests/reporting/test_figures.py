@@ -44,8 +44,8 @@ def test_colours_stand_out_on_light_and_dark(ground: str) -> None:
 
 
 def test_the_page_has_the_grounds_the_palette_was_chosen_for() -> None:
-    template = Path(__file__).parents[2] / "src" / "weft" / "reporting" / "page.html.j2"
-    assert re.findall(r"--ground: (#\w+)", template.read_text()) == ["#ffffff", "#14171b"]
+    style = Path(__file__).parents[2] / "src" / "weft" / "reporting" / "base.css"
+    assert re.findall(r"--ground: (#\w+)", style.read_text()) == ["#ffffff", "#14171b"]
 
 
 def test_figures_say_what_they_show(figures: dict[str, list[Figure]]) -> None:

@@ -204,8 +204,8 @@ def test_another_kind_is_no_sentence_encoder(run_of: Settings, tmp_path: Path) -
     folder = train(run_of("topic", training={"max_steps": 1}), out=tmp_path / "run").path
     with pytest.raises(ValueError, match="opens embeddings, and this expert's kind is sequence"):
         weft.export(folder, tmp_path / "theirs", "sentence-transformers")
-    with pytest.raises(ValueError, match="expected peft, merged, sentence-transformers"):
-        weft.export(folder, tmp_path / "theirs", "onnx")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no form named 'gguf'"):
+        weft.export(folder, tmp_path / "theirs", "gguf")  # type: ignore[arg-type]
 
 
 def test_evaluation_repeats_the_scores_of_training_and_takes_other_forms(

@@ -220,9 +220,9 @@ def test_what_is_watched_decides_which_way_is_better(
 
 def test_two_experts_keep_their_states_apart_by_name(make: Make) -> None:
     learner, experts = make("a", "b")
-    assert list(learner.hooks()) == [
-        f"{name}/{part}" for name in "ab" for part in ("optimizer", "controller", "expert")
-    ]
+    parts = ("optimizer", "controller", "expert")
+    own = [f"{name}/{part}" for name in "ab" for part in parts]
+    assert list(learner.hooks()) == ["/balance", *own]
     for expert in experts:
         for name, value in expert.trained().items():
             assert learner.parameters[f"{expert.name}/{name}"] is value

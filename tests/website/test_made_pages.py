@@ -63,7 +63,8 @@ def test_the_picture_shows_every_expert_and_what_it_found() -> None:
 
 def test_merges_are_means_over_seeds_by_way() -> None:
     def row(method: str, share: float, **more: object) -> dict[str, object]:
-        return {"method": method, "tasks": [{"task": "squad", "share_of_own": share}], **more}
+        own = {"task": "squad", "share_of_own": share, "before": {"value": 0.4}}
+        return {"seed": 0, "method": method, "tasks": [own], **more}
 
     rows = [
         row("cat", 0.5, weights=[0.5, 0.5], error=0.0),
@@ -71,10 +72,11 @@ def test_merges_are_means_over_seeds_by_way() -> None:
     ]
     rows += [row("cat", 0.9, weights=[1.0, 1.0]), row("cat", 0.8, searched=True)]
     assert kept_table(rows).rows == (
-        ("cat", "60.0", "5.0", "2"),
-        ("cat, a sum", "90.0", "", "1"),
-        ("cat, searched", "80.0", "", "1"),
+        ("cat", "60.0 ± 14.1", "5.0", "", "2"),
+        ("cat, a sum", "90.0", "", "", "1"),
+        ("cat, searched", "80.0", "", "", "1"),
     )
+    assert "squad 40.0 %" in kept_table(rows).caption
     score = {"score": {"value": 0.5}, "difference_to_all_rows": {"value": -0.25}}
     assert parts_table([{"parts": 3, "what": "ties", **score}]).rows == (
         ("3", "ties", "50.0", "-25.0", "1"),

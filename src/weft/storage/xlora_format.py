@@ -75,10 +75,10 @@ def xlora_config(spec: Spec) -> dict[str, Any]:
     Raises:
         ValueError: If PEFT's first pass cannot do what they ask for.
     """
-    if spec.reads != "token" or spec.infer_top_k is not None:
+    if spec.infer_top_k is not None:
         raise ValueError(
-            f"reads {spec.reads} with infer_top_k {spec.infer_top_k}: in PEFT every token has gates of its own, which "
-            "training and inference select alike; such a mixture has no form in PEFT"
+            f"infer_top_k {spec.infer_top_k}: in PEFT training and inference select alike; such a mixture has no form "
+            "in PEFT"
         )
     config = {theirs: getattr(spec, ours) for ours, theirs in _SETTINGS.items()}
     if _over_selected(spec):
