@@ -22,13 +22,12 @@ from weft.training.standings import MIXTURE, OWN
 
 
 @dataclass(frozen=True)
-class Blend:
-    """One mixture on one task and base."""
+class Combined:
+    """What experts of several tasks, combined, say of one task on one base."""
 
     base: str
-    mixture: str
     experts: str
-    """The recipe whose experts are mixed."""
+    """The recipe whose experts are combined."""
     task: str
     metric: str
     seeds: tuple[int, ...]
@@ -37,7 +36,14 @@ class Blend:
     expert: Score
     """The task's own expert alone, on the same rows."""
     difference: Difference
-    """How much higher the mixture scores."""
+    """How much higher the combined ones score."""
+
+
+@dataclass(frozen=True)
+class Blend(Combined):
+    """One mixture on one task and base."""
+
+    mixture: str
     beside: dict[str, float]
     """Scores of simpler ways to combine the experts, means over seeds."""
     recognition: float
@@ -56,22 +62,14 @@ def blends(outcome: Outcome) -> list[Blend]:
 
 
 def _blend(outcome: Outcome, runs: list[MixtureRun], task: str) -> Blend:
-    first = runs[0]
-    compared = _beside_own(outcome.plan, runs, task)
+    common, parts = _combined(outcome.plan, runs, task)
     standings = [_standings(run.folder) for run in runs]
     costs = [said["cost"] for said in standings]
     return Blend(
-        base=label_of(first.base),
-        mixture=first.name,
-        experts=first.row.experts,
-        task=task,
-        metric=compared.metric,
-        seeds=tuple(run.seed for run in runs),
-        score=compared.score,
-        expert=compared.expert,
-        difference=compared.difference,
-        beside=_beside(standings, compared.label),
-        recognition=mean(_metric(part, RECOGNITION) for part in compared.parts),
+        **vars(common),
+        mixture=runs[0].name,
+        beside=_beside(standings, _label(parts[0])),
+        recognition=mean(_metric(part, RECOGNITION) for part in parts),
         gate_parameters=costs[0]["gate_parameters"],
         gate_share=costs[0]["gate_share"],
         forward_over_base=mean(cost["forward_over_base"] for cost in costs),
@@ -79,22 +77,10 @@ def _blend(outcome: Outcome, runs: list[MixtureRun], task: str) -> Blend:
 
 
 @dataclass(frozen=True)
-class MergedTask:
+class MergedTask(Combined):
     """What one merge has left of one task on one base."""
 
-    base: str
     merge: str
-    experts: str
-    """The recipe whose experts are merged."""
-    task: str
-    metric: str
-    seeds: tuple[int, ...]
-    score: Score
-    """Mean over seeds."""
-    expert: Score
-    """The task's own expert alone, on the same rows."""
-    difference: Difference
-    """How much higher the merged expert scores."""
     error: float | None
     """Distance from the exact weighted sum of the experts as a share of it, mean over seeds; None where that is
     nothing."""
@@ -109,60 +95,50 @@ def merged_tasks(outcome: Outcome) -> list[MergedTask]:
 
 
 def _merged(outcome: Outcome, runs: list[MergeRun], task: str) -> MergedTask:
-    first = runs[0]
-    compared = _beside_own(outcome.plan, runs, task)
+    common, _ = _combined(outcome.plan, runs, task)
     records = [record for run in runs if (record := read_record(run.folder)) is not None]
     errors = [record.error for record in records if record.error is not None]
     return MergedTask(
-        base=label_of(first.base),
-        merge=first.name,
-        experts=first.row.experts,
-        task=task,
-        metric=compared.metric,
-        seeds=tuple(run.seed for run in runs),
-        score=compared.score,
-        expert=compared.expert,
-        difference=compared.difference,
+        **vars(common),
+        merge=runs[0].name,
         error=mean(errors) if errors else None,
         rank=max(record.rank for record in records),
     )
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """Combined experts and a task's own ones on the same rows, seed by seed."""
-
-    label: str
-    parts: list[RunFolder]
-    metric: str
-    score: Score
-    expert: Score
-    difference: Difference
-
-
-def _beside_own(plan: Plan, runs: Sequence[MixtureRun | MergeRun], task: str) -> _Compared:
+def _combined(
+    plan: Plan, runs: Sequence[MixtureRun | MergeRun], task: str
+) -> tuple[Combined, list[RunFolder]]:
+    """Combined experts beside a task's own ones on the same rows; and the folder of that task, seed by seed."""
     at = list(plan.profile.tasks).index(task)
     own = [RunFolder.open((experts_of(plan, run) or [])[at].folder) for run in runs]
     loaded = examples_of(own[0])
     examples, metric = loaded.splits["validation"], loaded.task.metric
     ids = [example["id"] for example in examples]
-    label = loaded.settings.label
-    parts = [_part(run.folder, label) for run in runs]
+    parts = [_part(run.folder, loaded.settings.label) for run in runs]
     ours, theirs = ([predictions_of(run.path, ids) for run in some] for some in (parts, own))
-    return _Compared(
-        label,
-        parts,
-        metric,
-        mean_score(loaded.task, ours, examples)[metric],
-        mean_score(loaded.task, theirs, examples)[metric],
-        mean_difference(loaded.task, ours, theirs, examples)[metric],
+    found = Combined(
+        base=label_of(runs[0].base),
+        experts=runs[0].row.experts,
+        task=task,
+        metric=metric,
+        seeds=tuple(run.seed for run in runs),
+        score=mean_score(loaded.task, ours, examples)[metric],
+        expert=mean_score(loaded.task, theirs, examples)[metric],
+        difference=mean_difference(loaded.task, ours, theirs, examples)[metric],
     )
+    return found, parts
 
 
 def _part(folder: Path, label: str) -> RunFolder:
     """The folder of one task of a run; the run's own where that is its only one."""
-    parts = {own.run.task.label: own for own in RunFolder.open(folder).parts() if own.run.task}
-    return parts[label]
+    return {_label(own): own for own in RunFolder.open(folder).parts()}[label]
+
+
+def _label(part: RunFolder) -> str:
+    task = part.run.task
+    assert task is not None  # a part has one
+    return task.label
 
 
 def _standings(folder: Path) -> dict[str, Any]:

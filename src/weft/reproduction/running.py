@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from weft.comparison.comparing import Row, Runner, Unfinished, compare
 from weft.comparison.grid import Grid
@@ -21,7 +21,10 @@ from weft.runs import RunFolder
 from weft.scoped import tell
 from weft.training.tracking import flat
 
+One = TypeVar("One", MixtureRun, MergeRun)
+
 NOT_FINISHED = "not finished"
+UNFINISHED_EXPERTS = "its experts are not finished"
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,19 @@ class Outcome:
     @property
     def merge_seeds(self) -> dict[tuple[str, str], list[MergeRun]]:
         """The complete merges by base and name."""
-        found: dict[tuple[str, str], list[MergeRun]] = {}
-        for merged in self.merges:
-            found.setdefault((merged.base, merged.name), []).append(merged)
-        return found
+        return _by_name(self.merges)
 
     @property
     def mixture_seeds(self) -> dict[tuple[str, str], list[MixtureRun]]:
         """The complete mixtures by base and name."""
-        found: dict[tuple[str, str], list[MixtureRun]] = {}
-        for mixture in self.mixtures:
-            found.setdefault((mixture.base, mixture.name), []).append(mixture)
-        return found
+        return _by_name(self.mixtures)
+
+
+def _by_name(runs: Sequence[One]) -> dict[tuple[str, str], list[One]]:
+    found: dict[tuple[str, str], list[One]] = {}
+    for one in runs:
+        found.setdefault((one.base, one.name), []).append(one)
+    return found
 
 
 def run(plan: Plan, runner: Runner | None = None) -> Outcome:
@@ -97,9 +101,9 @@ def _merges(plan: Plan) -> tuple[tuple[MergeRun, ...], list[Failure]]:
     done, failed = [], []
     for own in plan.merges:
         where = own.folder.relative_to(plan.out).as_posix()
-        experts = experts_of(plan, own)
-        if experts is None or not all(job.is_complete for job in experts):
-            failed.append(Failure(where, "its experts are not finished"))
+        experts = _finished(plan, own)
+        if experts is None:
+            failed.append(Failure(where, UNFINISHED_EXPERTS))
             continue
         record = read_record(own.folder) if own.folder.is_dir() else None
         if record is None:
@@ -118,9 +122,7 @@ def _merges(plan: Plan) -> tuple[tuple[MergeRun, ...], list[Failure]]:
             except ValueError as error:
                 failed.append(Failure(where, without_places(str(error))))
                 continue
-        elif [Path(made.run).parts[-3:] for made in record.experts] != [
-            job.folder.parts[-3:] for job in experts
-        ]:
+        elif not _are([made.run for made in record.experts], experts):
             failed.append(Failure(where, "it merges other experts than these; remove that folder"))
             continue
         done.append(own)
@@ -131,21 +133,32 @@ def _mixtures(plan: Plan) -> tuple[list[tuple[MixtureRun, Job]], list[Failure]]:
     """Mixtures that can be trained, or are; and why the others cannot."""
     able, unable = [], []
     for mixture in plan.mixtures:
-        experts, job = experts_of(plan, mixture), mixture_job(plan, mixture)
+        experts, job = _finished(plan, mixture), mixture_job(plan, mixture)
         where = mixture.folder.relative_to(plan.out).as_posix()
-        if experts is None or job is None or not all(own.is_complete for own in experts):
-            unable.append(Failure(where, "its experts are not finished"))
-        elif job.is_complete and _mixed(job.folder) != [own.folder.parts[-3:] for own in experts]:
+        if experts is None or job is None:
+            unable.append(Failure(where, UNFINISHED_EXPERTS))
+        elif job.is_complete and not _are(_mixed(job.folder), experts):
             unable.append(Failure(where, "it mixes other experts than these; remove that folder"))
         else:
             able.append((mixture, job))
     return able, unable
 
 
-def _mixed(folder: Path) -> list[tuple[str, ...]]:
-    """Task, recipe, rate and seed of the experts that a mixture was made of, wherever they lay."""
+def _finished(plan: Plan, one: MixtureRun | MergeRun) -> list[Job] | None:
+    """The runs whose experts are combined; None where one is not finished."""
+    experts = experts_of(plan, one)
+    return experts if experts and all(job.is_complete for job in experts) else None
+
+
+def _mixed(folder: Path) -> list[str]:
+    """The runs that a mixture was made of."""
     settings = RunFolder.open(folder).run.mixture
-    return [Path(run).parts[-3:] for run in settings.runs] if settings else []
+    return list(settings.runs) if settings else []
+
+
+def _are(runs: Sequence[str], experts: Sequence[Job]) -> bool:
+    """Whether runs are of the same task, recipe, rate and seed as some experts, wherever they lay."""
+    return [Path(run).parts[-3:] for run in runs] == [job.folder.parts[-3:] for job in experts]
 
 
 def _failure(plan: Plan, job: Job) -> Failure:
