@@ -20,6 +20,7 @@ from weft.data.reading import find_spec
 from weft.methods.recipes import resolve
 from weft.model.card import Card
 from weft.model.expert import build
+from weft.model.folded import is_folded
 from weft.model.head import Head
 from weft.model.model import Model
 from weft.runs import RunFolder
@@ -307,3 +308,15 @@ def test_generation_settings_are_refused_where_nothing_is_written(
     folder = run_folder_of(named_task("squad"), base, tmp_path / "run")
     with pytest.raises(ValueError, match="this expert's kind is span_extraction"):
         predict(folder, [{"question": "a", "context": "b"}], generation=Generation(), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("precision", "rows", "folds"), [("fp32", 64, True), ("bf16", 64, False), ("fp32", 1, False)]
+)
+def test_an_expert_alone_is_folded_for_many_tokens_in_full_precision(
+    tiny_folder: Callable[[str], Path], precision: str, rows: int, folds: bool
+) -> None:
+    kind = "sequence_classification"
+    model, tasks = loaded("bert", [kind], tiny_folder("bert"))
+    predict_mixed(model, tasks, [(kind, CONTEXT)] * rows, device="cpu", precision=precision)
+    assert is_folded(model.snapshot, kind) == folds
