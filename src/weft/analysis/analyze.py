@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 
 from weft.analysis.keeping import fingerprint, keep, kept
+from weft.analysis.notes import Notes
 from weft.analysis.questions import questions
 from weft.analysis.questions.contract import Answer, Needs, Question, section
 from weft.analysis.study import Study
@@ -27,6 +28,7 @@ from weft.storage.loading import DEVICES, available_device
 VALUES = "analysis.json"
 TABLES = "tables"
 """The folder of the CSV files."""
+_TRAINS = "it trains for minutes to hours; ask it by its name"
 Progress = Callable[[int, int, str], None]
 """Called with questions answered, questions in all, and the one that begins."""
 
@@ -61,7 +63,8 @@ def analyze(
 
     Args:
         runs: Run folders of experts, merges, full training or mixtures, all on one base.
-        questions: Files of `analysis/questions/`; None asks all that can be answered, and says of the others why not.
+        questions: Files of `analysis/questions/`; None asks all that can be answered but those that train, and says of
+            the others why not.
         out: Folder for the page, the Markdown, JSON, tables as CSV and figures.
         data: Folder with `ud_ewt/` (trees and parts of speech), and a sub-folder for each task; None takes each run's
             own data.
@@ -97,7 +100,7 @@ def analyze(
         tell(f"asking {name}")
         if study is None:
             where = torch.device(available_device() if device == "auto" else device)
-            study = Study(*read(found, where), root, seed)
+            study = Study(*read(found, where), root, seed, Notes(folder, mark))
         try:
             answers[name] = answer = question().answer(study)
         except NotAtHandError as error:
@@ -126,6 +129,8 @@ def _chosen(
         order = get_args(Needs)
         kinds = dict(sorted(kinds.items(), key=lambda item: order.index(item[1].needs)))
     left = {name: why for name, kind in kinds.items() if (why := _missing(kind, found, data))}
+    if names is None:
+        left |= {name: _TRAINS for name, kind in kinds.items() if kind.needs == "training"}
     if names is not None and left:
         raise ValueError("; ".join(f"question {name}: {why}" for name, why in left.items()))
     return {name: kind for name, kind in kinds.items() if name not in left}, left
@@ -136,7 +141,7 @@ def _missing(question: type[Question], found: Sequence[Found], data: Path | None
     with_weights = sum(not one.mixes for one in found)
     if question.needs == "trees" and (data is None or not (data / TREEBANK).is_dir()):
         return f"it needs trees; give the folder that has {TREEBANK}/ as --data"
-    if question.needs == "weights" and not with_weights:
+    if question.needs in ("weights", "training") and not with_weights:
         return "a mixture's change is another for every input; give its experts' runs"
     if question.needs == "pairs" and with_weights < 2:
         return "it compares experts; give the runs of at least two"

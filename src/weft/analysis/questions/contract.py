@@ -15,9 +15,9 @@ from weft.reporting.document import Figure, Section, Table
 from weft.reporting.numbers import NONE
 from weft.tasks.scoring import Score
 
-Needs = Literal["weights", "pairs", "rows", "trees"]
-"""What must be there: any expert; two experts; rows to read, of the treebank or of the experts' tasks; the treebank.
-A report has its sections in this order."""
+Needs = Literal["weights", "pairs", "rows", "trees", "training"]
+"""What must be there: any expert; two experts; rows to read, of the treebank or of the experts' tasks; the treebank;
+rows to train on, and the time, so that it is asked by name alone. A report has its sections in this order."""
 
 
 @dataclass(frozen=True)
