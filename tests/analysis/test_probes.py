@@ -112,14 +112,20 @@ class TestStructural:
         Q = orthonormal(hidden, hidden)
         planted = torch.cat([embedded(own, hidden) for own in heads])
         planted = planted + 2 * torch.cat([torch.zeros(960, 16), drawn(960, 8, seed=5)], 1)
-        states = torch.stack([drawn(960, hidden, seed=1), planted @ Q + 3])
+        states = torch.stack([drawn(960, hidden, seed=1), planted @ Q])
         cut = 80 * words
-        probe = structural.train(states[:, :cut], parses[:80], rank=hidden, epochs=150, seed=0)
+        probe = structural.train(states[:, :cut], parses[:80], rank=hidden, epochs=600, seed=0)
         noise, tree = structural.agreements(probe, states[:, cut:], parses[80:])
         assert (tree.right.sum() / tree.edges.sum()).item() == 1
         assert tree.root.mean().item() == 1
-        assert tree.dspr.mean().item() > 0.95
-        assert tree.nspr.mean().item() > 0.9
+        # Words as far from one another are never quite so in predictions: rounded they are, one and all.
+        held = (states[1, cut:].float() / probe.scale[1]).view(40, words, hidden)
+        apart = structural.squared_distances(held @ probe.distance[1]).round()
+        deep = structural.squared_norms(held @ probe.depth[1]).round()
+        torch.testing.assert_close(
+            apart, torch.stack([trees.distances(h) for h in heads[80:]]).float()
+        )
+        torch.testing.assert_close(deep, torch.stack([trees.depths(h) for h in heads[80:]]).float())
         # A random spanning tree of n words shares 2 (n - 1) / n of the n - 1 edges of another one.
         assert (noise.right.sum() / noise.edges.sum()).item() == pytest.approx(2 / words, abs=0.1)
 

@@ -88,7 +88,7 @@ def analyze(
             f"{root} is no folder; give the one that has {TREEBANK}/ or the tasks' data"
         )
     found = find(runs)
-    chosen, left = _chosen(questions, found, root)
+    chosen, left = chosen_of(questions, found, root)
     mark = fingerprint(found, root, seed)
     answers = {name: kept(folder, name, mark) for name in chosen}
     study: Study | None = None
@@ -117,7 +117,7 @@ def analyze(
     )
 
 
-def _chosen(
+def chosen_of(
     names: Sequence[str] | None, found: Sequence[Found], data: Path | None
 ) -> tuple[dict[str, type[Question]], dict[str, str]]:
     """The questions that are asked, and why others are not."""

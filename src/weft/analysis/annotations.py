@@ -136,7 +136,7 @@ def _relations(corpus: Corpus, sentences: Sequence[Sentence]) -> Labelled:
 def _spans(data: Path, base: Base, split: str, most: int, generator: torch.Generator) -> Labelled:
     """A label a named entity, of sentences that have one; a unit is all of its tokens."""
     settings = TaskSettings(name=ENTITIES, data=str(data / ENTITIES))
-    rows = load_task(settings, splits=[split]).splits[split]  # type: ignore[list-item,index]
+    rows = load_task(settings, splits=[split], seed=0).splits[split]  # type: ignore[list-item,index]
     sentences, spans = [], []
     for row in rows:
         own = _entities(row["tags"])

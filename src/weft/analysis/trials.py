@@ -143,7 +143,9 @@ def grounds(study: Study) -> list[Ground]:
     return list(found.values())
 
 
-def tried(study: Study, ground: Ground, space: str, size: int, seed: int) -> Trial:
+def tried(
+    study: Study, ground: Ground, space: str, size: int, seed: int, *, steps: int = STEPS
+) -> Trial:
     """A short training in a space, or what an earlier call has kept of it.
 
     Args:
@@ -152,11 +154,12 @@ def tried(study: Study, ground: Ground, space: str, size: int, seed: int) -> Tri
         space: One of `SPACES`, `lora` or `nothing`.
         size: Dimensions, or ranks; without meaning for all weights and for nothing.
         seed: Of the space, the head and the order of rows.
+        steps: How many.
     """
-    key = f"{ground.task} {space} {size} {seed}"
+    key = f"{ground.task} {space} {size} {seed} {steps}"
 
     def make() -> dict[str, Any]:
-        trial = _trained(study, ground, space, size, seed)
+        trial = _trained(study, ground, space, size, seed=seed, steps=steps)
         return {"score": trial.score, "loss": trial.loss}
 
     return Trial(**study.notes.once(key, make))
@@ -167,8 +170,10 @@ def weights_of(study: Study, ground: Ground) -> int:
     return sum(frozen_linear(study.base.trunk, name).weight.numel() for name in ground.maps)
 
 
-def _trained(study: Study, ground: Ground, space: str, size: int, seed: int) -> Trial:
-    expert, rate = _expert(study, ground, space, size, seed)
+def _trained(
+    study: Study, ground: Ground, space: str, size: int, *, seed: int, steps: int
+) -> Trial:
+    expert, rate = expert_in(study, ground, space, size, seed)
     model = Model(study.base).eval()
     device = next(model.trunk.parameters()).device
     model.add(expert.to(device), trainable=True)
@@ -179,15 +184,15 @@ def _trained(study: Study, ground: Ground, space: str, size: int, seed: int) -> 
     groups = [{"params": head, "lr": HEAD_RATE}, {"params": rest, "lr": rate}]
     optimizer = torch.optim.AdamW([one for one in groups if one["params"]], weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / (WARMUP * STEPS), 1 - step / STEPS)
+        optimizer, lambda step: min((step + 1) / (WARMUP * steps), 1 - step / steps)
     )
     kind, pad = ground.train.task.spec.kind, padding_id(study.base)
     members = (expert.name,) if expert.adapters else ()
     items = [Item(expert.name, kind, members, one) for one in ground.train.records]
-    for step, rows in enumerate(_order(items, seed)):
-        tell(f"training {ground.task}, {space} {size}, seed {seed}", step, STEPS)
+    for step, rows in enumerate(_order(items, seed, steps)):
+        tell(f"training {ground.task}, {space} {size}, seed {seed}", step, steps)
         batch = collate([items[at] for at in rows], pad).to(device)
-        _expand(expert)
+        expand(expert)
         logits = model(batch)
         loss = torch.zeros((), device=device)
         for part in batch.parts:
@@ -202,16 +207,17 @@ def _trained(study: Study, ground: Ground, space: str, size: int, seed: int) -> 
     return _asked(study, ground, model, expert, members)
 
 
-def _order(items: Sequence[Item], seed: int) -> list[list[int]]:
+def _order(items: Sequence[Item], seed: int, steps: int) -> list[list[int]]:
     """The rows of every step."""
     lengths, found, epoch = [item.length for item in items], [], 0
-    while len(found) < STEPS:
+    while len(found) < steps:
         found += epoch_batches(lengths, BATCH, seed=seed, epoch=epoch, bucketing=True)
         epoch += 1
-    return found[:STEPS]
+    return found[:steps]
 
 
-def _expand(expert: Expert) -> None:
+def expand(expert: Expert) -> None:
+    """Bring the maps of an expert in a subspace to its numbers, if it is in one."""
     if isinstance(expert.shared, Subspace):
         expert.shared.expand()
 
@@ -220,7 +226,7 @@ def _expand(expert: Expert) -> None:
 def _asked(
     study: Study, ground: Ground, model: Model, expert: Expert, members: tuple[str, ...]
 ) -> Trial:
-    _expand(expert)
+    expand(expert)
     held, kind, pad = ground.held, ground.held.task.spec.kind, padding_id(study.base)
     device = next(model.trunk.parameters()).device
     common: dict[str, Any] = {"pad_id": pad, "device": device, "precision": study.precision}
@@ -233,7 +239,9 @@ def _asked(
     return Trial(held.score(said).value, loss / (count or 1))
 
 
-def _expert(study: Study, ground: Ground, space: str, size: int, seed: int) -> tuple[Expert, float]:
+def expert_in(
+    study: Study, ground: Ground, space: str, size: int, seed: int
+) -> tuple[Expert, float]:
     """An expert that changes nothing yet, and the rate of what is no head."""
     base, name = study.base, "trial"
     head = Head(ground.train.task.spec.kind, base, ground.train.task.num_labels, seed=seed)

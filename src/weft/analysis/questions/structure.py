@@ -41,10 +41,11 @@ class Structure(Question):
 
     asks: ClassVar[str] = "Is the syntax tree still in the space?"
     reading: ClassVar[str] = (
-        "The line is the share of the tree's edges that a linear map of the states finds, by layer. The numbers are of "
-        "the last layer: the expert's less the base's, with the same probe, over three trainings; the base's own are "
-        "there to compare. UUAS and root accuracy are in percentage points, correlations times 100. Intervals are over "
-        "probes and sentences together: one that holds 0 shows no change."
+        "The line is the share of the tree's edges that a linear map of the states finds, by layer. Numbers are the "
+        "expert's less the base's, with the same probe, over three trainings: at the last layer, and at the one where "
+        "the base has most edges, whose own numbers are there to compare. UUAS and root accuracy are in percentage "
+        "points, correlations times 100. Intervals are over probes and sentences together: one that holds 0 shows no "
+        "change."
     )
     chance: ClassVar[str] = (
         "the same probe on the same architecture with weights that were drawn, less the base's: what is found there, "
@@ -56,35 +57,37 @@ class Structure(Question):
         both = [_parses(sentences) for _, sentences in (study.parsed_training, study.parsed)]
         lengths = torch.tensor([len(parse.heads) for parse in both[1]])
         rows: list[dict[str, Any]] = []
-        found: dict[str, dict[str, list[Statistic]]] = {name: {} for name in MEASURES}
+        found: dict[int, dict[str, dict[str, list[Statistic]]]] = {}
         curves: dict[str, dict[int, list[float]]] = {}
+        every = torch.ones(len(lengths), dtype=torch.bool)
         for name, reader in readers(study).items():
             for seed in range(SEEDS):
                 tell(f"structural probes of {name}", seed, SEEDS)
-                by_layer = _probed(study, reader, both, seed)
-                for layer, agreement in by_layer.items():
+                for layer, agreement in _probed(study, reader, both, seed).items():
                     own = _statistics(agreement, lengths)
-                    every = torch.ones(len(lengths), dtype=torch.bool)
                     values = {what: own[what](every) for what in MEASURES}
                     place = {**said_of(name, reader), "layer": layer, "probe seed": seed}
                     rows.append({**place, **values, "sentences": len(lengths)})
                     curves.setdefault(name, {}).setdefault(layer, []).append(values["UUAS"])
-                    if layer == max(by_layer):
-                        for what in MEASURES:
-                            found[what].setdefault(name, []).append(own[what])
+                    for what in MEASURES:
+                        at = found.setdefault(layer, {}).setdefault(what, {})
+                        at.setdefault(name, []).append(own[what])
         numbers, words = [], []
-        sentence = torch.arange(len(lengths))
-        for what in MEASURES:
-            scores = differences(found[what], sentence, scale=100)
-            level, base = scores.pop(UNTRAINED).value, scores.pop(BASE)
-            numbers.append(Number(BASE, f"{what} (0 to 100)", base, base.value + level))
-            for name, score in scores.items():
-                numbers.append(Number(name, f"{what}, less the base's", score, level))
-                if what == "UUAS":
-                    words.append(
-                        f"{name}: {score.value:+.3g} points of the tree's edges at the last layer, {verdict(score)} "
-                        f"({base.value:.3g})."
-                    )
+        base = curves[BASE]
+        best = max(base, key=lambda layer: sum(base[layer]))
+        for layer in dict.fromkeys((best, max(base))):
+            for what in MEASURES:
+                scores = differences(found[layer][what], torch.arange(len(lengths)), scale=100)
+                level, own = scores.pop(UNTRAINED).value, scores.pop(BASE)
+                said = f"{what} at layer {layer}"
+                numbers.append(Number(BASE, f"{said} (0 to 100)", own, own.value + level))
+                for name, score in scores.items():
+                    numbers.append(Number(name, f"{said}, less the base's", score, level))
+                    if what == "UUAS":
+                        words.append(
+                            f"{name}: {score.value:+.3g} points of the tree's edges at layer {layer}, {verdict(score)} "
+                            f"({own.value:.3g})."
+                        )
         figure = Words(
             "structure",
             "The syntax tree in the space",

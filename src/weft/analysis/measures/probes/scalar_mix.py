@@ -16,8 +16,8 @@ from torch.nn import functional as F
 STEPS = 300
 BATCH = 512
 """Vectors."""
-RATE = 1e-2
-"""Adam's at the start; it falls linearly to 0."""
+RATE, MIX_RATE = 1e-2, 0.1
+"""Adam's at the start, of the classifier and of the mix; both fall linearly to 0."""
 DECAY = 1e-2
 """AdamW's of the classifier; the mix has none."""
 
@@ -43,7 +43,8 @@ def mix_weights(states: Tensor, labels: Sequence[str], *, steps: int = STEPS, se
     gamma = states.new_ones(()).requires_grad_()
     groups = [
         {"params": [W], "weight_decay": DECAY},
-        {"params": [b, a, gamma], "weight_decay": 0.0},
+        {"params": [b], "weight_decay": 0.0},
+        {"params": [a, gamma], "weight_decay": 0.0, "lr": MIX_RATE},
     ]
     optimizer = torch.optim.AdamW(groups, lr=RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)

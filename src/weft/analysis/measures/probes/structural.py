@@ -4,7 +4,7 @@
     depth(i) = |P h_i|^2,           loss  mean over sentences of 1 / |s|   sum_i  |depth_T(i) - depth(i)|
 
 Hewitt and Manning 2019, aclanthology.org/N19-1419, equations 1 and 2. We differ in three ways, alike for every encoder:
-vectors are first divided by their root mean square over the training words, which P could do itself, so that one rate
+vectors are first divided by their mean spread over the training words, which P could do itself, so that one rate
 suits encoders of any scale; the rate falls linearly to 0, where theirs is halved when the loss on held-out sentences
 rises; and all layers are trained at once, which their separate losses do not see.
 """
@@ -80,7 +80,7 @@ def train(
     """
     layers, _, hidden = states.shape
     states = states.float()
-    scale = states.square().mean((1, 2)).sqrt().clamp(min=1e-12)
+    scale = states.var(1, correction=0).mean(1).sqrt().clamp(min=1e-12)
     states = states / scale[:, None, None]
     generator = torch.Generator().manual_seed(seed)
     start = torch.rand(2, hidden, min(rank, hidden), generator=generator) * 2 - 1
