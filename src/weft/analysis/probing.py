@@ -1,13 +1,14 @@
 """Who is probed, and what a difference to the base is worth: the same for every probe."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
 from weft.analysis.intervals import repeated
 from weft.analysis.study import Reader, Study
 from weft.analysis.subjects import Subject, owner
+from weft.analysis.texts import NotAtHandError
 from weft.tasks.scoring import Score
 
 SEEDS = 3
@@ -15,6 +16,20 @@ SEEDS = 3
 BASE, UNTRAINED = "the base", "untrained encoder"
 Statistic = Callable[[Tensor], float]
 """Of the tokens that count, (n,) of bool."""
+
+
+def check_installed() -> None:
+    """Say that linear probes need scikit-learn where it is not.
+
+    Raises:
+        NotAtHandError: If it is not installed.
+    """
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise NotAtHandError(
+            "linear probes need scikit-learn: pip install 'weft[probes]'"
+        ) from None
 
 
 def readers(study: Study) -> dict[str, Reader]:
@@ -57,17 +72,7 @@ def differences(
 
 
 def verdict(score: Score) -> str:
-    """What a difference to the base says, in words."""
-    if score.low <= 0 <= score.high or score.low != score.low:
-        return "no more than probes and sentences vary"
-    return "more than the base has" if score.value > 0 else "less than the base has"
-
-
-def as_row(what: str, score: Score, chance: float | None) -> dict[str, Any]:
-    """A difference as columns of a row."""
-    return {
-        what: score.value,
-        f"{what} low": score.low,
-        f"{what} high": score.high,
-        f"{what} by chance": chance,
-    }
+    """Whether a difference to the base is one, in words."""
+    if math.isnan(score.low) or score.low <= 0 <= score.high:
+        return "no more than probes vary"
+    return "more than probes vary"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from weft.analysis.figures import Words, cells
 from weft.analysis.intervals import over_seeds
 from weft.analysis.measures.probes.codelength import Codelength, online, random_order
-from weft.analysis.probing import BASE, SEEDS, UNTRAINED, readers, said_of, verdict
+from weft.analysis.probing import BASE, SEEDS, UNTRAINED, check_installed, readers, said_of, verdict
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.questions.probes import missing
 from weft.analysis.study import Study
@@ -32,6 +32,7 @@ class Codelengths(Question):
     needs: ClassVar[Needs] = "trees"
 
     def answer(self, study: Study) -> Answer:
+        check_installed()
         rows: list[dict[str, Any]] = []
         numbers, words, cell = [], [], {}
         for annotation in study.annotations:
@@ -73,8 +74,7 @@ class Codelengths(Question):
                 numbers.append(Number(name, f"{what} (% more than the base's)", score, level))
                 cell[name, annotation.name] = score.value
                 words.append(
-                    f"{name}: {score.value:+.3g} % bits for {annotation.name}, "
-                    f"{verdict(score).replace('more than varies', 'more than orders vary')}."
+                    f"{name}: {score.value:+.3g} % bits for {annotation.name}, {verdict(score)}."
                 )
         figure = Words(
             "codelength",

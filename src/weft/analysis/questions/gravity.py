@@ -72,7 +72,7 @@ class Gravity(Question):
                 numbers.append(Number(name, f"{said}, less the base's (layers)", score, level))
                 words.append(
                     f"{name}: {annotation.name} is {score.value:+.2g} layers from the base's {fmean(base):.3g}, "
-                    f"{verdict(score).replace('than the base has', 'than none')}."
+                    f"{verdict(score)}."
                 )
         figure = Words(
             "gravity",

@@ -20,6 +20,7 @@ from weft.analysis.probing import (
     SEEDS,
     UNTRAINED,
     Statistic,
+    check_installed,
     differences,
     readers,
     said_of,
@@ -50,6 +51,7 @@ class Probes(Question):
     needs: ClassVar[Needs] = "trees"
 
     def answer(self, study: Study) -> Answer:
+        check_installed()
         rows: list[dict[str, Any]] = []
         numbers, words, cell = [], [], {}
         for annotation in study.annotations:
@@ -87,7 +89,7 @@ class Probes(Question):
                         cell[name, annotation.name] = score.value
                         words.append(
                             f"{name}: {score.value:+.3g} points of {annotation.name}, {verdict(score)} "
-                            f"({base.value:.3g} %)."
+                            f"(base: {base.value:.3g} %)."
                         )
         figure = Words(
             "probes",

@@ -86,7 +86,7 @@ class Structure(Question):
                     if what == "UUAS":
                         words.append(
                             f"{name}: {score.value:+.3g} points of the tree's edges at layer {layer}, {verdict(score)} "
-                            f"({own.value:.3g})."
+                            f"(base: {own.value:.3g})."
                         )
         figure = Words(
             "structure",

@@ -39,16 +39,10 @@ class Scale:
 
 
 def fitted(states: Any, labels: Any, *, strength: float = STRENGTH) -> "LogisticRegression | None":
-    """A trained probe; None where there is one class alone, and nothing to learn.
+    """A trained probe; None where there is one class alone, and nothing to learn."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
 
-    Raises:
-        ValueError: If scikit-learn is not installed.
-    """
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise ValueError("probes need scikit-learn: pip install 'weft[probes]'") from None
     if len(np.unique(labels)) < 2:
         return None
     with warnings.catch_warnings():
