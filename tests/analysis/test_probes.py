@@ -15,6 +15,8 @@ from weft.analysis.measures.probes import codelength, structural, trees
 from weft.analysis.measures.probes.linear import Scale, control_labels, hits
 from weft.analysis.measures.probes.scalar_mix import centre_of_gravity, mix_weights
 from weft.analysis.measures.probes.structural import Parse, agreement_of
+from weft.analysis.probing import BASE, Statistic, differences, verdict
+from weft.tasks.scoring import Score
 
 
 def some_tree(words: int, seed: int) -> tuple[int, ...]:
@@ -319,3 +321,19 @@ class TestRepeated:
         t = scipy.stats.t.ppf(0.975, count - 1)
         expected = np.mean(values) + t * np.std(values, ddof=1) / math.sqrt(count)
         assert over_seeds(values).high == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_difference_is_to_the_base_of_the_same_seed() -> None:
+    sentence = torch.arange(100) % 20
+    values = drawn(3, 100).abs()
+
+    def of(shift: float) -> list[Statistic]:
+        return [lambda kept, v=own: v[kept].mean().item() + shift for own in values]
+
+    found = differences({BASE: of(0.0), "one": of(0.25)}, sentence, scale=100)
+    assert found[BASE].value == pytest.approx(100 * values.mean().item())
+    assert found[BASE].high - found[BASE].low > 1
+    # What all seeds and sentences have in common is left: a shift without any spread.
+    assert (found["one"].low, found["one"].value, found["one"].high) == pytest.approx((25, 25, 25))
+    assert verdict(found["one"]) == "more than probes vary"
+    assert verdict(Score(0.1, -0.1, 0.3)) == verdict(Score(0.1, math.nan, math.nan))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STRENGTH = 0.1
 """1 / C of scikit-learn is the weight of the penalty |W|^2 / 2 against the sum of the losses."""
-STEPS = 100
+STEPS = 60
 """Of L-BFGS, at most."""
 
 
