@@ -9,7 +9,7 @@ import torch
 import weft
 from tests.analysis.conftest import RELATIONS, TAGS, WORDS
 from tests.merging.runs import Made
-from weft.analysis.annotations import Annotation, Labelled
+from weft.analysis.probing.annotations import Annotation, Labelled
 from weft.analysis.study import Study
 from weft.analysis.subjects import find, read
 from weft.analysis.texts import read_conllu

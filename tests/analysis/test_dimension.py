@@ -13,8 +13,6 @@ from torch import Tensor
 import weft
 from tests.analysis.drawn import drawn, orthonormal
 from tests.merging.runs import Made
-from weft.analysis import trials
-from weft.analysis.altered import answers, held_rows, within
 from weft.analysis.analyze import chosen_of
 from weft.analysis.intervals import geometric
 from weft.analysis.measures.changes import Change
@@ -33,6 +31,8 @@ from weft.analysis.measures.projections import (
     Projection,
     hadamard,
 )
+from weft.analysis.needs import trials
+from weft.analysis.needs.altered import answers, held_rows, within
 from weft.analysis.notes import Notes
 from weft.analysis.questions.directions import asked_of
 from weft.analysis.study import Study

@@ -15,7 +15,7 @@ from weft.analysis.measures.probes import codelength, structural, trees
 from weft.analysis.measures.probes.linear import Scale, control_labels, hits
 from weft.analysis.measures.probes.scalar_mix import centre_of_gravity, mix_weights
 from weft.analysis.measures.probes.structural import Parse, agreement_of
-from weft.analysis.probing import BASE, Statistic, differences, verdict
+from weft.analysis.probing.readers import BASE, Statistic, differences, verdict
 from weft.tasks.scoring import Score
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weft.analysis.annotations import TRAINING, Annotation, annotations
 from weft.analysis.measures.changes import Change, drawn_like
 from weft.analysis.notes import Notes
+from weft.analysis.probing.annotations import TRAINING, Annotation, annotations
 from weft.analysis.states import Held, states_of
 from weft.analysis.subjects import Subject
 from weft.analysis.texts import Corpus, NotAtHandError, Sentence, corpus_of, own_rows, treebank

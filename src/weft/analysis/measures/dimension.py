@@ -12,7 +12,7 @@ SHARE = 0.9
 WITHIN = 0.01
 
 
-def least_size(sizes: Sequence[int], scores: Sequence[float], wanted: float) -> float:
+def least_size(sizes: Sequence[float], scores: Sequence[float], wanted: float) -> float:
     """The least size whose score is what is wanted, between two sizes by a line over the logarithm of the size.
 
     d_90 of Li et al. 2018, arXiv:1804.08838, section 2, where `wanted` is 90 % of the score of training all weights.

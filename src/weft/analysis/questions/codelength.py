@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 from weft.analysis.figures import Words, cells
 from weft.analysis.intervals import over_seeds
 from weft.analysis.measures.probes.codelength import Codelength, online, random_order
-from weft.analysis.probing import BASE, SEEDS, UNTRAINED, check_installed, readers, said_of, verdict
+from weft.analysis.probing.readers import (
+    BASE,
+    SEEDS,
+    UNTRAINED,
+    check_installed,
+    readers,
+    said_of,
+    verdict,
+)
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.questions.probes import missing
 from weft.analysis.study import Study

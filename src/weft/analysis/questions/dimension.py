@@ -17,9 +17,9 @@ from weft.analysis.figures import Line, Words, lines
 from weft.analysis.intervals import geometric
 from weft.analysis.measures.dimension import SHARE, least_size
 from weft.analysis.measures.projections import MOST_ENTRIES
+from weft.analysis.needs.trials import NOTHING, SEEDS, Ground, Trial, grounds, tried, weights_of
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
-from weft.analysis.trials import NOTHING, SEEDS, Ground, Trial, grounds, tried, weights_of
 
 SIZES = (8, 64, 512, 4096)
 OTHERS = ("isometry", "dense")

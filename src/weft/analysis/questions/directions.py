@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from weft.analysis.altered import Rows, answers, held_rows
 from weft.analysis.figures import Line, Words, lines
 from weft.analysis.measures.changes import Change
 from weft.analysis.measures.dimension import SHARE, least_size, truncated
+from weft.analysis.needs.altered import Rows, answers, held_rows
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import Subject, owner

@@ -13,7 +13,7 @@ import torch
 from weft.analysis.figures import Words, cells
 from weft.analysis.intervals import over_seeds
 from weft.analysis.measures.probes.scalar_mix import centre_of_gravity, mix_weights
-from weft.analysis.probing import BASE, SEEDS, UNTRAINED, readers, said_of, verdict
+from weft.analysis.probing.readers import BASE, SEEDS, UNTRAINED, readers, said_of, verdict
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.questions.probes import missing
 from weft.analysis.study import Study

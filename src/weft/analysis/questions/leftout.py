@@ -5,9 +5,9 @@ score of dW without the maps of a layer, or of a role,  less that of all of dW; 
 
 from typing import Any, ClassVar
 
-from weft.analysis.altered import answers, held_rows
 from weft.analysis.figures import Words, cells
 from weft.analysis.measures.changes import Change
+from weft.analysis.needs.altered import answers, held_rows
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner

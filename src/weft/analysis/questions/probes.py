@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from weft.analysis.annotations import FOLDERS, Annotation
 from weft.analysis.figures import Words, cells
 from weft.analysis.measures.probes.linear import control_labels, hits
-from weft.analysis.probing import (
+from weft.analysis.probing.annotations import FOLDERS, Annotation
+from weft.analysis.probing.readers import (
     BASE,
     SEEDS,
     UNTRAINED,

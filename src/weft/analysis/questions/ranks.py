@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from weft.analysis.figures import Line, Words, lines
 from weft.analysis.intervals import geometric, over_seeds
 from weft.analysis.measures.dimension import least_within
+from weft.analysis.needs.trials import LORA, NOTHING, SEEDS, grounds, tried
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
-from weft.analysis.trials import LORA, NOTHING, SEEDS, grounds, tried
 
 RANKS = (1, 2, 4, 8, 16)
 

@@ -16,7 +16,7 @@ from weft.analysis.figures import Line, Words, lines
 from weft.analysis.measures.probes import structural
 from weft.analysis.measures.probes.structural import Agreement, Parse
 from weft.analysis.measures.probes.trees import mean_by_length
-from weft.analysis.probing import (
+from weft.analysis.probing.readers import (
     BASE,
     SEEDS,
     UNTRAINED,

@@ -67,7 +67,7 @@ def hits(states: Tensor, labels: Sequence[str], others: Tensor, wanted: Sequence
 
 
 def control_labels(
-    words: Sequence[str], labels: Sequence[str], generator: torch.Generator
+    words: list[str], labels: list[str] | tuple[str, ...], generator: torch.Generator
 ) -> dict[str, str]:
     """A label for every word, drawn as often as labels occur, the same for the same draws.
 

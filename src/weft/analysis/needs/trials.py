@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.analysis.altered import Rows, held_rows, within
 from weft.analysis.measures.projections import Dense, Everything, Fastfood, Isometry, Projection
+from weft.analysis.needs.altered import Rows, held_rows, within
 from weft.analysis.study import Study
 from weft.analysis.subjects import Subject
 from weft.analysis.texts import task_rows
@@ -248,7 +248,8 @@ def expert_in(
     if space == NOTHING:
         return Expert(name, {}, head), RATE
     if space == LORA:
-        recipe = resolve(RecipeSettings(name=LORA, rank=size, targets=TARGETS))
+        said = {"name": LORA, "rank": size, "targets": TARGETS}
+        recipe = resolve(RecipeSettings.model_validate(said))
         return build(name, base, recipe, head, seed=seed), recipe.learning_rate
     weights = {module: frozen_linear(base.trunk, module).weight for module in ground.maps}
     count = sum(weight.numel() for weight in weights.values())
