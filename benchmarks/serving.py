@@ -7,7 +7,8 @@ real rows, one a request, by clients in a process of their own. Every server is 
 uvicorn (`serving_servers.py`), and computes with so many threads. All servers stand at once; only one is asked at a
 time, in turns within every round; ratios are taken round by round, and medians are over rounds.
 
-traffic     the same requests: to 25 experts; to one expert for each kind, kind after kind; to PEFT
+traffic     the same requests: to 25 experts; to one expert for each kind, kind after kind; to PEFT; to PolyLoRA
+            (the runtime behind GLiNER's adapters) where it is installed
 one         one expert of one kind: transformers' pipeline, ONNX Runtime
 overload    by Poisson's clock at 0.7 and at 3 times the saturated rate
 exact       every answer is the offline one, while experts come and go
@@ -33,7 +34,7 @@ from serving_clients import body_of, check, closed
 from serving_exact import Exchange, Offline, differs
 from serving_experts import COUNTS, Ask, every, make, names_of, rows_of, to_one, traffic
 from serving_overload import overload
-from serving_servers import PEERS, WEFT, Running, running
+from serving_servers import ALONE, MANY, WEFT, Running, running
 
 RESULT = Path("results") / "serving-cpu.json"
 ONE = "weft, one expert for each kind"
@@ -123,7 +124,7 @@ def mixed(plan: Plan) -> dict[str, Any]:
     with ExitStack() as stack:
         servers = {
             name: stack.enter_context(running(name, plan.made, plan.threads))
-            for name in (WEFT, *PEERS[:2])
+            for name in (WEFT, *MANY)
         }
         # All of them are in memory from here on.
         agree(plan, servers, every(plan.rows, seed=99))
@@ -141,14 +142,14 @@ def alone(plan: Plan) -> dict[str, Any]:
     with ExitStack() as stack:
         servers = {
             name: stack.enter_context(running(name, plan.made, plan.threads))
-            for name in (WEFT, *PEERS[2:])
+            for name in (WEFT, *ALONE)
         }
         name = names_of(TASK)[0]
 
         def asks_of(seed: int, count: int) -> list[Ask]:
             return [Ask(TASK, name, ask.input) for ask in traffic(plan.rows, count, seed, [TASK])]
 
-        agree(plan, {key: servers[key] for key in (WEFT, PEERS[3])}, asks_of(99, 20))
+        agree(plan, {key: servers[key] for key in (WEFT, ALONE[1])}, asks_of(99, 20))
         found = in_turns(
             plan,
             lambda number: {

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,14 @@ from weft.serving.app import create_app
 from weft.serving.http.settings import ServerSettings
 from weft.tasks.contract import Prediction
 
-PEERS = ("peft, one at a time", "peft, adapter_names", "pipeline", "onnx")
+MANY = (
+    "peft, one at a time",
+    "peft, adapter_names",
+    *(["polylora"] if find_spec("polylora") else []),
+)
+"""Peers of many experts; PolyLoRA where it is installed."""
+ALONE = ("pipeline", "onnx")
+"""Peers of one expert."""
 WEFT = "weft"
 
 
@@ -119,12 +127,19 @@ def app_of(name: str, made: Path, options: argparse.Namespace) -> FastAPI:
         settings = ServerSettings(max_requests=options.requests)
         return weft_app(made, settings, options.residents)
     makers = {
-        PEERS[0]: lambda: Peft(made / "shelf", mixed=False),
-        PEERS[1]: lambda: Peft(made / "shelf", mixed=True),
-        PEERS[2]: lambda: Pipeline(made),
-        PEERS[3]: lambda: Onnx(made, options.threads),
+        MANY[0]: lambda: Peft(made / "shelf", mixed=False),
+        MANY[1]: lambda: Peft(made / "shelf", mixed=True),
+        "polylora": lambda: _polylora(made / "shelf"),
+        ALONE[0]: lambda: Pipeline(made),
+        ALONE[1]: lambda: Onnx(made, options.threads),
     }
     return peer_app(makers[name]())
+
+
+def _polylora(shelf: Path) -> Peer:
+    from serving_polylora import PolyLora
+
+    return PolyLora(shelf)
 
 
 @dataclass(frozen=True)
@@ -177,7 +192,7 @@ class Server(uvicorn.Server):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until asked to stop."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=[WEFT, *PEERS])
+    parser.add_argument("name", choices=[WEFT, *MANY, *ALONE])
     parser.add_argument("made", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--requests", type=int, default=ServerSettings().max_requests)

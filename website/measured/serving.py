@@ -12,6 +12,7 @@ LABELS = {
     MANY: "weft, one expert for each kind, kind after kind",
     "peft, one at a time": "PEFT, one lock, one adapter at a time",
     "peft, adapter_names": "PEFT, `adapter_names`, batches of one kind",
+    "polylora": "PolyLoRA (GLiNER's runtime), batches of one kind",
     "pipeline": "transformers' pipeline, batches",
     "onnx": "ONNX Runtime, batches",
 }
