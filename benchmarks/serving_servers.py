@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ws="none",
         http="h11",
         timeout_graceful_shutdown=5,
-        # As weft's own: a connection that a client keeps is not taken from it while it waits for its turn.
+        # Clients keep their connections while other servers have their turn.
         timeout_keep_alive=120,
     )
     Server(config).run()
