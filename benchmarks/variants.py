@@ -5,9 +5,9 @@
 Embedded base, WNUT17, batch 16, rank 8 on query + value where the rank is free, otherwise each recipe's own defaults.
 Recipe and plain LoRA train side by side in one process and one thread, on the same maps, step by step on the same rows,
 by processor time; one ratio is the median over steps, the other that of the sums, in which steps that are seldom (a
-rank that grows, singular values taken anew) have their share. LoRAM's base is the whole one here, for what a pruned one saves depends on how much is pruned.
-Memory is that of a fresh process for each. Building is timed on maps of BERT-large's shape, where decompositions
-of W0 cost the most. Interrupt it as you like: the same call goes on.
+rank that grows, singular values taken anew) have their share. LoRAM's base is the whole one here, for what a pruned one
+saves depends on how much is pruned. Memory is that of a fresh process for each. Building is timed on maps of
+BERT-large's shape, where decompositions of W0 cost the most. Interrupt it as you like: the same call goes on.
 """
 
 import argparse
