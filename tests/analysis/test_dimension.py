@@ -244,6 +244,29 @@ class TestAltered:
         score = rows.difference(after, before)
         assert (score.value, score.low, score.high) == (0, 0, 0)
 
+    def test_the_ends_of_both_questions_are_the_expert_and_its_head_on_the_bare_base(
+        self, made: Made, tmp_path: Path
+    ) -> None:
+        run = made("topic")
+        found = weft.analyze([run], ["directions", "leftout"], out=tmp_path / "out").values[
+            "questions"
+        ]
+        evaluated = weft.evaluate(run, save=False)
+        assert not isinstance(evaluated, list)
+        rows = {(r["kept"], r["directions"]): r for r in found["directions"]["rows"]}
+        assert {k for _, k in rows} == {0, 1, 2}
+        metric = rows["strongest", 2]["metric"]
+        for kind in ("strongest", "random"):
+            assert rows[kind, 2]["score"] == pytest.approx(evaluated.scores[metric].value)
+        assert rows["strongest", 0]["score"] == rows["random", 0]["score"]
+        left = {row["without"]: row for row in found["leftout"]["rows"]}
+        assert left.keys() == {"layer 0", "layer 1", "query", "value", "all"}
+        cost = 100 * (rows["strongest", 0]["score"] - rows["strongest", 2]["score"])
+        assert left["all"]["points"] == pytest.approx(cost)
+        assert left["all"]["points by chance"] == pytest.approx(cost)
+        shares = [left[name]["squared norm"] for name in ("query", "value")]
+        assert sum(shares) == pytest.approx(100)
+
     def test_rows_end_where_tokens_do(self) -> None:
         records: list[Any] = [{"input_ids": [[0] * n, [0]]} for n in (4, 4, 4)]
         rows: list[Any] = [{"id": str(at)} for at in range(3)]

@@ -1,1 +1,1 @@
-"""What an expert or a task needs: experts with a part of their change taken away, and short trainings in small spaces."""
+"""What an expert or a task needs: experts without a part of their change, and short trainings in small spaces."""
