@@ -5,6 +5,7 @@
 The nearest change of rank k (Eckart and Young 1936, doi:10.1007/BF02288367), map by map; the head stays.
 """
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -32,7 +33,8 @@ class Directions(Question):
         "Each line is an expert's score on rows of its own task when every map keeps only so many of its change's "
         "strongest directions; at 0 its head stands on the bare base, at the right end is the whole expert. The number "
         "is how many it takes to 90 % of the way from the one to the other, between two of those asked by a line over "
-        "their logarithm. Its interval is over rows, and unlimited where some resamples never get there."
+        "their logarithm. Its interval is over rows; resamples in which the change is of no use are left out of it, and "
+        "where it is of none on all rows there is no number."
     )
     chance: ClassVar[str] = (
         "as many of the change's own directions, drawn at random in place of the strongest."
@@ -73,10 +75,10 @@ class Directions(Question):
             level = _needed(held, said["random"], study.seed).value
             numbers.append(Number(subject.name, "directions to 90 % of the way", needed, level))
             ends = list(scores["strongest"].values())
+            start, end = (100 * own.value for own in (ends[0], ends[-1]))
             words.append(
-                f"{subject.name}: {held.task.metric} is {100 * ends[0].value:.3g} % with none of its change and "
-                f"{100 * ends[-1].value:.3g} % with all of it; {needed.value:.3g} directions a map take it 90 % of the "
-                f"way, {level:.3g} random ones of its own."
+                f"{subject.name}: {held.task.metric} is {start:.3g} % with none of its change and {end:.3g} % with all of "
+                f"it{_said(needed.value, level)}."
             )
         figure = Words(
             "directions",
@@ -88,6 +90,13 @@ class Directions(Question):
         )
         found = (lines(figure, drawn, along="log"),) if drawn else ()
         return Answer(tuple(words), tuple(numbers), tuple(rows), found)
+
+
+def _said(needed: float, level: float) -> str:
+    if math.isnan(needed):
+        return ""
+    by_chance = "" if math.isnan(level) else f", {level:.3g} random ones of its own"
+    return f"; {needed:.3g} directions a map take it 90 % of the way{by_chance}"
 
 
 def asked_of(changes: dict[str, Change]) -> list[int]:
