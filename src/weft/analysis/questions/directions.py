@@ -33,8 +33,8 @@ class Directions(Question):
         "Each line is an expert's score on rows of its own task when every map keeps only so many of its change's "
         "strongest directions; at 0 its head stands on the bare base, at the right end is the whole expert. The number "
         "is how many it takes to 90 % of the way from the one to the other, between two of those asked by a line over "
-        "their logarithm. Its interval is over rows; resamples in which the change is of no use are left out of it, and "
-        "where it is of none on all rows there is no number."
+        "their logarithm. Its interval is over rows, without resamples in which the change is of no use; where it is of "
+        "none on all rows there is no number."
     )
     chance: ClassVar[str] = (
         "as many of the change's own directions, drawn at random in place of the strongest."
@@ -77,8 +77,8 @@ class Directions(Question):
             ends = list(scores["strongest"].values())
             start, end = (100 * own.value for own in (ends[0], ends[-1]))
             words.append(
-                f"{subject.name}: {held.task.metric} is {start:.3g} % with none of its change and {end:.3g} % with all of "
-                f"it{_said(needed.value, level)}."
+                f"{subject.name}: {held.task.metric} is {start:.3g} % with none of its change and {end:.3g} % with all "
+                f"of it{_said(needed.value, level)}."
             )
         figure = Words(
             "directions",
