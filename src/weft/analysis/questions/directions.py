@@ -33,8 +33,8 @@ class Directions(Question):
         "Each line is an expert's score on rows of its own task when every map keeps only so many of its change's "
         "strongest directions; at 0 its head stands on the bare base, at the right end is the whole expert. The number "
         "is how many it takes to 90 % of the way from the one to the other, between two of those asked by a line over "
-        "their logarithm. Its interval is over rows, without resamples in which the change is of no use; where it is of "
-        "none on all rows there is no number."
+        "their logarithm. Its interval is over rows, without resamples in which the change is of no use; there is no "
+        "number where it is of none on all of them."
     )
     chance: ClassVar[str] = (
         "as many of the change's own directions, drawn at random in place of the strongest."
