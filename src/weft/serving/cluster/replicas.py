@@ -142,7 +142,7 @@ class Replicas:
 
     async def experts(self) -> list[Entry]:
         """All there is, by name; in memory is what any replica has there."""
-        shelves = await self._all("ask", "experts")
+        shelves = await self.each("ask", "experts")
         found: dict[str, Entry] = {}
         for entry in (one for shelf in shelves for one in shelf):
             if entry.name not in found or entry.resident:
@@ -189,6 +189,32 @@ class Replicas:
         return summed(
             loads, rows=self._door.rows, draining=self._door.draining, retries=self.retries
         )
+
+    async def each(self, method: str, *args: Any) -> list[Any]:
+        """What every replica says, in no order: each is told what it has missed, and one that dies says nothing.
+
+        Args:
+            method: Of `Replica`.
+            args: Behind the changes.
+
+        Raises:
+            ReplicaLost: If there is none.
+            ServingError: As one of them refused.
+        """
+        said = await self._broadcast(method, self._ledger.revision, *args)
+        if any(isinstance(one, Behind) for one in said):
+            said = await self._broadcast(method, 0, *args)
+        found = []
+        for one in said:
+            if isinstance(one, Refused):
+                raise one.error
+            if isinstance(one, BaseException) and not isinstance(one, _LOST):
+                raise one
+            if not isinstance(one, Behind | BaseException):
+                found.append(one)
+        if not found:
+            raise ReplicaLost("no replica answers at the moment; ask again later")
+        return found
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -312,23 +338,6 @@ class Replicas:
             self._ledger.note(name, folder, number)
             return entry
 
-    async def _all(self, method: str, *args: Any) -> list[Any]:
-        """What every replica says; whoever has missed changes is told all of them, and whoever dies says nothing."""
-        said = await self._broadcast(method, self._ledger.revision, *args)
-        if any(isinstance(one, Behind) for one in said):
-            said = await self._broadcast(method, 0, *args)
-        found = []
-        for one in said:
-            if isinstance(one, Refused):
-                raise one.error
-            if isinstance(one, BaseException) and not isinstance(one, _LOST):
-                raise one
-            if not isinstance(one, Behind | BaseException):
-                found.append(one)
-        if not found:
-            raise ReplicaLost("no replica answers at the moment; ask again later")
-        return found
-
     async def _broadcast(self, method: str, known: int, *args: Any) -> list[Any]:
         if self._handle is None:
             return []
@@ -344,7 +353,7 @@ class Replicas:
 
     async def _look(self) -> None:
         try:
-            self._states = await self._all("state")
+            self._states = await self.each("state")
         except ReplicaLost:
             self._states = []
 

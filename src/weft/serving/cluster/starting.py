@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -56,7 +57,7 @@ def replicas_on_ray(
     Raises:
         ValueError: If Ray Serve is not installed, no cluster answers, or this machine has too few CPUs.
     """
-    ray = _ray()
+    ray = imported_ray()
     connected = ray.is_initialized()
     if not connected:
         _connect(ray)
@@ -82,11 +83,11 @@ def replicas_on_ray(
             ray.shutdown()
 
 
-def _ray() -> Any:
+def imported_ray() -> Any:
     """Ray, told before its import to report to nobody and, where it starts a cluster, to let nobody else in."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if ADDRESS not in os.environ and "RAY_AUTH_MODE" not in os.environ:
-        # Its processes listen on all addresses of the machine, and would run what anybody there sends them.
+    if not {ADDRESS, "RAY_AUTH_MODE"} & os.environ.keys() and "ray" not in sys.modules:
+        # Its processes listen on all addresses of the machine and run what they are sent, by whoever has this token.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
