@@ -27,6 +27,7 @@ from weft.serving.cluster.scale import Scale
 from weft.serving.cluster.starting import replicas_on_ray
 from weft.serving.engine import Engine
 from weft.serving.errors import UnknownExpert
+from weft.serving.http.settings import ServerSettings
 from weft.serving.load import Meter
 from weft.serving.places import Places
 from weft.serving.settings import Limits
@@ -96,7 +97,7 @@ def pids(replicas: "Replicas") -> set[int]:
     return {state.pid for state in replicas.states}
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 90.0) -> float:
+def wait_for(what: Callable[[], bool], seconds: float = 300.0) -> float:
     """Seconds until something was so."""
     began = time.monotonic()
     while not what():
@@ -291,9 +292,9 @@ def test_a_request_whose_second_replica_dies_too_is_refused(cluster: Any, home: 
     deadly = serve.deployment(Deadly).options(health_check_period_s=1, num_replicas=1)
     deploy = partial(serve.run, deadly.bind(), name="deadly", route_prefix=None)
     replicas = Replicas(Places({}, [home / "experts"]), deploy, LIMITS)
-    with listening(create_app(replicas)) as url:
+    with listening(create_app(replicas, ServerSettings(deadline_s=300))) as url:
         body = {"expert": TOPIC, "inputs": ["a"]}
-        said = httpx.post(f"{url}/v1/predict", json=body, timeout=90)
+        said = httpx.post(f"{url}/v1/predict", json=body, timeout=300)
         assert "the process that was to answer died" in error_of(said, 503, "replica_lost")
         assert said.headers["Retry-After"] == "1"
         assert replicas.retries == 1

@@ -90,6 +90,8 @@ def imported_ray() -> Any:
         # Its processes listen on all addresses of the machine and run what they are sent, by whoever has this token.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        # They would give way to any other process of the machine, where they are the server.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         importlib.import_module("ray.serve")
         return importlib.import_module("ray")
