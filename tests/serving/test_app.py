@@ -64,9 +64,19 @@ def test_state_and_numbers(http: httpx.Client) -> None:
     assert _number(http, 'weft_requests_total{route="/v1/predict",status="200"}') >= 1
     assert _number(http, "weft_engine_residents") >= 1
     http.get("/a/stranger's/path")
-    text = http.get("/metrics").text
-    assert 'route="other",status="404"' in text
-    assert "stranger" not in text
+    series = _series(http)
+    assert any('route="other",status="404"' in one for one in series)
+    assert not any("stranger" in one for one in series)
+    for name in ("invented", "invented/task", "another"):
+        http.post("/v1/predict", json={"expert": name, "inputs": ["a"]})
+        http.get(f"/v1/experts/{name}")
+        http.get(f"/v1/{name}")
+    # Names that somebody makes up are no series: what grew is the routes and statuses that there are.
+    assert not any("invented" in one or "another" in one for one in _series(http))
+
+
+def _series(http: httpx.Client) -> set[str]:
+    return {line.rpartition(" ")[0] for line in http.get("/metrics").text.splitlines()}
 
 
 def _number(http: httpx.Client, name: str) -> float:
@@ -120,6 +130,31 @@ def test_an_expert_comes_is_replaced_and_goes(changing: tuple[httpx.Client, Path
     error_of(http.post("/v1/predict", json=question), 404, "unknown_expert")
     error_of(http.delete("/v1/experts/mine"), 404, "unknown_expert")
     assert (folder / "second" / "expert").is_dir()
+
+
+def test_clients_are_told_an_experts_name_not_where_it_lies(
+    changing: tuple[httpx.Client, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    http, folder = changing
+    (folder / "first" / "expert" / "adapter_model.safetensors").write_bytes(b"cut")
+    (folder / "second" / "expert" / "weft.json").write_text("{")
+    (folder / "half").mkdir()
+    (folder / "half" / "run.yaml").write_text("")
+    question = {"inputs": ["a"]}
+    for name in ("first", "second", "half"):
+        put = error_of(http.put("/v1/experts/mine", json={"folder": name}), 422, "expert_refused")
+        asked = error_of(
+            http.post("/v1/predict", json={**question, "expert": name}), 422, "expert_refused"
+        )
+        listed = next(
+            one for one in http.get("/v1/experts").json()["experts"] if one["name"] == name
+        )
+        for said in (put, asked, listed["reason"]):
+            assert str(folder) not in said
+        assert name in asked
+    # Whoever runs the server finds out where.
+    reasons = [getattr(one, "fields", {}).get("reason", "") for one in caplog.records]
+    assert any(str(folder / "first" / "expert") in one for one in reasons)
 
 
 def test_links_and_names_do_not_lead_out(changing: tuple[httpx.Client, Path]) -> None:

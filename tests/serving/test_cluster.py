@@ -81,7 +81,7 @@ def test_replicas_without_ray_are_refused() -> None:
     assert "give --ray as well" in done.stderr
 
 
-@pytest.mark.parametrize("missing", ["ray", "ray.serve", "aiohttp"])
+@pytest.mark.parametrize("missing", ["ray", "ray.serve"])
 def test_what_is_not_installed_is_named(missing: str, tmp_path: Path) -> None:
     # What stands there as None is found nowhere, as where it is not installed.
     typed = ["serve", "--experts", str(tmp_path), "--ray"]
