@@ -32,6 +32,9 @@ def command(
     ] = None,
     memory: Annotated[float, typer.Option(help="GiB of experts in memory.")] = 1.0,
     deadline: Annotated[float, typer.Option(help="Seconds an answer may take.")] = 60.0,
+    waiting: Annotated[
+        float, typer.Option(help="Seconds of work that may wait; what is more is answered 429.")
+    ] = 10.0,
     drain: Annotated[float, typer.Option(help="Seconds for what is under way at the end.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     max_requests: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 512,
@@ -64,6 +67,7 @@ def command(
 
     limits = {
         "deadline_s": deadline,
+        "waiting_s": waiting,
         "drain_s": drain,
         "log_texts": log_texts,
         "max_requests": max_requests,

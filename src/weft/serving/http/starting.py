@@ -59,7 +59,11 @@ def start(
     if not runs and not experts:
         raise ValueError("nothing to serve: give run folders, or --experts with a folder of them")
     room = validate(Room, {"bytes": round(memory_gib * _GIB)}, "--memory")
-    each = Limits(patience=settings.deadline_s, rows=max(Limits().rows, settings.max_inputs))
+    each = Limits(
+        patience=settings.deadline_s,
+        waiting_seconds=settings.waiting_s,
+        rows=max(Limits().rows, settings.max_inputs),
+    )
     found = named(runs)
     shelf = partial(Shelf, found, folders=experts, roots=roots, room=room, device=device)
     make = partial(_engine, shelf, each)
