@@ -1,13 +1,14 @@
 """Replicas on Ray Serve, two on this machine: the same answers, also while one is killed; what is put reaches both."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -32,6 +33,7 @@ from weft.serving.load import Meter
 from weft.serving.places import Places
 from weft.serving.settings import Limits
 from weft.serving.shelf import Shelf
+from weft.serving.streaming import Delta
 
 if TYPE_CHECKING:
     from weft.serving.cluster.replica import State
@@ -276,6 +278,11 @@ class Deadly:
         await asyncio.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
+    async def stream(self, *_: Any, **__: Any) -> AsyncGenerator[Delta]:
+        yield Delta("begun", 1, None, 3, "writer", "0")
+        await asyncio.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     async def state(self, *_: Any) -> "State":
         from weft.serving.cluster.replica import State
 
@@ -301,4 +308,11 @@ def test_a_request_whose_second_replica_dies_too_is_refused(cluster: Any, home: 
         assert said.headers["Retry-After"] == "1"
         assert replicas.retries == 1
         assert "weft_engine_retries_total 1.0" in httpx.get(f"{url}/metrics").text
+        # What was begun to be told is not begun anew.
+        writing = {"model": TOPIC, "prompt": "a", "stream": True}
+        told = httpx.post(f"{url}/v1/completions", json=writing, timeout=300).text
+        first, last = (json.loads(one.removeprefix("data: ")) for one in told.split("\n\n") if one)
+        assert first["choices"][0]["text"] == "begun"
+        assert last["error"]["code"] == "replica_lost"
+        assert replicas.retries == 1
     serve.delete("deadly")
