@@ -138,9 +138,9 @@ def _deployed(
 
     from weft.serving.cluster.replica import Replica
 
+    _quieten()
     # The door is ours: nobody talks to Ray's.
     serve.start(proxy_location="Disabled")
-    _quieten()
     many: dict[str, Any] = {"num_replicas": scale.least}
     if scale.most > scale.least:
         load = {
