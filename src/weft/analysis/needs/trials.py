@@ -37,9 +37,10 @@ TRAIN_TOKENS = 64_000
 """Tokens of all training rows at most; so long texts are fewer rows, seen more often."""
 SEEDS = 3
 TARGETS = ["query", "value"]
-RATE = 1e-4
+RATE = 3e-4
 """AdamW's for all weights. In a subspace of d of D it is sqrt(D / d) times that: a step is then as long among them."""
-HEAD_RATE = 1e-3
+HEAD_RATE = 1e-2
+"""So high that the head alone, in so few steps, learns what it can: how often each class occurs is no use of a space."""
 WARMUP, CLIP = 0.06, 1.0
 SPACES: Mapping[str, type[Projection]] = {
     "dense": Dense,
