@@ -26,6 +26,8 @@ class Line:
     points: tuple[tuple[float, float], ...]
     chance: bool = False
     """Whether it says what chance gives."""
+    spread: tuple[float, ...] = ()
+    """How far runs of several seeds are apart at each point, their deviation; () of one run."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ def lines(words: Words, found: Sequence[Line], *, logarithmic: bool = False) -> 
                 markersize=4,
                 label=wrapped(line.name) if coloured else None,
             )
+            if coloured and line.spread:
+                x, y = zip(*line.points, strict=True)
+                pairs = list(zip(y, line.spread, strict=True))
+                low, high = ([v + side * s for v, s in pairs] for side in (-1, 1))
+                plot.fill_between(x, low, high, color=PALETTE[at], alpha=0.15, linewidth=0)
         for at, line in enumerate(chance):
             plot.plot(
                 *zip(*line.points, strict=True),
@@ -84,6 +91,8 @@ def lines(words: Words, found: Sequence[Line], *, logarithmic: bool = False) -> 
             alt += f". Chance: {min(level):.3g} to {max(level):.3g}"
     alt += f". All lie between {min(values):.3g} and {max(values):.3g}." if values else "."
     caption = words.caption
+    if any(line.spread for line in own):
+        caption += " A band is one standard deviation over seeds."
     if len(own) > COLOURED:
         caption += f" The first {COLOURED} have colours, the other {len(own) - COLOURED} are grey."
     height = 3.0 + 0.13 * min(len(own) + bool(chance), COLOURED + 1)

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from weft.analysis.questions.contract import Answer, Number
+from weft.analysis.intervals import Number
+from weft.analysis.questions.contract import Answer
 from weft.analysis.subjects import Found
 from weft.atomic import make_folder, write_text
 from weft.guard import read_json

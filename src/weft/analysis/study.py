@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from weft.analysis.measures.changes import Change, drawn_like
+from weft.analysis.reading.traces import gates_of
+from weft.analysis.seeds import Seeds
 from weft.analysis.states import states_of
 from weft.analysis.subjects import Subject
 from weft.analysis.texts import Corpus, NotAtHandError, Sentence, corpus_of, own_rows, treebank
@@ -28,6 +30,8 @@ SENTENCES = 200
 """Sentences, or rows of a task, whose states are compared."""
 KEPT = 6
 """Corpora times experts whose states are held in memory."""
+MOST_GATES = 32
+"""Corpora times mixtures whose gates are."""
 
 
 class Study:
@@ -47,8 +51,10 @@ class Study:
         self.subjects = tuple(subjects)
         self.data = data
         self.seed = seed
+        self.seeds = Seeds([subject.found for subject in subjects])
         self._frozen: dict[str, Decomposed] = {}
         self._states = lru_cache(maxsize=KEPT)(self._read)
+        self._gates = lru_cache(maxsize=MOST_GATES)(self._read_gates)
         self._corpora: dict[str, Corpus] = {}
 
     @property
@@ -143,6 +149,13 @@ class Study:
         model = self.model if subject is None else subject.model
         route = None if subject is None else route_of(subject)
         return states_of(model.snapshot, corpus, route, padding_id(self.base))
+
+    def gates(self, corpus: Corpus, subject: Subject) -> dict[str, Tensor]:
+        """Of a mixture, by map the gates of each unit, (units, gates)."""
+        return self._gates(corpus, subject)
+
+    def _read_gates(self, corpus: Corpus, subject: Subject) -> dict[str, Tensor]:
+        return gates_of(subject.model.snapshot, corpus, route_of(subject), padding_id(self.base))
 
     def twin_states(self, corpus: Corpus, subject: Subject) -> list[Tensor] | None:
         """The states under a random expert of the same maps, ranks and norms; None of a mixture, which has no size."""
