@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -161,15 +162,13 @@ class Study:
         """The states under a random expert of the same maps, ranks and norms; None of a mixture, which has no size."""
         if subject.changes is None:
             return None
-        with_chance = self._woven(subject)
-        try:
-            route = Route.everywhere(with_chance)
+        with self.by_chance(subject) as name:
+            route = Route.everywhere(name)
             return states_of(self.model.snapshot, corpus, route, padding_id(self.base))
-        finally:
-            self.model.remove(with_chance)
 
-    def _woven(self, subject: Subject) -> str:
-        """The name of a random expert that was put on the base."""
+    @contextmanager
+    def by_chance(self, subject: Subject) -> Iterator[str]:
+        """What a random expert of the same maps, ranks and norms is called, which is on the base inside the block."""
         like = next(self.model.trunk.parameters())
         adapters = {
             module: lora_of(*(side.to(like) for side in change.pair))
@@ -177,8 +176,17 @@ class Study:
             if change.rank
         }
         name = f"{subject.name} by chance"
-        self.model.add(Expert(name, adapters, None))
-        return name
+        with self.resident(Expert(name, adapters, None)):
+            yield name
+
+    @contextmanager
+    def resident(self, expert: Expert) -> Iterator[None]:
+        """The expert is on the base inside the block."""
+        self.model.add(expert.to(next(self.model.trunk.parameters()).device))
+        try:
+            yield
+        finally:
+            self.model.remove(expert.name)
 
     def pairs(self) -> Iterator[tuple[Subject, Subject]]:
         """Every two experts, once."""
