@@ -222,3 +222,33 @@ def clouds(words: Words, found: Sequence[Cloud]) -> Figure:
     )
     alt = f"{words.title}: two maps of the same tokens on the same axes. Centres: {moves}."
     return draw(words.name, 3.4, words.caption, alt, paint, width=7.2)
+
+
+def points(words: Words, found: Sequence[Line]) -> Figure:
+    """Points of kinds, each with a colour and a marker; where an axis has no number there is none."""
+    known = [
+        Line(one.name, tuple(p for p in one.points if math.isfinite(p[0] + p[1]))) for one in found
+    ]
+
+    def paint(drawn: "Canvas") -> None:
+        plot = axes(drawn, words.title, words.x, words.y)
+        for at, one in enumerate(known):
+            if one.points:
+                plot.scatter(
+                    *zip(*one.points, strict=True),
+                    s=22,
+                    alpha=0.8,
+                    linewidths=0,
+                    color=PALETTE[at % len(PALETTE)],
+                    marker=MARKERS[at % len(MARKERS)],
+                    label=wrapped(one.name),
+                )
+        drawn.legend(loc="outside lower center", ncols=3)
+
+    said = "; ".join(
+        f"{one.name} " + ", ".join(f"({x:.2g}, {y:.2g})" for x, y in one.points[:6])
+        for one in known
+        if one.points
+    )
+    alt = f"{words.title}: {sum(len(one.points) for one in known)} points. {said}."
+    return draw(words.name, 3.2, words.caption, alt, paint)
