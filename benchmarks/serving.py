@@ -5,9 +5,11 @@
 Experts of three kinds on the embedded base (`serving_experts.py`; time does not depend on what they learned) are asked
 real rows, one a request, by clients in a process of their own. Every server is a process, too, behind FastAPI and
 uvicorn (`serving_servers.py`), and computes with so many threads. All servers stand at once; only one is asked at a
-time, in turns within every round; ratios are taken round by round, and medians are over rounds.
+time, in turns within every round; ratios are taken round by round, and medians are over rounds. `--parts` measures some
+of them; the result file, written after each, keeps the others.
 
-traffic     the same requests: to 25 experts; to one expert for each kind, kind after kind; to PEFT
+traffic     the same requests: to 25 experts; to one expert for each kind, kind after kind; to PEFT; to PolyLoRA
+            (the runtime behind GLiNER's adapters) where it is installed
 one         one expert of one kind: transformers' pipeline, ONNX Runtime
 overload    by Poisson's clock at 0.7 and at 3 times the saturated rate
 exact       every answer is the offline one, while experts come and go
@@ -33,7 +35,8 @@ from serving_clients import body_of, check, closed
 from serving_exact import Exchange, Offline, differs
 from serving_experts import COUNTS, Ask, every, make, names_of, rows_of, to_one, traffic
 from serving_overload import overload
-from serving_servers import PEERS, WEFT, Running, running
+from serving_servers import ALONE, MANY, WEFT, Running, running
+from weft.atomic import write_text
 
 RESULT = Path("results") / "serving-cpu.json"
 ONE = "weft, one expert for each kind"
@@ -123,7 +126,7 @@ def mixed(plan: Plan) -> dict[str, Any]:
     with ExitStack() as stack:
         servers = {
             name: stack.enter_context(running(name, plan.made, plan.threads))
-            for name in (WEFT, *PEERS[:2])
+            for name in (WEFT, *MANY)
         }
         # All of them are in memory from here on.
         agree(plan, servers, every(plan.rows, seed=99))
@@ -141,14 +144,14 @@ def alone(plan: Plan) -> dict[str, Any]:
     with ExitStack() as stack:
         servers = {
             name: stack.enter_context(running(name, plan.made, plan.threads))
-            for name in (WEFT, *PEERS[2:])
+            for name in (WEFT, *ALONE)
         }
         name = names_of(TASK)[0]
 
         def asks_of(seed: int, count: int) -> list[Ask]:
             return [Ask(TASK, name, ask.input) for ask in traffic(plan.rows, count, seed, [TASK])]
 
-        agree(plan, {key: servers[key] for key in (WEFT, PEERS[3])}, asks_of(99, 20))
+        agree(plan, {key: servers[key] for key in (WEFT, ALONE[1])}, asks_of(99, 20))
         found = in_turns(
             plan,
             lambda number: {
@@ -228,24 +231,32 @@ def main() -> None:
             seconds=arguments.seconds,
             exact=arguments.requests,
         )
-        found = {part: PARTS[part](plan, arguments) for part in arguments.parts}
-    settings = {
+        for part in arguments.parts:
+            own = PARTS[part](plan, arguments)
+            put(arguments.out, part, {"settings": settings_of(plan, arguments), **own})
+
+
+def settings_of(plan: Plan, given: argparse.Namespace) -> dict[str, Any]:
+    """What a part was measured with."""
+    return {
         "experts": COUNTS,
         "threads": plan.threads,
         "clients": plan.clients,
         "requests": plan.requests,
         "rounds": plan.rounds,
         "seconds": plan.seconds,
-        "rows": arguments.rows,
+        "rows": given.rows,
     }
-    written = {
-        "script": "benchmarks/serving.py",
-        "settings": settings,
-        **found,
-        "machine": machine("cpu"),
-    }
-    arguments.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    print(arguments.out)
+
+
+def put(path: Path, part: str, found: dict[str, Any]) -> None:
+    """Write a part into the result file; the others stay as they were measured."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    parts = {**before, part: {**found, "machine": machine("cpu")}}
+    ordered = {name: parts[name] for name in PARTS if name in parts}
+    result = {"script": "benchmarks/serving.py", **ordered}
+    write_text(path, json.dumps(result, indent=1) + "\n")
+    print(f"{path}: {part}", flush=True)
 
 
 PARTS: dict[str, Callable[[Plan, argparse.Namespace], dict[str, Any]]] = {

@@ -9,6 +9,7 @@ from typing import Any
 from serving_clients import Answer, Connection, body_of, check, closed, opened, percentile
 from serving_experts import Ask, every, traffic
 from serving_servers import WEFT, Running, running
+from weft.serving import Limits
 
 CLIENTS = 64
 """In the closed loop that saturates it."""
@@ -16,8 +17,10 @@ CALM, FLOOD = 0.7, 3.0
 """Of the saturated rate."""
 FLOOD_SHARE = 0.4
 """Of the seconds that calm traffic lasts."""
-REQUESTS = {"as it comes": 512, "for a second": None}
-"""Most requests under way: the server's own limit, and as many as it answers in a second."""
+WAITING = {"as it comes": Limits().waiting_seconds, "for a second": 1.0}
+"""Seconds of work that may wait: the server's own limit, and one."""
+WARMING = 8
+"""Clients that warm a server up: few enough for the shorter limit."""
 
 
 def overload(
@@ -28,11 +31,10 @@ def overload(
         rate = saturated(server, rows, seconds)
         calm = calm_of(server, rows, rate, seconds)
     found: dict[str, Any] = {"saturated_per_second": rate, "calm": calm}
-    for name, limit in REQUESTS.items():
-        most = limit or max(8, round(rate))
-        with running(WEFT, made, threads, "--requests", str(most)) as server:
-            own = flooded(server, rows, rate, FLOOD_SHARE * seconds, min(CLIENTS, most // 2))
-        found[name] = {"requests_under_way": most, **own}
+    for name, limit in WAITING.items():
+        with running(WEFT, made, threads, "--waiting", str(limit)) as server:
+            own = flooded(server, rows, rate, FLOOD_SHARE * seconds)
+        found[name] = {"waiting_seconds": limit, **own}
         print(name, found[name], flush=True)
     return found
 
@@ -65,18 +67,17 @@ def flooded(
     rows: dict[str, list[dict[str, Any]]],
     rate: float,
     seconds: float,
-    clients: int,
 ) -> dict[str, Any]:
     """Far above saturation, and after it."""
-    asyncio.run(_warmed(server, rows, clients))
+    asyncio.run(_warmed(server, rows))
     before = server.resident_mib
     asks = traffic(rows, round(FLOOD * rate * seconds), seed=10)
     return asyncio.run(_flood(server, asks, rate, before))
 
 
-async def _warmed(server: Running, rows: dict[str, list[dict[str, Any]]], clients: int) -> None:
+async def _warmed(server: Running, rows: dict[str, list[dict[str, Any]]]) -> None:
     asks = [*every(rows, seed=11), *traffic(rows, 2 * CLIENTS, seed=11)]
-    _, answers = await closed(server.url, asks, clients)
+    _, answers = await closed(server.url, asks, WARMING)
     check(answers)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,19 @@ from pydantic import BaseModel
 
 from serving_experts import COUNTS
 from serving_peers import Onnx, Peer, Peft, Pipeline
-from weft.serving import Engine, Room, Shelf
+from weft.serving import Engine, Limits, Room, Shelf
 from weft.serving.app import create_app
 from weft.serving.http.settings import ServerSettings
 from weft.tasks.contract import Prediction
 
-PEERS = ("peft, one at a time", "peft, adapter_names", "pipeline", "onnx")
+MANY = (
+    "peft, one at a time",
+    "peft, adapter_names",
+    *(["polylora"] if find_spec("polylora") else []),
+)
+"""Peers of many experts; PolyLoRA where it is installed."""
+ALONE = ("pipeline", "onnx")
+"""Peers of one expert."""
 WEFT = "weft"
 
 
@@ -105,26 +113,32 @@ def peer_app(peer: Peer) -> FastAPI:
     return app
 
 
-def weft_app(made: Path, settings: ServerSettings, residents: int) -> FastAPI:
+def weft_app(made: Path, limits: Limits, residents: int) -> FastAPI:
     """The server of weft over the shelf of a folder."""
     room = Room(experts=residents)
     roots = [folder for folder in (made / "shelf", made / "other") if folder.is_dir()]
     shelf = Shelf(folders=roots[:1], roots=roots, room=room, device="cpu")
-    return create_app(Engine(shelf), settings)
+    return create_app(Engine(shelf, limits), ServerSettings())
 
 
 def app_of(name: str, made: Path, options: argparse.Namespace) -> FastAPI:
     """The app of a server."""
     if name == WEFT:
-        settings = ServerSettings(max_requests=options.requests)
-        return weft_app(made, settings, options.residents)
+        return weft_app(made, Limits(waiting_seconds=options.waiting), options.residents)
     makers = {
-        PEERS[0]: lambda: Peft(made / "shelf", mixed=False),
-        PEERS[1]: lambda: Peft(made / "shelf", mixed=True),
-        PEERS[2]: lambda: Pipeline(made),
-        PEERS[3]: lambda: Onnx(made, options.threads),
+        MANY[0]: lambda: Peft(made / "shelf", mixed=False),
+        MANY[1]: lambda: Peft(made / "shelf", mixed=True),
+        "polylora": lambda: _polylora(made / "shelf"),
+        ALONE[0]: lambda: Pipeline(made),
+        ALONE[1]: lambda: Onnx(made, options.threads),
     }
     return peer_app(makers[name]())
+
+
+def _polylora(shelf: Path) -> Peer:
+    from serving_polylora import PolyLora
+
+    return PolyLora(shelf)
 
 
 @dataclass(frozen=True)
@@ -177,10 +191,10 @@ class Server(uvicorn.Server):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until asked to stop."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=[WEFT, *PEERS])
+    parser.add_argument("name", choices=[WEFT, *MANY, *ALONE])
     parser.add_argument("made", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--requests", type=int, default=ServerSettings().max_requests)
+    parser.add_argument("--waiting", type=float, default=Limits().waiting_seconds)
     parser.add_argument("--residents", type=int, default=sum(COUNTS.values()) + 1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -194,6 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ws="none",
         http="h11",
         timeout_graceful_shutdown=5,
+        # Clients keep their connections while other servers have their turn.
+        timeout_keep_alive=120,
     )
     Server(config).run()
 

@@ -4,28 +4,39 @@
     python benchmarks/variant_scores.py squad --recipes lora pissa dora slora kasa
 
 2,000 training rows a set (CODAH has 1,876). Four rates a recipe, spread by factors of three, are searched on a held-out
-tenth of train with one seed, and a fifth where the best of them is the largest; the best is trained with three seeds
-and scored once on validation. Rank 8 on query + value wherever the rank is free. Differences from plain LoRA are paired
-by row and seed (`weft.comparison.differences`), with Holm's correction. Interrupt it as you like: the same call goes
-on. The result is results/variants-<set>.json.
+tenth of train with one seed, and up to two more where the best of them is the largest or the smallest; the best is
+trained with three seeds and scored once on validation. A rate that one seed survived can be beyond what others do:
+where one of the three has learnt less of its own training rows than the head alone does, the next lower rate is taken
+and the row says what was left (`beyond`). Rank 8 on query + value wherever the rank is free. Differences from plain
+LoRA are paired by row and seed (`weft.comparison.differences`), with Holm's correction. Interrupt it as you like: the
+same call goes on. The result is results/variants-<set>.json; `--recipes` measures these and LoRA anew, and keeps the
+file's other rows with the machine they were measured on.
 """
 
 import argparse
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from accuracy import told
 from machine import machine
+from weft.atomic import write_text
 from weft.comparison.comparing import Grid, Row, compare
 from weft.comparison.differences import paired_with
+from weft.comparison.jobs import final_jobs
 from weft.methods.recipes import recipe_file, recipes
+from weft.runs import RunFolder
+from weft.tasks.scoring import holm
+
+Beyond = dict[str, dict[str, list[float]]]
+"""By recipe and rate: the scores by seed of rates that are too high for one of them."""
 
 ROWS = 2000
 SPREAD = (1, 3, 9, 27)
-BEYOND = 81
-"""The fifth rate, over the lowest."""
-BASELINE = "lora"
+WIDENED = 2
+"""Rates that are tried beyond these."""
+BASELINE, HEAD = "lora", "head"
 TASKS: dict[str, Any] = {
     "wnut17": {"training": {"epochs": 3}},
     # Searched as long as trained: what is best after half as many steps is too high a rate here.
@@ -33,9 +44,13 @@ TASKS: dict[str, Any] = {
     "swag": {"training": {"epochs": 2}, "search": {"epochs": 1}},
 }
 LOWEST = {
+    "adalora": 1e-3,
+    "altlora": 1e-2,
     "full": 3e-5,
     "head": 1e-3,
+    "increlora": 1e-3,
     "inttune": 1e-3,
+    "lora_plus": 1e-4,
     "lora_xs": 1e-3,
     "lora_sb": 1e-3,
     "nola": 1e-3,
@@ -81,30 +96,87 @@ def grid_for(task: str, names: list[str], data: str) -> Grid:
     )
 
 
-def widened(grid: Grid, rows: list[Row]) -> Grid:
-    """The grid with a fifth rate for every recipe whose best is its largest."""
+def widened(grid: Grid, rows: list[Row], beyond: Beyond) -> Grid:
+    """The grid with another rate for every recipe whose best is its largest or its smallest."""
     recipes = dict(grid.recipes)
     for row in rows:
         own = recipes[row.recipe]
-        if row.learning_rate == max(own.learning_rates):
-            beyond = float(f"{min(own.learning_rates) * BEYOND:.2g}")
-            rates = [*own.learning_rates, beyond]
-            recipes[row.recipe] = own.model_copy(update={"learning_rates": rates})
+        rates = sorted(own.learning_rates)
+        if len(rates) >= len(SPREAD) + WIDENED or row.recipe in beyond:
+            continue
+        if row.learning_rate == rates[-1]:
+            rates.append(float(f"{3 * rates[-1]:.2g}"))
+        elif row.learning_rate == rates[0]:
+            rates.insert(0, float(f"{rates[0] / 3:.2g}"))
+        recipes[row.recipe] = own.model_copy(update={"learning_rates": rates})
     return grid.model_copy(update={"recipes": recipes})
 
 
-def compared(grid: Grid, runs: Path, rows: list[Row]) -> list[dict[str, Any]]:
-    """Each row with its difference from plain LoRA."""
+def lowered(grid: Grid, runs: Path, rows: list[Row], beyond: Beyond) -> Grid:
+    """The grid without the rates at which a seed has learnt less than the head alone; `beyond` gains them."""
+    losses = {row.recipe: [_last_loss(run) for run in final_runs(grid, runs, row)] for row in rows}
+    head = max(losses[HEAD])
+    recipes = dict(grid.recipes)
+    for row in rows:
+        if max(losses[row.recipe]) <= head:
+            continue
+        own = recipes[row.recipe]
+        lower = [rate for rate in own.learning_rates if rate < row.learning_rate]
+        if lower:
+            scores = beyond.setdefault(row.recipe, {})
+            scores[f"{row.learning_rate:g}"] = row.by_seed
+            recipes[row.recipe] = own.model_copy(update={"learning_rates": lower})
+    return grid.model_copy(update={"recipes": recipes})
+
+
+def final_runs(grid: Grid, runs: Path, row: Row) -> list[RunFolder]:
+    """The runs behind a row, seed by seed."""
+    jobs = final_jobs(grid, runs, row.cell, row.learning_rate)
+    return [RunFolder.open(job.folder) for job in jobs]
+
+
+def _last_loss(run: RunFolder) -> float:
+    """The mean training loss over the last third of a run."""
+    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    return mean(losses[-max(1, len(losses) // 3) :])
+
+
+def compared(
+    grid: Grid, runs: Path, rows: list[Row], beyond: Beyond, old: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Each row with its difference from plain LoRA, old ones among them; p corrected for all."""
     differences = paired_with(grid, runs, rows, BASELINE)
-    return [
+    own = machine("cpu")
+    found = [
         {
             **row.as_json(),
-            "from_lora": found.as_json()
-            if (found := differences.get((row.task, row.recipe)))
+            "beyond": beyond.get(row.recipe, {}),
+            "machine": own,
+            "from_lora": difference.as_json()
+            if (difference := differences.get((row.task, row.recipe)))
             else None,
         }
-        for row in sorted(rows, key=lambda row: -row.scores[row.metric].value)
+        for row in rows
+    ] + old
+    apart = {row["recipe"]: row["from_lora"] for row in found if row["from_lora"]}
+    corrected = holm({name: difference["p"] for name, difference in apart.items()})
+    for name, difference in apart.items():
+        difference["p_corrected"] = corrected[name]
+    return sorted(found, key=lambda row: -row["scores"][row["metric"]]["value"])
+
+
+def kept(path: Path, names: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The grid's recipes and the rows of a result file, without those that are measured anew."""
+    if not path.is_file():
+        return {}, []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        {"beyond": {}, "machine": found["machine"], **row}
+        for row in found["rows"]
+        if row["recipe"] not in names
     ]
+    return {row["recipe"]: found["grid"]["recipes"][row["recipe"]] for row in rows}, rows
 
 
 def main() -> None:
@@ -118,12 +190,21 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--runs", default="runs/variants")
     arguments = parser.parse_args()
-    grid = grid_for(arguments.task, arguments.recipes, arguments.data)
+    path = Path("results") / f"variants-{arguments.task}.json"
+    # What the others are held against, and what a seed has to learn at least.
+    names = sorted({*arguments.recipes, BASELINE, HEAD})
+    grid = grid_for(arguments.task, names, arguments.data)
     runs = Path(arguments.runs) / arguments.task
-    rows = compare(grid, runs, recipes=arguments.only, told=told, extend=True)
-    grid = widened(grid, rows)
-    # The same folder, whose finished runs stay: what it holds is said anew.
-    rows = compare(grid, runs, recipes=arguments.only, told=told, extend=True)
+    beyond: Beyond = {}
+    while True:
+        # The same folder, whose finished runs stay: what it holds is said anew.
+        rows = compare(grid, runs, recipes=arguments.only, told=told, extend=True)
+        other = widened(grid, rows, beyond)
+        if other == grid and arguments.only is None:
+            other = lowered(grid, runs, rows, beyond)
+        if other == grid:
+            break
+        grid = other
     for row in rows:
         score = row.scores[row.metric]
         print(f"{row.recipe}: {score.value:.4f} rate {row.learning_rate:g} {row.searched}")
@@ -131,14 +212,15 @@ def main() -> None:
         return
     described = grid.model_dump(mode="json")
     described["tasks"][arguments.task]["task"]["data"] = f"<data>/{arguments.task}"
+    recipes_before, rows_before = kept(path, names)
+    described["recipes"] |= recipes_before
     result = {
         "script": "benchmarks/variant_scores.py",
         "grid": described,
-        "rows": compared(grid, runs, rows),
+        "rows": compared(grid, runs, rows, beyond, rows_before),
         "machine": machine("cpu"),
     }
-    path = Path("results") / f"variants-{arguments.task}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(result, indent=1) + "\n")
     print(path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_a_stranger_is_sent_away_before_the_body_is_looked_at(guarded: httpx.Cli
     error_of(huge, 401, "unauthorized")
 
 
+def logged(lines: StringIO, wanted: int) -> str:
+    """The log, once it has as many lines: a request's comes after the answer that its client has already."""
+    until = time.monotonic() + 10
+    while (said := lines.getvalue()).count("\n") < wanted and time.monotonic() < until:
+        time.sleep(0.01)
+    return said
+
+
 def test_the_log_names_keys_and_holds_neither_secrets_nor_texts(guarded: httpx.Client) -> None:
     lines = StringIO()
     handler = logging.StreamHandler(lines)
@@ -91,10 +100,10 @@ def test_the_log_names_keys_and_holds_neither_secrets_nor_texts(guarded: httpx.C
         assert guarded.post("/v1/predict", json=ASK, **sent).status_code == 200
         guarded.get("/v1/experts", headers=bearer("weft-wrong-secret-0123456789"))
         guarded.post("/v1/predict", json={**ASK, "expert": "private name"}, headers=bearer(PREDICT))
+        said = logged(lines, 3)
     finally:
         LOG.removeHandler(handler)
         LOG.setLevel(level)
-    said = lines.getvalue()
     for secret in (PREDICT, hashed(PREDICT), "secret", "private"):
         assert secret not in said
     first, second, third = map(json.loads, said.splitlines())
@@ -116,10 +125,11 @@ def test_texts_are_logged_where_that_is_asked_for(shelf_folder: Path) -> None:
         app = app_of(shelf_folder, settings=ServerSettings(log_texts=True))
         with listening(app) as url:
             httpx.post(f"{url}/v1/predict", json=ASK, timeout=60)
+            requests = logged(lines, 1)
     finally:
         LOG.removeHandler(handler)
         LOG.setLevel(level)
-    said = json.loads(lines.getvalue().splitlines()[-1])
+    said = json.loads(requests.splitlines()[-1])
     assert said["inputs"] == ASK["inputs"]
     assert said["predictions"][0]["label"] in ("bad", "good")
 

@@ -151,6 +151,23 @@ def test_overload_is_refused_with_a_time_to_come_back_and_what_was_let_in_is_ans
         assert not isinstance(one, Overloaded) or (one.retry_after > 0 and one.status == 429)
 
 
+def test_no_more_waits_than_is_done_in_the_time_that_it_may_wait(runs: Path) -> None:
+    async def ask(seconds: float) -> list[object]:
+        async with engine_of(runs, Limits(waiting_seconds=seconds)) as engine:
+            # Before the first there is no telling how fast it is.
+            await engine.predict("e0", ["one"])
+            many = (engine.predict("e0", TEXTS) for _ in range(20))
+            return await asyncio.gather(*many, return_exceptions=True)
+
+    found = asyncio.run(ask(1e-9))
+    refused = [own for own in found if isinstance(own, Overloaded)]
+    answered = [own for own in found if isinstance(own, Answers)]
+    assert refused
+    assert answered
+    assert len(refused) + len(answered) == 20
+    assert all(isinstance(own, Answers) for own in asyncio.run(ask(60)))
+
+
 def test_the_door_shuts_for_the_expert_that_floods_it_alone(runs: Path) -> None:
     async def ask() -> None:
         engine = engine_of(runs, Limits(waiting_rows=20))

@@ -152,6 +152,19 @@ def test_a_full_queue_puts_out_the_last_of_the_expert_that_has_most_waiting() ->
         queue.put(job("flood", 10), 2.0)
 
 
+def test_what_waits_stays_where_the_bound_falls() -> None:
+    queue = Queue(quantum=10, most=100)
+    flood = [job("flood", 10) for _ in range(8)]
+    for own in flood:
+        queue.put(own, 1.0)
+    queue.most = 20
+    queue.put(job("calm", 20), 1.0)
+    assert [own for own in flood if own.refused] == flood[-2:]
+    assert queue.lengths() == {"flood": 60, "calm": 20}
+    with pytest.raises(Overloaded, match="80 tokens wait, 60 of them for flood, and 20 may"):
+        queue.put(job("flood", 10), 1.0)
+
+
 def test_a_job_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
     queue = Queue(quantum=10, most=100)
     queue.put(job("a", *[10] * 30), 1.0)

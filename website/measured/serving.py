@@ -12,6 +12,7 @@ LABELS = {
     MANY: "weft, one expert for each kind, kind after kind",
     "peft, one at a time": "PEFT, one lock, one adapter at a time",
     "peft, adapter_names": "PEFT, `adapter_names`, batches of one kind",
+    "polylora": "PolyLoRA (GLiNER's runtime), batches of one kind",
     "pipeline": "transformers' pipeline, batches",
     "onnx": "ONNX Runtime, batches",
 }
@@ -27,6 +28,11 @@ def document() -> Document | None:
     sections = [make(result) for part, make in made.items() if part in result]
     short = Section("short", "In short", notes=tuple(_short(result)))
     return Document("Serving", (short, *sections))
+
+
+def _where(result: dict[str, Any], part: str) -> str:
+    """Each part says where it was measured: they may have been apart."""
+    return measured_on({**result, **result[part]})
 
 
 def _short(result: dict[str, Any]) -> Iterator[str]:
@@ -73,11 +79,11 @@ def _rates(key: str, heading: str, result: dict[str, Any], own: dict[str, Any]) 
     )
     headers = ("server", "requests a second", "weft's times as many")
     headers += ("times as many a second of processor time",)
-    return Section(key, heading, parts=(Table(measured_on(result), headers, rows, words=1),))
+    return Section(key, heading, parts=(Table(_where(result, key), headers, rows, words=1),))
 
 
 def _traffic(result: dict[str, Any]) -> Section:
-    own = result["settings"]
+    own = result["traffic"]["settings"]
     heading = f"Mixed traffic, {own['clients']} clients, one row a request"
     return _rates("traffic", heading, result, result["traffic"])
 
@@ -96,7 +102,7 @@ def _overload(result: dict[str, Any]) -> Section:
         (f"at {calm['share']:.0%}: 99th percentile, s", f"{calm['p99']:.3f}"),
     ]
     for found in (own["as it comes"], own["for a second"]):
-        what = f"at {found['share']:.0%}, {found['requests_under_way']} under way at most: "
+        what = f"at {found['share']:.0%}, {found['waiting_seconds']:g} s of work may wait: "
         memory = found["resident_mib"]
         rows += [
             (f"{what}refused", f"{found['refused']:.0%}"),
@@ -107,7 +113,7 @@ def _overload(result: dict[str, Any]) -> Section:
             ),
             (f"{what}recovered after, s", f"{found['recovered_seconds']:.1f}"),
         ]
-    table = Table(measured_on(result), ("what", "measured"), tuple(rows), words=1)
+    table = Table(_where(result, "overload"), ("what", "measured"), tuple(rows), words=1)
     return Section("overload", "Near and far above what it can do", parts=(table,))
 
 
@@ -122,7 +128,7 @@ def _exact(result: dict[str, Any]) -> Section:
         ("experts in memory at most", f"{own['residents']:,}"),
     )
     heading = f"Answers of {own['clients']} clients while experts come and go"
-    table = Table(measured_on(result), ("what", "count"), rows, words=1)
+    table = Table(_where(result, "exact"), ("what", "count"), rows, words=1)
     return Section("exact", heading, parts=(table,))
 
 
@@ -138,5 +144,5 @@ def _shelf(result: dict[str, Any]) -> Section:
         (f"ready with {ready['experts']:,} experts, s", f"{ready['server']:.1f}"),
         ("of which more than loading the base takes, s", f"{ready['beyond']:.1f}"),
     )
-    table = Table(measured_on(result), ("what", "measured"), rows, words=1)
+    table = Table(_where(result, "shelf"), ("what", "measured"), rows, words=1)
     return Section("shelf", "A thousand experts", parts=(table,))

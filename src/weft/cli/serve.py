@@ -32,6 +32,9 @@ def command(
     ] = None,
     memory: Annotated[float, typer.Option(help="GiB of experts in memory.")] = 1.0,
     deadline: Annotated[float, typer.Option(help="Seconds an answer may take.")] = 60.0,
+    waiting: Annotated[
+        float, typer.Option(help="Seconds of work that may wait; what is more is answered 429.")
+    ] = 10.0,
     drain: Annotated[float, typer.Option(help="Seconds for what is under way at the end.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log inputs and answers.")] = False,
@@ -48,7 +51,12 @@ def command(
         voice.drawn_by(lambda words: None)
     from weft.serving.http.starting import start
 
-    limits = {"deadline_s": deadline, "drain_s": drain, "log_texts": log_texts}
+    limits = {
+        "deadline_s": deadline,
+        "waiting_s": waiting,
+        "drain_s": drain,
+        "log_texts": log_texts,
+    }
     start(
         runs or [],
         experts=experts or [],

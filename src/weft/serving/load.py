@@ -1,5 +1,6 @@
 """How busy an engine is: counted as it works, read for metrics and for the page."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -58,6 +59,10 @@ class Meter:
         """How long so many tokens take, at least a tenth of a second; one where nothing is known."""
         rate = self.rate()
         return max(0.1, tokens / rate) if rate else 1.0
+
+    def tokens_in(self, seconds: float) -> float:
+        """How many tokens are computed in a time; no end of them where nothing is known."""
+        return self.rate() * seconds or math.inf
 
     def load(
         self,

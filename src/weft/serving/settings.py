@@ -22,6 +22,9 @@ class Limits(Settings):
     """Inputs that may be under way in all; where more come, the expert with most waiting gives way."""
     waiting_tokens: int = Field(default=131_072, ge=1)
     """Tokens that may wait to be read or written."""
+    waiting_seconds: float = Field(default=10.0, gt=0)
+    """Seconds of work that may wait, by how fast it was done in the last half minute; a request that finds nothing
+    waiting is taken, however long it is."""
     patience: float = Field(default=60.0, gt=0)
     """Seconds after which a request that named no deadline is given up."""
     sequences: int = Field(default=32, ge=1)

@@ -106,11 +106,11 @@ class Queue:
 
     Args:
         quantum: Tokens that an expert is given in a round.
-        most: Tokens that may wait in all.
+        most: Tokens that may wait in all; may be changed, and holds for what comes.
     """
 
     def __init__(self, quantum: int, most: int) -> None:
-        self._quantum, self._most = quantum, most
+        self._quantum, self.most = quantum, most
         self._flows: OrderedDict[str, _Flow] = OrderedDict()
         self._numbers = count()
         self.tokens = 0
@@ -129,7 +129,9 @@ class Queue:
             Overloaded: If the job's own expert is that one.
         """
         tokens = job.tokens
-        while self.tokens and self.tokens + tokens > self._most:
+        # What was let in before the bound fell stays: a newcomer takes no more than its own place.
+        most = max(self.most, self.tokens)
+        while self.tokens and self.tokens + tokens > most:
             own = self._flows.get(job.flow)
             mine = tokens + (own.tokens if own else 0)
             heaviest = max(self._flows.values(), key=lambda flow: flow.tokens)
@@ -148,7 +150,7 @@ class Queue:
         """The sentence for a job that finds no room."""
         own = self._flows.get(flow)
         return Overloaded(
-            f"{self.tokens:,} tokens wait, {own.tokens if own else 0:,} of them for {flow}, and {self._most:,} may; "
+            f"{self.tokens:,} tokens wait, {own.tokens if own else 0:,} of them for {flow}, and {self.most:,} may; "
             f"ask again in {retry_after:.1f} s, or fewer at a time",
             retry_after,
         )

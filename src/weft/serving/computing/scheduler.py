@@ -90,6 +90,8 @@ class Scheduler:
         if self._task is not None and self._task.done():
             raise Failed("the server computes no more; start it again")
         chunks = [unit.work for unit in job.units if isinstance(unit.work, Chunk)]
+        most = min(self.limits.waiting_tokens, self.meter.tokens_in(self.limits.waiting_seconds))
+        self.queue.most = int(most)
         self.queue.put(job, self.meter.seconds_for(self.queue.tokens))
         self._jobs.add(job)
         if heard is not None:

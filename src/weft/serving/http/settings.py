@@ -22,6 +22,8 @@ class ServerSettings(Settings):
     """Requests under way at a time, those that wait in the engine's queue among them; more are answered 429."""
     deadline_s: float = Field(default=60.0, gt=0)
     """Seconds after which an answer comes too late; a request may ask for less."""
+    waiting_s: float = Field(default=10.0, gt=0)
+    """Seconds of work that may wait; where more would, the expert with most waiting is answered 429."""
     body_timeout_s: float = Field(default=20.0, gt=0)
     """Seconds in which the body of a request has to arrive."""
     send_timeout_s: float = Field(default=20.0, gt=0)

@@ -56,8 +56,8 @@ def start(
         shelf = Shelf(named(runs), folders=experts, roots=roots, room=room, device=device)
     except ServingError as error:
         raise ValueError(str(error)) from None
-    patience = Limits(patience=settings.deadline_s)
-    engine = Engine(shelf, patience)
+    engine_limits = Limits(patience=settings.deadline_s, waiting_seconds=settings.waiting_s)
+    engine = Engine(shelf, engine_limits)
     serve(engine, host=host, port=port, keys=known, names=names, settings=settings)
 
 
