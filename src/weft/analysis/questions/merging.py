@@ -42,7 +42,7 @@ class Merging(Question):
     asks: ClassVar[str] = "Does interference in the weights foretell what a merge loses?"
     reading: ClassVar[str] = (
         "Every two experts of different tasks are added up, and both heads answer held-out rows. A point is one task "
-        "of one pair: what its score lost, as a share of what it was, against what the weights say of the pair. Numbers "
+        "of one pair: what its score lost, as a share of what it was, against what the weights say of it. Numbers "
         f"are Spearman's correlation over points, with a bootstrap interval over pairs where there are {FEWEST} at "
         "least."
     )
