@@ -1,6 +1,5 @@
 """What an expert costs: other tasks, graded pairs, masked words, merges; against merging, transformers and scipy."""
 
-import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import transformers
 
 import weft
+from tests.analysis.conftest import PAIRS
 from tests.analysis.drawn import drawn
 from tests.merging.runs import Made, made_on
 from weft.analysis.measures.foretelling import by_chance, rank_correlation
@@ -24,26 +24,6 @@ from weft.analysis.texts import NotAtHandError
 from weft.base.loading import load_base
 from weft.config import load_run
 from weft.runs import RunFolder
-
-PAIRS = (
-    ("good dog", "good cat", 4.2),
-    ("a red house", "the city", 1.0),
-    ("big book", "big film", 3.1),
-    ("the river", "mary said no", 0.2),
-    ("old world", "new world", 2.4),
-    ("good day", "good day", 5.0),
-)
-
-
-@pytest.fixture
-def data(trees: Path, tmp_path: Path) -> Path:
-    """The treebank, and graded pairs."""
-    folder = tmp_path / "data"
-    (folder / "stsb").mkdir(parents=True)
-    (folder / "ud_ewt").symlink_to(trees / "ud_ewt")
-    with (folder / "stsb" / "validation.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(PAIRS)
-    return folder
 
 
 def study_of(runs: list[Path], data: Path | None = None) -> Study:
@@ -113,11 +93,11 @@ def test_experts_of_one_task_cost_no_other(made: Made, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_similarity_is_scipy_s_spearman_of_mean_states(
-    made: Made, data: Path, tmp_path: Path
+    made: Made, trees: Path, tmp_path: Path
 ) -> None:
     run = made("topic")
-    found = asked([run], "similarity", tmp_path / "out", data)
-    study = study_of([run], data)
+    found = asked([run], "similarity", tmp_path / "out", trees)
+    study = study_of([run], trees)
     tokenizer = study.base.tokenizer
 
     def correlation(trunk: Any) -> float:
@@ -138,9 +118,9 @@ def test_similarity_is_scipy_s_spearman_of_mean_states(
     assert set(study.model.experts) == {"topic"}
 
 
-def test_without_graded_pairs_it_says_so(made: Made, trees: Path, tmp_path: Path) -> None:
+def test_without_graded_pairs_it_says_so(made: Made, tmp_path: Path) -> None:
     with pytest.raises(NotAtHandError, match="has stsb/"):
-        weft.analyze([made("topic")], ["similarity"], out=tmp_path / "out", data=trees)
+        weft.analyze([made("topic")], ["similarity"], out=tmp_path / "out", data=made.tasks)
 
 
 @torch.no_grad()
