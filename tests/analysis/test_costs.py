@@ -15,6 +15,7 @@ import weft
 from tests.analysis.conftest import PAIRS
 from tests.analysis.drawn import drawn
 from tests.merging.runs import Made, made_on
+from tests.training.mixed_runs import Runs, runs_of
 from weft.analysis.measures.foretelling import by_chance, rank_correlation
 from weft.analysis.reading.answers import pairs_of_tasks
 from weft.analysis.reading.masked import masked, own_head, surprise
@@ -24,6 +25,13 @@ from weft.analysis.texts import NotAtHandError
 from weft.base.loading import load_base
 from weft.config import load_run
 from weft.runs import RunFolder
+
+
+@pytest.fixture(scope="session")
+def runs(
+    tiny_folder: Callable[[str], Path], tasks_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Runs:
+    return runs_of(tiny_folder, tasks_folder, tmp_path_factory)
 
 
 def study_of(runs: list[Path], data: Path | None = None) -> Study:
@@ -116,6 +124,18 @@ def test_similarity_is_scipy_s_spearman_of_mean_states(
     assert number["value"] == pytest.approx(row["adapted"] - row["base"])
     assert number["low"] <= number["value"] <= number["high"]
     assert set(study.model.experts) == {"topic"}
+
+
+def test_a_mixture_is_asked_for_similarity_in_the_name_of_its_task(
+    runs: Runs, trees: Path, tmp_path: Path
+) -> None:
+    """Where the task alone selects the expert, it knows what that expert knows."""
+    mixture, experts = runs.mixture("bert", "switch"), runs.experts("bert")
+    mixed = asked([mixture.path], "similarity", tmp_path / "mixed", trees)
+    alone = asked([experts.path], "similarity", tmp_path / "alone", trees)
+    by_task = [{row["task"]: row["adapted"] for row in found["rows"]} for found in (mixed, alone)]
+    assert len(by_task[0]) > 2
+    assert by_task[0] == pytest.approx(by_task[1])
 
 
 def test_without_graded_pairs_it_says_so(made: Made, tmp_path: Path) -> None:

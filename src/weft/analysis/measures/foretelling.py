@@ -24,6 +24,9 @@ def rank_correlation(
         y: The other.
         owner: By number whose values they are: of a pair of experts both tasks'.
         seed: Of the resamples.
+
+    Returns:
+        nan where a measure is constant.
     """
     one, other = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     value = float(spearman(one, other, np.ones((1, len(one))))[0])
@@ -37,11 +40,13 @@ def rank_correlation(
 
 
 def by_chance(x: Sequence[float], y: Sequence[float], seed: int = 0) -> float:
-    """The size of the correlation that 95 % of random orders of one measure stay below."""
+    """The size of the correlation that 95 % of random orders of one measure stay below; nan where one is constant."""
     one, other = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if not (np.ptp(one) and np.ptp(other)):
+        return math.nan
     generator = np.random.default_rng(seed)
     every = np.ones((1, len(one)))
     found = [
         abs(float(spearman(one, generator.permutation(other), every)[0])) for _ in range(RESAMPLES)
     ]
-    return float(np.nanquantile(found, LEVEL))
+    return float(np.quantile(found, LEVEL))

@@ -69,19 +69,20 @@ class Merging(Question):
                     values = {"pair": number} | lost | _foretold(subject, beside)
                     rows.append({**owner(subject), "other": beside.name} | values)
         numbers, figures = [], []
-        lost = [row["lost"] for row in rows]
+        lost = [row["lost"] for row in rows if math.isfinite(row["lost"])]
         for key, what in PREDICTORS.items():
-            own = [(row[key], row["lost"], row["pair"]) for row in rows]
-            x, y, of = zip(*(p for p in own if math.isfinite(p[0] + p[1])), strict=True)
+            known = [row for row in rows if math.isfinite(row[key] + row["lost"])]
+            x, y, of = ([row[column] for row in known] for column in (key, "lost", "pair"))
+            if len(known) < 2:
+                continue
             found = rank_correlation(x, y, of, study.seed)
             numbers.append(
                 Number("all pairs", f"correlation of {key} and loss", found, by_chance(x, y))
             )
             figures.append(_figure(key, what, rows))
         words = [_verdict(numbers, len(chosen))]
-        words.append(
-            f"A merge of two loses {100 * fmean(v for v in lost if math.isfinite(v)):.3g} % of a score on average."
-        )
+        if lost:
+            words.append(f"A merge of two loses {100 * fmean(lost):.3g} % of a score on average.")
         notes = () if len(chosen) == len(pairs) else (f"{len(chosen)} of {len(pairs)} pairs",)
         return Answer(tuple(words), tuple(numbers), tuple(rows), tuple(figures), notes=notes)
 

@@ -26,7 +26,7 @@ from weft.analysis.measures.gates import (
     variation,
 )
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
-from weft.analysis.reading.gates import Said, on_trees, said_by_gates
+from weft.analysis.reading.gates import Said, alike_over_seeds, said_by_gates
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner
 from weft.tasks.scoring import Score
@@ -72,7 +72,10 @@ class Specialisation(Question):
             )
             drawn.append(by_layer(own, INFORMATION, said.name))
             drawn.append(by_layer(own, f"{INFORMATION}, by chance", "chance", chance=True))
-        numbers += _over_seeds(study, found)
+        numbers += [
+            Number(name, SEEDS, mean_over(alike), mean_over(level).value)
+            for name, alike, level in alike_over_seeds(study, found)
+        ]
         figure = Words(
             "specialisation",
             "Information of the expert on the task",
@@ -140,19 +143,3 @@ def _measured(
         (SWITCHING, switched, chance(SWITCHING)),
         (LAYERS, mean_over(alike), level.value),
     ]
-
-
-def _over_seeds(study: Study, found: Sequence[Said]) -> list[Number]:
-    """How far mixtures that differ in their seed alone choose alike, on the treebank, which all of them read."""
-    numbers = []
-    for one, other in combinations(found, 2):
-        first, second = (on_trees(study, said) for said in (one, other))
-        if first is None or second is None or not study.seeds.together(one.name, other.name):
-            continue
-        order = torch.randperm(len(first[0]), generator=study.generator(one.name))
-        mine, theirs = ({m: chosen(own) for m, own in by.items()} for _, by in (first, second))
-        shared = [module for module in mine if module in theirs]
-        alike = mean_over([agreement(mine[module], theirs[module]) for module in shared])
-        level = mean_over([agreement(mine[module], theirs[module][order]) for module in shared])
-        numbers.append(Number(f"{one.name} and {other.name}", SEEDS, alike, level.value))
-    return numbers

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from weft.analysis.measures.gates import shares
+from weft.analysis.measures.gates import agreement, chosen, shares
 from weft.analysis.seeds import mixture_name
 from weft.analysis.study import Study
 from weft.analysis.subjects import Subject
@@ -99,6 +100,29 @@ def on_trees(study: Study, said: Said) -> tuple[Corpus, dict[str, Tensor]] | Non
     first = said.subjects[0]
     corpus = study.common(first)
     return corpus, _shares(study.gates(corpus, first))
+
+
+def alike_over_seeds(
+    study: Study, found: Sequence[Said]
+) -> list[tuple[str, list[float], list[float]]]:
+    """How far mixtures that differ in their seed alone choose alike on the treebank, which all of them read.
+
+    Returns:
+        For every two of them their names, the agreement at every map that both have, and the same with tokens of one
+        permuted.
+    """
+    told = []
+    for one, other in combinations(found, 2):
+        first, second = (on_trees(study, said) for said in (one, other))
+        if first is None or second is None or not study.seeds.together(one.name, other.name):
+            continue
+        order = torch.randperm(len(first[0]), generator=study.generator(one.name))
+        mine, theirs = ({m: chosen(own) for m, own in by.items()} for _, by in (first, second))
+        shared = [module for module in mine if module in theirs]
+        alike = [agreement(mine[module], theirs[module]) for module in shared]
+        level = [agreement(mine[module], theirs[module][order]) for module in shared]
+        told.append((f"{one.name} and {other.name}", alike, level))
+    return told
 
 
 def mixtures_of(subjects: Sequence[Subject]) -> list[tuple[Subject, ...]]:

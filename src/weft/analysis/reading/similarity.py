@@ -1,6 +1,7 @@
 """Graded pairs of sentences, and how alike the states of base and experts make them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from weft.analysis.reading.answers import Rows
 from weft.analysis.study import Study
@@ -9,6 +10,7 @@ from weft.analysis.texts import NotAtHandError
 from weft.config import TaskSettings
 from weft.data.encoding import cache_folder, encode_examples
 from weft.data.reading import load_task
+from weft.lowrank.route import Members
 from weft.model.expert import Expert
 from weft.model.head import Head
 from weft.model.model import Model
@@ -59,7 +61,9 @@ class Pairs:
 
     def of(self, subject: Subject) -> list[Prediction]:
         """Under an expert, a whole model or a mixture."""
-        return self._said(subject.model, (subject.member,))
+        # Gates may read whose row it is, so a mixture is asked in the name of its task.
+        task = subject.found.task if subject.found.mixes else None
+        return self._said(subject.model, (subject.member,), task)
 
     def by_chance(self, subject: Subject) -> list[Prediction] | None:
         """Under a random expert of the same size; None of a mixture."""
@@ -78,9 +82,12 @@ class Pairs:
         found = paired_difference(rows.task, said, before, rows.examples, seed=self.study.seed)
         return found["spearman"]
 
-    def _said(self, model: Model, members: tuple[str, ...]) -> list[Prediction]:
-        model.add(Expert(_HEAD, {}, self._head))
+    def _said(self, model: Model, members: Members, task: str | None = None) -> list[Prediction]:
+        """What the mean of the states says, in place of a task's head or beside all."""
+        name = task or _HEAD
+        own = [] if task is None else [task]
+        gone = model.change(add=[Expert(name, {}, self._head)], remove=own)
         try:
-            return self._rows.said(self.study, members, model)
+            return replace(self._rows, head=name).said(self.study, members, model)
         finally:
-            model.remove(_HEAD)
+            model.change(add=gone, remove=[name])
