@@ -42,9 +42,12 @@ class Seeds:
         self._group = {name: group for group, names in self.groups.items() for name in names}
         for own in grouped.values():
             # What a question says of a whole mixture goes by the mixture's folder.
-            mixtures = list(dict.fromkeys(mixture_name(one) for one in own if one.mixes))
-            name = f"{own[0].method} ({len(mixtures)} seeds)" if len(mixtures) > 1 else ""
-            self._group |= {one: name or one for one in mixtures if one not in self._group}
+            mixtures = dict.fromkeys(mixture_name(one) for one in own if one.mixes)
+            fresh = [name for name in mixtures if name not in self._group]
+            together = f"{own[0].method} ({len(fresh)} seeds)"
+            if together in self._group.values():
+                together = f"{together}, {len(self._group)}"
+            self._group |= {name: together if len(fresh) > 1 else name for name in fresh}
 
     @property
     def several(self) -> dict[str, tuple[str, ...]]:
