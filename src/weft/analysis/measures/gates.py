@@ -23,12 +23,12 @@ def spoken(found: Tensor) -> Tensor:
 
 def entropy(found: Tensor) -> Tensor:
     """`-sum_e p_e log p_e` of each token that has shares, from 0 to log of the number of experts."""
-    return torch.special.entr(found[spoken(found)]).sum(-1)
+    return torch.special.entr(found[spoken(found)].double()).sum(-1)
 
 
 def load(found: Tensor) -> Tensor:
     """The mean share of each expert, (experts,)."""
-    return found[spoken(found)].mean(0)
+    return found[spoken(found)].double().mean(0)
 
 
 def variation(of: Tensor) -> float:
@@ -48,7 +48,7 @@ def information(found: Tensor, groups: Tensor, normalised: bool = False) -> floa
         normalised: As a share of the most there can be, the log of the smaller of groups and experts; nan of one.
     """
     kept = spoken(found)
-    found, groups = found[kept], groups[kept]
+    found, groups = found[kept].double(), groups[kept]
     given = torch.stack([found[groups == own].mean(0) for own in groups.unique()])
     within = torch.special.entr(given).sum(-1).mean()
     known = (torch.special.entr(given.mean(0)).sum() - within).item()
@@ -90,9 +90,11 @@ def agreement(one: Tensor, other: Tensor) -> float:
         return math.nan
     width = int(other.max()) + 1
     table = torch.bincount(one * width + other, minlength=(int(one.max()) + 1) * width)
-    joint = table.view(-1, width).double() / len(one)
+    table = table.view(-1, width)
+    # Of whole counts, so that one that is always the same has an entropy of exactly 0.
     own, theirs, both = (
-        torch.special.entr(part).sum().item() for part in (joint.sum(1), joint.sum(0), joint)
+        torch.special.entr(part.double() / len(one)).sum().item()
+        for part in (table.sum(1), table.sum(0), table)
     )
     most = min(own, theirs)
     return max(0.0, own + theirs - both) / most if most > 0 else math.nan
