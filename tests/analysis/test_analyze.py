@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typer.testing import CliRunner
 import weft
 from tests.merging.runs import Made
 from weft.analysis.analyze import Analysis
+from weft.analysis.keeping import PACKAGE, code_of
 from weft.analysis.questions import questions
 from weft.cli import app
 
@@ -95,28 +93,15 @@ def test_the_same_call_asks_nothing_again_and_says_the_same(
     assert ask("sizes", seed=1)[1] == ["sizes"]
 
 
-def test_another_code_asks_again(runs: list[Path], tmp_path: Path) -> None:
-    """In a copy of the package, so that nothing here changes."""
-    copied = tmp_path / "copy" / "weft"
-    shutil.copytree(Path(weft.__file__).parent, copied)
-    script = (
-        "import sys, weft; asked = []; "
-        "weft.analyze(sys.argv[1:2], ['sizes'], out=sys.argv[2], progress=lambda *s: asked.append(s[2])); "
-        "print(weft.__file__, asked)"
-    )
-
-    def ask() -> str:
-        environment = {**os.environ, "PYTHONPATH": str(copied.parent)}
-        command = [sys.executable, "-c", script, str(runs[0]), str(tmp_path / "out")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        assert str(copied) in done.stdout
-        return done.stdout
-
-    assert "'sizes'" in ask()
-    assert "'sizes'" not in ask()
-    with (copied / "lowrank" / "intruders.py").open("a") as file:
-        file.write("\n# another\n")
-    assert "'sizes'" in ask()
+def test_all_code_that_measures_marks_answers(tmp_path: Path) -> None:
+    """A question's measures lie in other rooms too, such as what finds intruders."""
+    assert Path(weft.__file__).parent == PACKAGE
+    copied = shutil.copytree(PACKAGE / "lowrank", tmp_path / "lowrank")
+    before = code_of(tmp_path)
+    with (copied / "intruders.py").open("a") as file:
+        file.write("# another\n")
+    code_of.cache_clear()
+    assert code_of(tmp_path) != before
 
 
 def test_a_damaged_answer_is_named(runs: list[Path], tmp_path: Path) -> None:

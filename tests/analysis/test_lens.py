@@ -81,8 +81,9 @@ def test_the_last_layer_says_what_the_expert_says_and_others_what_a_shorter_trun
     for cut in (2, 1):
         start = 0
         if cut == 1:
-            holder = plain.encoder.layer if base == "bert" else plain.h
-            del holder[1]  # type: ignore[operator]
+            holder = plain.get_submodule("encoder.layer" if base == "bert" else "h")
+            assert isinstance(holder, torch.nn.ModuleList)
+            del holder[1]
         for record, own in zip(corpus.records, corpus.units, strict=True):
             inputs = {key: torch.tensor(value) for key, value in record.items()}
             hidden = plain(**inputs).last_hidden_state

@@ -18,6 +18,7 @@ from weft.tasks.scoring import Score
 
 ANSWERS = "answers"
 """The folder of finished answers."""
+PACKAGE = Path(__file__).parents[1]
 _FORMAT = 1
 _MOST = 2**30
 
@@ -36,15 +37,14 @@ def fingerprint(found: Sequence[Found], data: Path | None, seed: int) -> str:
         hasher.update(
             f"{path.relative_to(data or '')} {state.st_size} {state.st_mtime_ns}".encode()
         )
-    hasher.update(_code().encode())
+    hasher.update(code_of().encode())
     return hasher.hexdigest()
 
 
 @cache
-def _code() -> str:
-    """A hash of the whole package: what a question measures with is spread over its rooms."""
+def code_of(root: Path = PACKAGE) -> str:
+    """A hash of all code below a folder: what a question measures with is spread over the package's rooms."""
     hasher = hashlib.sha256()
-    root = Path(__file__).parents[1]
     for path in _files(root):
         if path.suffix == ".py":
             hasher.update(f"{path.relative_to(root)} ".encode())

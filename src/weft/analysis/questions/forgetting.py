@@ -71,10 +71,14 @@ class Forgetting(Question):
             "Score of a task with another expert beside its own, less that of its own alone; each in its own unit.",
         )
         values = {(row["expert"], row["other"]): row["beside"] - row["own"] for row in rows}
-        sides = [list(dict.fromkeys(place[at] for place in values)) for at in (0, 1)]
+        experts, tasks = (list(dict.fromkeys(place[at] for place in values)) for at in (0, 1))
         notes = () if len(chosen) == len(pairs) else (f"{len(chosen)} of {len(pairs)} pairs",)
         return Answer(
-            tuple(words), tuple(numbers), tuple(rows), (cells(figure, *sides, values),), notes=notes
+            tuple(words),
+            tuple(numbers),
+            tuple(rows),
+            (cells(figure, experts, tasks, values),),
+            notes=notes,
         )
 
 

@@ -106,7 +106,7 @@ def _of_words(key: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[Fi
     for kind in dict.fromkeys(kinds):
         own = [row for row in rows if row["by"] == kind]
         values = {(row["group"], row["gate"]): row["share"] for row in own}
-        sides = [list(dict.fromkeys(place[at] for place in values)) for at in (0, 1)]
+        tags, gates = (list(dict.fromkeys(place[at] for place in values)) for at in (0, 1))
         words = Words(
             f"gates-{key}-{kind.replace(' ', '-')}",
             f"{name}: share of each expert by {kind}",
@@ -114,7 +114,7 @@ def _of_words(key: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[Fi
             kind,
             f"{name}: how much each expert speaks by {kind}, mean over maps and tokens.",
         )
-        drawn.append(cells(words, *sides, values, limits=(0.0, 1.0)))
+        drawn.append(cells(words, tags, gates, values, limits=(0.0, 1.0)))
     own = [row for row in rows if row["by"] == "position"]
     # The treebank's where there is one, which all mixtures read; it comes last.
     own = [row for row in own if row["read"] == own[-1]["read"]]

@@ -6,7 +6,11 @@ The task that BERT-like bases were trained for (Devlin et al. 2018, arXiv:1810.0
 their checkpoint; where it has none, nothing stands in for it.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
 
 from weft.analysis.figures import Words, cells
 from weft.analysis.intervals import Number, jackknife
@@ -14,7 +18,11 @@ from weft.analysis.questions.contract import Answer, Needs, Question
 from weft.analysis.reading.masked import masked, own_head, surprise
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner
-from weft.analysis.tagged import means
+from weft.analysis.tagged import frequent
+from weft.analysis.texts import Corpus
+
+MEASURED = {"surprise (nats)": (0, 1.0), "accuracy (%)": (1, 100.0)}
+"""What is told of `surprise`, by its place, and its unit."""
 
 
 class MaskedWords(Question):
@@ -43,8 +51,7 @@ class MaskedWords(Question):
             after = surprise(head, study.states(hidden, subject)[-1], wanted)
             twin = study.twin_states(hidden, subject)
             chance = None if twin is None else surprise(head, twin[-1], wanted)
-            measured = {"surprise (nats)": (0, 1.0), "accuracy (%)": (1, 100.0)}
-            for what, (at, scale) in measured.items():
+            for what, (at, scale) in MEASURED.items():
                 x, y = before[at], after[at]
                 score = jackknife(
                     lambda kept, x=x, y=y, s=scale: s * (y[kept] - x[kept]).mean().item(),
@@ -60,31 +67,7 @@ class MaskedWords(Question):
             own = {"base": before, "adapted": after}
             if chance is not None:
                 own["by chance"] = chance
-            groups: list[tuple[str, tuple[str, ...]]] = [("", ("every word",) * len(hidden))]
-            groups += hidden.tags.items()
-            for kind, tags in groups:
-                by_side = {
-                    (side, what): means(scale * found[at], tags, hidden.sentence)
-                    for side, found in own.items()
-                    for what, (at, scale) in measured.items()
-                }
-                for tag in by_side["base", "accuracy (%)"]:
-                    rows.append(
-                        {
-                            **owner(subject),
-                            "read": hidden.name,
-                            "tagged by": kind,
-                            "tag": tag,
-                            "words": sum(one == tag for one in tags),
-                        }
-                        | {
-                            f"{what}, {side}": by_side[side, what][tag].value
-                            if side in own
-                            else None
-                            for side in ("base", "adapted", "by chance")
-                            for what in measured
-                        }
-                    )
+            rows += _rows({**owner(subject), "read": hidden.name}, hidden, own)
         figure = Words(
             "masked-words",
             "Accuracy on masked words (%)",
@@ -100,3 +83,21 @@ class MaskedWords(Question):
         }
         sides = list(dict.fromkeys(name for name, _ in values)), ["base", "adapted"]
         return Answer(tuple(words), tuple(numbers), tuple(rows), (cells(figure, *sides, values),))
+
+
+def _rows(
+    place: dict[str, Any], hidden: Corpus, sides: Mapping[str, tuple[Tensor, Tensor]]
+) -> list[dict[str, Any]]:
+    """Means over all masked words, and over those of each frequent tag."""
+    groups: list[tuple[str, str, Tensor]] = [("", "", torch.ones(len(hidden), dtype=torch.bool))]
+    for kind, tags in hidden.tags.items():
+        groups += [(kind, tag, torch.tensor([o == tag for o in tags])) for tag in frequent(tags)]
+    return [
+        {**place, "tagged by": kind, "tag": tag, "words": int(own.sum())}
+        | {
+            f"{what}, {side}": scale * sides[side][at][own].mean().item() if side in sides else None
+            for side in ("base", "adapted", "by chance")
+            for what, (at, scale) in MEASURED.items()
+        }
+        for kind, tag, own in groups
+    ]
