@@ -154,7 +154,7 @@ def test_surprise_at_masked_words_is_that_of_transformers(made: Made, trees: Pat
     at = 0
     for record, plain, places in zip(hidden.records, corpus.records, hidden.units, strict=True):
         ids, before = (torch.tensor(own["input_ids"]) for own in (record, plain))
-        masks = (ids == study.base.tokenizer.mask_token_id)[0].nonzero()[:, 0]
+        masks = ids[0].eq(study.base.tokenizer.mask_token_id or -1).nonzero()[:, 0]
         assert masks.tolist() == [place for (place,) in places]
         logits = model(ids, token_type_ids=torch.tensor(record["token_type_ids"])).logits[0, masks]
         count = len(masks)
