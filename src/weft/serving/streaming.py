@@ -1,6 +1,7 @@
 """Text as it is written: what of it is certain already, piece by piece."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,6 +42,25 @@ class Delta:
     version: str
 
 
+Tell = Callable[[Delta], None]
+"""Is given each piece."""
+
+
+async def relayed(write: Callable[[Tell], Coroutine[Any, Any, None]]) -> AsyncGenerator[Delta]:
+    """What a coroutine tells, piece by piece; it ends when whoever listens leaves."""
+    told: asyncio.Queue[Delta | None] = asyncio.Queue()
+    work = asyncio.ensure_future(write(told.put_nowait))
+    work.add_done_callback(lambda _: told.put_nowait(None))
+    try:
+        while (delta := await told.get()) is not None:
+            yield delta
+        await work
+    finally:
+        # Whoever listened may have left.
+        work.cancel()
+        await asyncio.wait([work])
+
+
 class Told:
     """What has been told of a text; nothing is taken back.
 
@@ -74,9 +94,7 @@ class Told:
         return new
 
 
-async def write(
-    call: Call, text: str | Sequence[Message], how: Generation, tell: Callable[[Delta], None]
-) -> None:
+async def write(call: Call, text: str | Sequence[Message], how: Generation, tell: Tell) -> None:
     """Write behind a text, or in answer to messages, and tell each piece.
 
     Args:
