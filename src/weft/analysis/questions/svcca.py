@@ -9,10 +9,11 @@ Raghu et al. 2017, arXiv:1706.05806. PWCCA weighs the correlations by how much o
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from weft.analysis.figures import Line, Words, lines
 from weft.analysis.intervals import jackknife
-from weft.analysis.measures.alignment import pwcca, svcca
+from weft.analysis.measures.alignment import canonical, svcca
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 from weft.analysis.subjects import owner
@@ -43,10 +44,9 @@ class SVCCA(Question):
             before, after = study.states(corpus, None), study.states(corpus, subject)
             twin = study.twin_states(corpus, subject)
             order = torch.randperm(len(corpus), generator=study.generator("permuted"))
-            level = [svcca(x, x[order]) for x in before]
-            values = [svcca(x, y) for x, y in zip(before, after, strict=True)]
-            weighted = [pwcca(x, y) for x, y in zip(before, after, strict=True)]
-            weighted_level = [pwcca(x, x[order]) for x in before]
+            level, weighted_level = zip(*(canonical(x, x[order]) for x in before), strict=True)
+            pairs = zip(before, after, strict=True)
+            values, weighted = zip(*(canonical(x, y) for x, y in pairs), strict=True)
             for layer, value in enumerate(values):
                 rows.append(
                     {
@@ -63,15 +63,28 @@ class SVCCA(Question):
                     }
                 )
             x, y = before[-1], after[-1]
-            for measure, name, chance in (
-                (svcca, "SVCCA", level[-1]),
-                (pwcca, "PWCCA", weighted_level[-1]),
+            told: dict[bytes, tuple[float, float]] = {}
+
+            def without(
+                kept: Tensor,
+                at: int,
+                x: Tensor = x,
+                y: Tensor = y,
+                told: dict[bytes, tuple[float, float]] = told,
+            ) -> float:
+                """One of the two, where both are computed once for each group that is left out."""
+                key = kept.numpy().tobytes()
+                if key not in told:
+                    told[key] = canonical(x[kept], y[kept])
+                return told[key][at]
+
+            for at, name, by_chance in (
+                (0, "SVCCA", level[-1]),
+                (1, "PWCCA", weighted_level[-1]),
             ):
-                score = jackknife(
-                    lambda kept, x=x, y=y, own=measure: own(x[kept], y[kept]), corpus.sentence
-                )
+                score = jackknife(lambda kept, at=at, own=without: own(kept, at), corpus.sentence)
                 what = f"{name} of the last layer (0 to 1)"
-                numbers.append(Number(subject.name, what, score, chance))
+                numbers.append(Number(subject.name, what, score, by_chance))
             words.append(
                 f"{subject.name}: {values[-1]:.3g} at the last layer; permuted tokens give {level[-1]:.3g}."
             )
