@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import weft
 from tests.merging.runs import Made
 from weft.analysis.analyze import Analysis
+from weft.analysis.keeping import PACKAGE, code_of
 from weft.analysis.questions import questions
 from weft.cli import app
 
@@ -39,7 +41,7 @@ def test_every_question_is_answered_and_written(
         progress=lambda *step: asked.append(step[2]),
     )
     needs = {name: questions.load(name).needs for name in questions.names()}
-    never = {name for name, own in needs.items() if own == "training"}
+    never = {name for name, own in needs.items() if own in ("training", "gates")}
     if not treebank:
         never |= {name for name, own in needs.items() if own == "trees"}
     # One more wants a model that was trained whole, which is seen when it is asked.
@@ -97,6 +99,17 @@ def test_the_same_call_asks_nothing_again_and_says_the_same(
     assert ask("sizes", seed=1)[1] == []
     runs[0].joinpath("expert", "note").write_text("another file")
     assert ask("sizes", seed=1)[1] == ["sizes"]
+
+
+def test_all_code_that_measures_marks_answers(tmp_path: Path) -> None:
+    """A question's measures lie in other rooms too, such as what finds intruders."""
+    assert Path(weft.__file__).parent == PACKAGE
+    copied = shutil.copytree(PACKAGE / "lowrank", tmp_path / "lowrank")
+    before = code_of(tmp_path)
+    with (copied / "intruders.py").open("a") as file:
+        file.write("# another\n")
+    code_of.cache_clear()
+    assert code_of(tmp_path) != before
 
 
 def test_a_damaged_answer_is_named(runs: list[Path], tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ TARGETS = ["query", "value"]
 RATE = 3e-4
 """AdamW's for all weights. In a subspace of d of D it is sqrt(D / d) times that: a step is then as long among them."""
 HEAD_RATE = 1e-2
-"""So high that the head alone, in so few steps, learns what it can: how often each class occurs is no use of a space."""
+"""So high that in so few steps the head alone learns how often classes occur, which is no use of a space."""
 WARMUP, CLIP = 0.06, 1.0
 SPACES: Mapping[str, type[Projection]] = {
     "dense": Dense,
