@@ -19,8 +19,6 @@ FLOOD_SHARE = 0.4
 """Of the seconds that calm traffic lasts."""
 WAITING = {"as it comes": Limits().waiting_seconds, "for a second": 1.0}
 """Seconds of work that may wait: the server's own limit, and one."""
-WARMING = 8
-"""Clients that warm a server up: few enough for the shorter limit."""
 
 
 def overload(
@@ -76,8 +74,9 @@ def flooded(
 
 
 async def _warmed(server: Running, rows: dict[str, list[dict[str, Any]]]) -> None:
+    # One at a time: nothing waits, so nothing is refused while the server does not know yet how fast it is.
     asks = [*every(rows, seed=11), *traffic(rows, 2 * CLIENTS, seed=11)]
-    _, answers = await closed(server.url, asks, WARMING)
+    _, answers = await closed(server.url, asks, 1)
     check(answers)
 
 
