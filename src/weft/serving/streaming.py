@@ -1,23 +1,23 @@
 """Text as it is written: what of it is certain already, piece by piece."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from weft.answering.generation import Generation, text_behind
+from weft.answering.inputs import Input
+from weft.registry import said_by
 from weft.serving.computing.writing import Line
 from weft.serving.errors import BadInput
 from weft.serving.request.asking import speaker
 from weft.serving.request.call import Call
 from weft.serving.request.rows import WRITES, chunks_of
+from weft.tasks.chat import Message, checked_messages, rendered
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What bytes are read as that the next token may make a character of."""
-Message = Mapping[str, str]
-"""`role` and `content`."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,15 @@ async def write(
         BadInput: If the expert writes no text, or the prompt is none.
     """
     base = call.ground.model.base
-    prompt = await call.in_pool(partial(prompt_of, base.tokenizer, text))
+    prompt = await call.in_pool(partial(input_of, base.tokenizer, text))
     own = await call.speaker()
     if own is None:
-        [(_, task)] = await call.recognised([prompt])
+        shown = prompt
+        if not isinstance(prompt, str):
+            shown = await call.in_pool(
+                partial(rendered, base.tokenizer, prompt["messages"], "input", answer=True)
+            )
+        [(_, task)] = await call.recognised([shown])
         own = speaker(call.own, task)
     if own.task.spec.kind != WRITES:
         raise BadInput(
@@ -127,26 +132,19 @@ def _begun(text: str, stop: str) -> int:
     )
 
 
-def prompt_of(tokenizer: PreTrainedTokenizerFast, text: str | Sequence[Message]) -> str:
-    """The prompt for a text, or for messages: by the tokenizer's chat template, else a line `role: content` for each.
+def input_of(tokenizer: PreTrainedTokenizerFast, text: str | Sequence[Message]) -> Input:
+    """What is asked with a text, or with messages: these by the tokenizer's chat template, else a line each.
 
     Raises:
         BadInput: If messages are none.
     """
     if isinstance(text, str):
         return text
-    messages: list[dict[str, Any]] = []
-    for at, message in enumerate(text):
-        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise BadInput(
-                f"message {at}: expected texts 'role' and 'content', got {message!r:.80}"
-            )
-        messages.append({"role": message["role"], "content": message["content"]})
-    if not messages:
-        raise BadInput("no message; give one at least")
+    try:
+        messages = checked_messages(list(text), "input")
+    except ValueError as error:
+        raise BadInput(said_by(error)) from error
     if tokenizer.chat_template:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        )
+        return {"messages": messages}
     lines = [f"{message['role']}: {message['content']}\n" for message in messages]
     return "".join([*lines, "assistant:"])
