@@ -54,7 +54,7 @@ def test_logits_of_a_block_are_those_of_each_text_alone(
     check_packing(base)
     model = writer(base)
     spec = TaskSpec.model_validate(
-        {"name": "t", "kind": "causal_lm", "max_length": 48, "options": {"pack": True}}
+        {"name": "t", "kind": "causal_lm", "max_length": 28, "options": {"pack": True}}
     )
     task = kinds.load("causal_lm")(spec)
     records = [
@@ -77,9 +77,7 @@ def test_logits_of_a_block_are_those_of_each_text_alone(
         starts = [at for at, place in enumerate(places) if place == 0]
         for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
             expected = alone.pop(tuple(ids[start:stop]))
-            torch.testing.assert_close(
-                found[row, start:stop], expected, rtol=0, atol=tolerance
-            )
+            torch.testing.assert_close(found[row, start:stop], expected, rtol=0, atol=tolerance)
             seen += 1
     assert seen == len(TEXTS)
     kind = kind_of("causal_lm")
@@ -107,9 +105,7 @@ def test_every_row_is_in_one_block_whole(sizes: list[int]) -> None:
     first, records = 0, []
     for size in sizes:
         ids = list(range(first, first + size))
-        records.append(
-            {"id": str(first), "input_ids": [ids], "labels": [ids], "num_bytes": [size]}
-        )
+        records.append({"id": str(first), "input_ids": [ids], "labels": [ids], "num_bytes": [size]})
         first += size
     blocks = packed(records, 20)
     assert all(len(block["input_ids"][0]) <= 20 for block in blocks)

@@ -25,7 +25,8 @@ LLAMA2 = (
     "{% else %}{% set rest = messages %}{% set system = false %}{% endif %}"
     "{% for message in rest %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate user/assistant') }}{% endif %}"
-    "{% if loop.index0 == 0 and system %}{% set content = '<<SYS>>\n' + system + '\n<</SYS>>\n\n' + message['content'] %}"
+    "{% if loop.index0 == 0 and system %}"
+    "{% set content = '<<SYS>>\n' + system + '\n<</SYS>>\n\n' + message['content'] %}"
     "{% else %}{% set content = message['content'] %}{% endif %}"
     "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
@@ -79,7 +80,10 @@ BY_HAND = {
     "headings": (
         HEADINGS,
         [
-            ("### system:\nbe good\n\n### user:\nwho has the small city?\n\n### assistant:\n", False),
+            (
+                "### system:\nbe good\n\n### user:\nwho has the small city?\n\n### assistant:\n",
+                False,
+            ),
             ("he has", True),
             ("\n\n### user:\nhe has\n\n### assistant:\n", False),
             ("the\n\u00e9 city", True),
@@ -127,11 +131,14 @@ def test_the_assistants_tokens_alone_are_learnt(
     record = task.encode(example, tokenizer)
     assert record["input_ids"] == [plain["input_ids"]]
     assert record["labels"] == [expected]
-    said = "".join(piece for piece, is_own in pieces if is_own)
-    for special in ("<|im_end|>", "</s>"):
-        said = said.replace(special, "")
-    # The space between an answer and </s> may belong to either.
-    assert record["num_bytes"][0] in (len(said.encode()), len(said.replace(" </s>", "").encode()))
+    special = tokenizer.convert_tokens_to_ids(["<|im_end|>", "</s>"])
+    said = {
+        at
+        for label, (start, stop) in zip(expected, plain["offset_mapping"], strict=True)
+        if label not in (-100, *special)
+        for at in range(start, stop)
+    }
+    assert record["num_bytes"] == [len("".join(text[at] for at in sorted(said)).encode())]
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -143,11 +150,9 @@ def test_what_is_learnt_follows_on_what_asks_for_it(
     record = task.encode(example, tokenizer)
     asked = prompt_encoding(tokenizer, prompt_of(example), "r").ids
     assert record["input_ids"][0][: len(asked)] == asked
-    last = max(at for at, label in enumerate(record["labels"][0]) if label == -100 and at < 200)
     learnt = [at for at, label in enumerate(record["labels"][0]) if label != -100]
     assert len(asked) in learnt
     assert len(asked) - 1 not in learnt
-    assert last
 
 
 def test_a_prompt_is_given_and_its_completion_learnt_to_the_end(

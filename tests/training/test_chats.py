@@ -36,7 +36,9 @@ ROWS = {
         {"prompt": row["messages"][0]["content"], "completion": row["messages"][1]["content"]}
         for row in CHATS
     ],
-    "text": [{"text": f"{row['messages'][0]['content']} {at} times"} for at, row in enumerate(CHATS)],
+    "text": [
+        {"text": f"{row['messages'][0]['content']} {at} times"} for at, row in enumerate(CHATS)
+    ],
 }
 ASKED: dict[str, Any] = {
     "messages": CHATS[0],
@@ -95,7 +97,7 @@ def test_a_chat_is_asked_as_the_template_asks(chatty: Path) -> None:
     text = "<|im_start|>user\nwho has the dog</s>\n<|im_start|>assistant\n"
     assert asked == base.tokenizer(text, add_special_tokens=False)["input_ids"]
     base.tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="input 3 holds messages, but .* no chat template"):
+    with pytest.raises(ValueError, match=r"input 3 holds messages, but .* no chat template"):
         prompt_ids(base, CHATS[0]["messages"], Generation(), "input 3")
 
 

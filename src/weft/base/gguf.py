@@ -7,6 +7,7 @@ file, so it is never stale, and a conversion that is killed leaves none.
 """
 
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -30,7 +31,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from weft import guard
 from weft.atomic import atomic_folder, make_folder, write_text
 from weft.base.digest import cache_file, file_sha256
-from weft.base.forms import brief, check_form
+from weft.base.forms import brief, check_form, quiet_transformers
 from weft.base.gguf_header import Header, read_header
 from weft.scoped import tell
 
@@ -41,8 +42,8 @@ _SHARD = "1GB"
 """Most of the weights that are held a second time while they are written."""
 _SUMS = "sha256.json"
 """SHA-256 of every other file of the folder, by its name."""
-_SLACK = 1.01
-"""What a config may ask for beyond the numbers that are there: small tensors that files leave out."""
+_SLACK = 2
+"""Times the numbers that are there which a config may ask for; what is then missing is named tensor by tensor."""
 _MOST_BUFFERED = 2**28
 """Numbers in a model's buffers (masks, tables of positions), which its config alone decides."""
 _GPT2_SPLITS = ("default", "gpt-2", "gpt2", None)
@@ -83,6 +84,9 @@ def converted(file: Path) -> Path:
             header = read_header(file)
             check_header(file, header)
             tell(f"converting {file.name}")
+            for left in folder.parent.glob(f".{folder.name}.*"):
+                # Drafts of conversions that were killed.
+                shutil.rmtree(left, ignore_errors=True)
             with atomic_folder(folder) as draft:
                 _convert(file, header, draft)
     return folder
@@ -132,9 +136,8 @@ def _convert(file: Path, header: Header, draft: Path) -> None:
     with _reading(file, header):
         config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
     check_form(config, str(file))
-    with _reading(file, header):
-        with torch.device("meta"):
-            wanted = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    with _reading(file, header), torch.device("meta"):
+        wanted = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     _check_size(file, header, wanted)
     with _reading(file, header):
         # Not AutoTokenizer, which reads the whole file for its config once more.
@@ -180,9 +183,7 @@ def _check_size(file: Path, header: Header, model: PreTrainedModel) -> None:
         )
 
 
-def _split_as_said(
-    tokenizer: PreTrainedTokenizerFast, header: Header
-) -> PreTrainedTokenizerFast:
+def _split_as_said(tokenizer: PreTrainedTokenizerFast, header: Header) -> PreTrainedTokenizerFast:
     """The tokenizer with each digit a word, where the file asks for that and transformers does not know the name."""
     if header.metadata.get("tokenizer.ggml.pre") in _SINGLE_DIGITS:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -16,7 +16,19 @@ from weft import guard
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 """Struct's letters of the types of a value that have one size, by the format's number."""
 _STRING, _ARRAY = 8, 9
 _MOST_DIMENSIONS = 4
@@ -122,7 +134,9 @@ class _Walk:
             known = GGMLQuantizationType(kind)
             block, nbytes = GGML_QUANT_SIZES[known]
         except (ValueError, KeyError):
-            raise self.wrong(f"tensor {name!r:.80} is of a type that is not known, {kind}") from None
+            raise self.wrong(
+                f"tensor {name!r:.80} is of a type that is not known, {kind}"
+            ) from None
         if sizes[0] % block or not all(sizes):
             raise self.wrong(f"tensor {name!r:.80} is {sizes}, not in blocks of {block}")
         # The format counts what lies side by side first.

@@ -79,7 +79,8 @@ def encode(run: Run, loaded: LoadedTask, base: Base) -> Rows:
             f"task {loaded.settings.label}: all {len(chosen[1])} rows that early stopping looks at have weight 0, so "
             "they have no loss; take more rows, or early_stopping_on: score"
         )
-    if len(joined := loaded.task.packed(records)) != len(records) or joined != records:
+    joined = loaded.task.packed(records)
+    if joined is not records:
         if run.mixture is not None:
             raise ValueError(
                 f"task {loaded.settings.label}: rows of a mixture cannot be packed, whose gates look at whole rows; "

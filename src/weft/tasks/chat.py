@@ -6,6 +6,7 @@ only that turn's words do: the template is written to twice, with two texts that
 letter, and lies around what both have in common. So nothing is assumed of how a template looks.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ Prompt = str | Sequence[Message]
 """What is answered: a text that is gone on from, or messages."""
 
 ASSISTANT = "assistant"
+_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBES = ("a0y", "b1z")
 """Words that a turn is given to find its place; no template cuts letters off."""
 
@@ -157,8 +159,7 @@ def chat_encoding(
 
 def _marks(tokenizer: "PreTrainedTokenizerFast") -> bool:
     """Whether the template says itself which words are the assistant's."""
-    template = tokenizer.get_chat_template()
-    return "generation %}" in template or "generation -%}" in template
+    return _MARK.search(tokenizer.get_chat_template()) is not None
 
 
 def _marked(

@@ -202,9 +202,9 @@ class Task(ABC):
         """One checked row to be answered as a record, as who recognises its task reads it."""
         return self.encode(example, tokenizer)
 
-    def packed(self, records: Sequence[Record]) -> list[Record]:
-        """The records that training sees: the same, or joined to fewer where the kind and its options say so."""
-        return list(records)
+    def packed(self, records: list[Record]) -> list[Record]:
+        """The records that training sees: `records` itself, or them joined where the kind and its options say so."""
+        return records
 
     def sample(self, record: Record, generator: np.random.Generator) -> Record:
         """`record` with what is drawn anew each time it is used (masks); itself where nothing is."""

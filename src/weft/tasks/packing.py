@@ -27,11 +27,7 @@ def packed(records: Sequence[Record], room: int) -> list[Record]:
         raise ValueError(
             "rows have weights, which a block of several has not: take the column `weight` out, or set pack: false"
         )
-    pieces = [
-        (record, at)
-        for record in records
-        for at in range(len(record["input_ids"]))
-    ]
+    pieces = [(record, at) for record in records for at in range(len(record["input_ids"]))]
     pieces.sort(key=lambda piece: -len(piece[0]["input_ids"][piece[1]]))
     blocks: list[list[tuple[Record, int]]] = []
     free: list[tuple[int, int]] = []  # room left and number of each block, in order

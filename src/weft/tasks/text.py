@@ -71,7 +71,11 @@ def whole_number(value: object) -> int | None:
 
 
 def encoding_of(
-    tokenizer: "PreTrainedTokenizerFast", text: str, pair: str | None = None, *, special: bool = True
+    tokenizer: "PreTrainedTokenizerFast",
+    text: str,
+    pair: str | None = None,
+    *,
+    special: bool = True,
 ) -> "Encoding":
     """All tokens of a text or a pair, with what the tokenizer adds unless `special` is off; never cut or padded."""
     backend = tokenizer.backend_tokenizer

@@ -159,10 +159,7 @@ class CausalLM(Task):
             **sequences(tokenizer, encoding, [kept]),
             # The first token has none before it that could tell it.
             "labels": [
-                [
-                    encoding.ids[place] if own[place] and place else UNLABELLED
-                    for place in kept
-                ]
+                [encoding.ids[place] if own[place] and place else UNLABELLED for place in kept]
             ],
             "num_bytes": [_bytes_of(tokenizer, encoding, [at for at in kept if own[at]], text)],
         }
@@ -175,8 +172,8 @@ class CausalLM(Task):
         kept = fit(encoding, self.spec.max_length, self.spec.truncate, row)
         return {"id": example["id"], **sequences(tokenizer, encoding, [kept])}
 
-    def packed(self, records: Sequence[Record]) -> list[Record]:
-        return packed(records, self.spec.max_length) if self.options.pack else list(records)
+    def packed(self, records: list[Record]) -> list[Record]:
+        return packed(records, self.spec.max_length) if self.options.pack else records
 
     def decode(self, example: Example, record: Record, output: Sequence[np.ndarray]) -> Prediction:
         nll, tokens = 0.0, 0
