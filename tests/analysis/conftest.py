@@ -11,6 +11,15 @@ WORDS = ("the", "good", "dog", "found", "a", "red", "house")
 TAGS = ("DET", "ADJ", "NOUN", "VERB", "DET", "ADJ", "NOUN")
 HEADS = (3, 3, 4, 0, 7, 7, 4)
 RELATIONS = ("det", "amod", "nsubj", "root", "det", "amod", "obj")
+PAIRS = (
+    ("good dog", "good cat", 4.2),
+    ("a red house", "the city", 1.0),
+    ("big book", "big film", 3.1),
+    ("the river", "mary said no", 0.2),
+    ("old world", "new world", 2.4),
+    ("good day", "good day", 5.0),
+)
+"""Graded pairs of sentences."""
 
 
 def conllu(count: int) -> str:
@@ -42,4 +51,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "ud_ewt").mkdir()
     (folder / "ud_ewt" / "train.conllu").write_text(conllu(40))
     (folder / "ud_ewt" / "validation.conllu").write_text(conllu(24))
+    (folder / "stsb").mkdir()
+    pairs = [f"{a},{b},{score}" for a, b, score in PAIRS]
+    (folder / "stsb" / "validation.csv").write_text("\n".join(pairs) + "\n")
     return folder

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.analysis.drawn import drawn, orthonormal
 from weft.analysis.intervals import jackknife, mean_over, median_over
-from weft.analysis.measures.alignment import linear_cka, svcca
+from weft.analysis.measures.alignment import linear_cka, pwcca, svcca
 from weft.analysis.measures.geometry import (
     mean_cosine,
     moved,
@@ -91,6 +91,38 @@ class TestSVCCA:
         other = torch.cat([X, 1e-3 * drawn(80, 5, seed=2)], dim=1)
         assert svcca(noise, other) == pytest.approx(1, abs=1e-4)
         assert svcca(noise, other, variance=1.0) < 0.8
+
+
+class TestPWCCA:
+    def test_is_its_equation(self) -> None:
+        """Canonical variates from the eigenvectors of Hotelling's equation, without any SVD."""
+        X, Y = drawn(80, 4), drawn(80, 3, seed=1)
+        X0, Y0 = X - X.mean(0), Y - Y.mean(0)
+        C = torch.linalg.solve(X0.T @ X0, X0.T @ Y0) @ torch.linalg.solve(Y0.T @ Y0, Y0.T @ X0)
+        values, vectors = torch.linalg.eig(C)
+        order = values.real.argsort(descending=True)[:3]
+        h = X0 @ vectors.real[:, order]
+        h = h / h.norm(dim=0)
+        weights = (h.T @ X0).abs().sum(1)
+        expected = (weights * values.real[order].sqrt()).sum() / weights.sum()
+        assert pwcca(X, Y, variance=1.0) == pytest.approx(expected.item())
+
+    def test_does_not_see_a_linear_map_of_the_other_side(self) -> None:
+        X, Y = drawn(80, 5), drawn(80, 7, seed=1)
+        turned = pwcca(X, Y @ drawn(7, 7, seed=2) + 4, variance=1.0)
+        assert turned == pytest.approx(pwcca(X, Y, variance=1.0))
+        assert pwcca(X, X @ drawn(5, 5, seed=3), variance=1.0) == pytest.approx(1)
+
+    def test_a_lost_direction_of_little_weight_counts_little(self) -> None:
+        """Half the directions are lost: of those that carry X, or of those that do not."""
+        loud, quiet = 10 * drawn(4000, 3), drawn(4000, 3, seed=1)
+        X = torch.cat([loud, quiet], dim=1)
+        noise = drawn(4000, 3, seed=2)
+        kept, lost = (torch.cat([own, noise], dim=1) for own in (loud, quiet))
+        plain = svcca(X, kept, variance=1.0)
+        assert plain == pytest.approx(svcca(X, lost, variance=1.0), abs=0.02)
+        assert pwcca(X, kept, variance=1.0) > plain + 0.3
+        assert pwcca(X, lost, variance=1.0) < plain - 0.3
 
 
 class TestClouds:

@@ -1,8 +1,12 @@
 """Experts on tiny bases, and servers that answer for them."""
 
+import importlib
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -10,6 +14,7 @@ import pytest
 from tests.serving.runs import INPUTS, write_mixture, write_run
 from tests.serving.served import app_of, listening
 from weft.base.loading import load_base
+from weft.serving.cluster.starting import imported_ray
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
@@ -85,3 +90,20 @@ def http(server: str) -> Iterator[httpx.Client]:
     """Talks to `server`."""
     with httpx.Client(base_url=server, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """This machine as a cluster; its CPUs are so many in Ray's books alone."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray Serve is not installed")
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        # Its own settings are written as older pydantics had them.
+        ray = imported_ray()
+    ray.init(
+        "local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error"
+    )
+    yield ray
+    serve = importlib.import_module("ray.serve")
+    serve.shutdown()
+    ray.shutdown()

@@ -11,13 +11,12 @@ import httpx
 import pytest
 
 from tests.serving.conftest import READERS
+from tests.serving.refused import REFUSED, TOPIC
 from tests.serving.runs import INPUTS, close, write_run
 from tests.serving.served import app_of, error_of, listening
 from weft.answering.prediction import predict
 from weft.base.loading import load_base
 from weft.serving.http.settings import ServerSettings
-
-TOPIC = "sequence_classification"
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -65,51 +64,24 @@ def test_state_and_numbers(http: httpx.Client) -> None:
     assert _number(http, 'weft_requests_total{route="/v1/predict",status="200"}') >= 1
     assert _number(http, "weft_engine_residents") >= 1
     http.get("/a/stranger's/path")
-    text = http.get("/metrics").text
-    assert 'route="other",status="404"' in text
-    assert "stranger" not in text
+    series = _series(http)
+    assert any('route="other",status="404"' in one for one in series)
+    assert not any("stranger" in one for one in series)
+    for name in ("invented", "invented/task", "another"):
+        http.post("/v1/predict", json={"expert": name, "inputs": ["a"]})
+        http.get(f"/v1/experts/{name}")
+        http.get(f"/v1/{name}")
+    # Names that somebody makes up are no series: what grew is the routes and statuses that there are.
+    assert not any("invented" in one or "another" in one for one in _series(http))
+
+
+def _series(http: httpx.Client) -> set[str]:
+    return {line.rpartition(" ")[0] for line in http.get("/metrics").text.splitlines()}
 
 
 def _number(http: httpx.Client, name: str) -> float:
     lines = http.get("/metrics").text.splitlines()
     return float(next(line for line in lines if line.startswith(f"{name} ")).split()[-1])
-
-
-REFUSED: list[tuple[str, str, dict[str, Any], int, str, str]] = [
-    ("GET", "/v2", {}, 404, "unknown_path", "is no path of this server"),
-    ("GET", "/v1/predict", {}, 405, "wrong_method", "takes POST"),
-    ("POST", "/v1/predict", {"content": b"{}"}, 415, "unsupported_type", "send JSON"),
-    ("POST", "/v1/predict", {"content": b"{", "headers": {"Content-Type": "application/json"}},
-     400, "malformed_body", "not JSON"),
-    ("POST", "/v1/predict", {}, 422, "invalid_request", "body is missing"),
-    ("POST", "/v1/predict", {"json": {"inputs": []}}, 422, "invalid_request", "body.expert is missing"),
-    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "input": []}}, 422, "invalid_request",
-     "no field named 'input'. Did you mean 'inputs'?"),
-    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": [], "options": {"max_tokens": 3}}},
-     422, "invalid_request", "body.options.max_tokens: no field named 'max_tokens'. Did you mean 'max_new_tokens'?"),
-    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": [3]}}, 422, "invalid_request", "body.inputs.0"),
-    ("POST", "/v1/predict", {"json": {"expert": "topik", "inputs": ["a"]}}, 404, "unknown_expert", "no expert named"),
-    ("POST", "/v1/predict", {"json": {"expert": "../etc", "inputs": ["a"]}}, 400, "name_refused", "no expert can be"),
-    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": [{"txt": "a"}]}}, 422, "bad_input",
-     "input 0: text is missing"),
-    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"], "options": {"seed": 3}}}, 422, "bad_input",
-     "generation settings are for"),
-    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"] * 257}}, 413, "too_large", "257 inputs"),
-    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"], "options": {"max_new_tokens": 4096}}}, 422,
-     "invalid_request", "4096 tokens to be written"),
-    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"]}, "headers": {"Weft-Deadline": "soon"}}, 422,
-     "invalid_request", "header.weft-deadline"),
-    ("POST", "/v1/predict", {"json": {"expert": TOPIC, "inputs": ["a"]}, "headers": {"Weft-Deadline": "1e-9"}}, 504,
-     "deadline_passed", "no answer in the 1e-09 s"),
-    ("POST", "/v1/predict", {"content": b"0" * (8 << 20) + b"1"}, 413, "too_large", "a body may have"),
-    ("GET", "/healthz", {"headers": {"Host": "evil.example"}}, 421, "wrong_host", "'evil.example' is not what"),
-    ("PUT", "/v1/experts/new", {"json": {"folder": "/etc"}}, 422, "expert_refused", "lies in none of the folders"),
-    ("PUT", "/v1/experts/new", {"json": {"folder": "a\u0000b"}}, 422, "invalid_request", "body.folder"),
-    ("PUT", "/v1/experts/new", {"json": {"folder": "a" * 300}}, 422, "bad_input", "no system has names that long"),
-    ("PUT", "/v1/experts/auto", {"json": {"folder": TOPIC}}, 400, "name_refused", "cannot be put"),
-    ("DELETE", f"/v1/experts/{TOPIC}/task", {}, 400, "name_refused", "names a task"),
-    ("DELETE", "/v1/experts/nobody", {}, 404, "unknown_expert", "no expert named"),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "path", "sent", "status", "code", "says"), REFUSED)
@@ -158,6 +130,31 @@ def test_an_expert_comes_is_replaced_and_goes(changing: tuple[httpx.Client, Path
     error_of(http.post("/v1/predict", json=question), 404, "unknown_expert")
     error_of(http.delete("/v1/experts/mine"), 404, "unknown_expert")
     assert (folder / "second" / "expert").is_dir()
+
+
+def test_clients_are_told_an_experts_name_not_where_it_lies(
+    changing: tuple[httpx.Client, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    http, folder = changing
+    (folder / "first" / "expert" / "adapter_model.safetensors").write_bytes(b"cut")
+    (folder / "second" / "expert" / "weft.json").write_text("{")
+    (folder / "half").mkdir()
+    (folder / "half" / "run.yaml").write_text("")
+    question = {"inputs": ["a"]}
+    for name in ("first", "second", "half"):
+        put = error_of(http.put("/v1/experts/mine", json={"folder": name}), 422, "expert_refused")
+        asked = error_of(
+            http.post("/v1/predict", json={**question, "expert": name}), 422, "expert_refused"
+        )
+        listed = next(
+            one for one in http.get("/v1/experts").json()["experts"] if one["name"] == name
+        )
+        for said in (put, asked, listed["reason"]):
+            assert str(folder) not in said
+        assert name in asked
+    # Whoever runs the server finds out where.
+    reasons = [getattr(one, "fields", {}).get("reason", "") for one in caplog.records]
+    assert any(str(folder / "first" / "expert") in one for one in reasons)
 
 
 def test_links_and_names_do_not_lead_out(changing: tuple[httpx.Client, Path]) -> None:

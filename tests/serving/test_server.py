@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import weft
-from tests.serving.served import bearer
+from tests.serving.served import bearer, error_of
 from weft.cli import app
 from weft.serving.http.starting import named
 
@@ -87,8 +87,12 @@ def test_a_server_with_keys_answers_a_network_drains_and_ends(
     key = made.stdout.strip()
     assert key not in keys.read_text()
     options = (f"mine={shelf_folder / TOPIC}", "--experts", shelf_folder, "--device", "cpu")
-    with process(*options, "--host", "0.0.0.0", "--keys", keys) as (running, url):
+    more = ("--max-inputs", 200, "--max-requests", 50)
+    with process(*options, *more, "--host", "0.0.0.0", "--keys", keys) as (running, url):
         here = f"http://127.0.0.1:{url.rpartition(':')[2]}"
+        many = {"expert": "mine", "inputs": ["a"] * 201}
+        said = httpx.post(f"{here}/v1/predict", json=many, headers=bearer(key))
+        assert "201 inputs, a request may have 200" in error_of(said, 413, "too_large")
         assert httpx.get(f"{here}/v1/experts").status_code == 401
         own = httpx.get(f"{here}/v1/experts", headers=bearer(key) | {"Host": "any.name"})
         assert {"mine", TOPIC} <= {one["name"] for one in own.json()["experts"]}

@@ -209,6 +209,15 @@ def test_a_removed_expert_is_unknown_and_its_files_stay(own: Path) -> None:
     opened(Shelf(folders=[own], device="cpu"), use)
 
 
+def test_a_task_is_not_removed_alone(own: Path) -> None:
+    async def use(shelf: Shelf) -> None:
+        with pytest.raises(NameRefused, match="an expert goes with all its tasks"):
+            await shelf.remove("e0/task")
+        assert (await shelf.entry("e0")).name == "e0"
+
+    opened(Shelf(folders=[own], device="cpu"), use)
+
+
 def test_an_expert_that_is_removed_while_it_loads_does_not_come_back(own: Path) -> None:
     async def use(shelf: Shelf) -> None:
         asked = asyncio.create_task(size_of(shelf, "e0"))

@@ -4,15 +4,17 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
+from weft.analysis.intervals import Number
 from weft.analysis.keeping import fingerprint, keep, kept
 from weft.analysis.questions import questions
 from weft.analysis.questions.contract import Answer, Needs, Question, section
+from weft.analysis.seeds import Seeds
 from weft.analysis.study import Study
 from weft.analysis.subjects import Found, find, read
 from weft.analysis.texts import TREEBANK, NotAtHandError
@@ -140,6 +142,8 @@ def _missing(question: type[Question], found: Sequence[Found], data: Path | None
         return "a mixture's change is another for every input; give its experts' runs"
     if question.needs == "pairs" and with_weights < 2:
         return "it compares experts; give the runs of at least two"
+    if question.needs == "gates" and with_weights == len(found):
+        return "it asks what gates say; give the run of a mixture"
     return ""
 
 
@@ -159,8 +163,14 @@ def document(
         ),
         words=3,
     )
-    sections = [Section("experts", "Which experts?", parts=(experts,))]
-    sections += [section(name, kind, answer) for name, (kind, answer) in answers.items()]
+    seeds = Seeds(found)
+    said = tuple(f"{name}: {', '.join(own)}" for name, own in seeds.several.items())
+    sections = [Section("experts", "Which experts?", words=said, parts=(experts,))]
+    means = {name: seeds.numbers(answer.numbers) for name, (_, answer) in answers.items()}
+    sections += [
+        section(name, kind, replace(answer, numbers=means[name]))
+        for name, (kind, answer) in answers.items()
+    ]
     if left:
         notes = tuple(f"{name}: {why}" for name, why in left.items())
         sections.append(Section("not-asked", "What was not asked, and why", notes=notes))
@@ -177,18 +187,8 @@ def document(
         "questions": {
             name: {
                 "asks": kind.asks,
-                "numbers": [
-                    {
-                        "of": number.of,
-                        "what": number.what,
-                        **{
-                            end: value if math.isfinite(value) else None
-                            for end, value in asdict(number.score).items()
-                        },
-                        "chance": number.chance,
-                    }
-                    for number in answer.numbers
-                ],
+                "numbers": [_values(number) for number in answer.numbers],
+                "over_seeds": [_values(own) for own in means[name] if own.deviation is not None],
                 "rows": list(answer.rows),
             }
             for name, (kind, answer) in answers.items()
@@ -197,6 +197,17 @@ def document(
     }
     title = f"What {counted(len(found), 'expert')} did to {found[0].card.base}: {names}"
     return Document(title, tuple(sections), values)
+
+
+def _values(number: Number) -> dict[str, Any]:
+    ends = asdict(number.score).items()
+    return {
+        "of": number.of,
+        "what": number.what,
+        **{end: value if math.isfinite(value) else None for end, value in ends},
+        "chance": number.chance,
+        "deviation": number.deviation,
+    }
 
 
 def _written(folder: Path, found: Document, answers: dict[str, Answer]) -> Analysis:

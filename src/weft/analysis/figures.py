@@ -26,6 +26,8 @@ class Line:
     points: tuple[tuple[float, float], ...]
     chance: bool = False
     """Whether it says what chance gives."""
+    spread: tuple[float, ...] = ()
+    """How far runs of several seeds are apart at each point, their deviation; () of one run."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ def lines(words: Words, found: Sequence[Line], *, logarithmic: bool = False) -> 
                 markersize=4,
                 label=wrapped(line.name) if coloured else None,
             )
+            if coloured and line.spread:
+                x, y = zip(*line.points, strict=True)
+                pairs = list(zip(y, line.spread, strict=True))
+                low, high = ([v + side * s for v, s in pairs] for side in (-1, 1))
+                plot.fill_between(x, low, high, color=PALETTE[at], alpha=0.15, linewidth=0)
         for at, line in enumerate(chance):
             plot.plot(
                 *zip(*line.points, strict=True),
@@ -84,6 +91,8 @@ def lines(words: Words, found: Sequence[Line], *, logarithmic: bool = False) -> 
             alt += f". Chance: {min(level):.3g} to {max(level):.3g}"
     alt += f". All lie between {min(values):.3g} and {max(values):.3g}." if values else "."
     caption = words.caption
+    if any(line.spread for line in own):
+        caption += " A band is one standard deviation over seeds."
     if len(own) > COLOURED:
         caption += f" The first {COLOURED} have colours, the other {len(own) - COLOURED} are grey."
     height = 3.0 + 0.13 * min(len(own) + bool(chance), COLOURED + 1)
@@ -213,3 +222,33 @@ def clouds(words: Words, found: Sequence[Cloud]) -> Figure:
     )
     alt = f"{words.title}: two maps of the same tokens on the same axes. Centres: {moves}."
     return draw(words.name, 3.4, words.caption, alt, paint, width=7.2)
+
+
+def points(words: Words, found: Sequence[Line]) -> Figure:
+    """Points of kinds, each with a colour and a marker; where an axis has no number there is none."""
+    known = [
+        Line(one.name, tuple(p for p in one.points if math.isfinite(p[0] + p[1]))) for one in found
+    ]
+
+    def paint(drawn: "Canvas") -> None:
+        plot = axes(drawn, words.title, words.x, words.y)
+        for at, one in enumerate(known):
+            if one.points:
+                plot.scatter(
+                    *zip(*one.points, strict=True),
+                    s=22,
+                    alpha=0.8,
+                    linewidths=0,
+                    color=PALETTE[at % len(PALETTE)],
+                    marker=MARKERS[at % len(MARKERS)],
+                    label=wrapped(one.name),
+                )
+        drawn.legend(loc="outside lower center", ncols=3)
+
+    said = "; ".join(
+        f"{one.name} " + ", ".join(f"({x:.2g}, {y:.2g})" for x, y in one.points[:6])
+        for one in known
+        if one.points
+    )
+    alt = f"{words.title}: {sum(len(one.points) for one in known)} points. {said}."
+    return draw(words.name, 3.2, words.caption, alt, paint)

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals over maps, and over sentences.
+"""A number of an answer, and how sure it is: intervals over maps, and over sentences.
 
 Two ways, by what is resampled. A mean over maps takes the percentile bootstrap. What is no mean of tokens (CKA, the
 dimension of a cloud) takes the jackknife with groups of sentences left out: a bootstrap would put tokens in twice,
@@ -7,6 +7,7 @@ which moves such numbers by itself.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,25 @@ from weft.tasks.scoring import LEVEL, RESAMPLES, Score, interval
 GROUPS = 10
 _T = 2.262
 """The 97.5 % point of Student's t with 9 degrees of freedom, one less than there are groups."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number that answers a question."""
+
+    of: str
+    """The expert, or the two."""
+    what: str
+    """What was measured, with its unit."""
+    score: Score
+    chance: float | None = None
+    """The same where chance alone made the change; None where there is no such thing."""
+    deviation: float | None = None
+    """How far runs of several seeds are apart, where the score is their mean; None of one run."""
+
+    def __post_init__(self) -> None:
+        if self.chance is not None and not math.isfinite(self.chance):
+            object.__setattr__(self, "chance", None)
 
 
 def mean_over(values: Sequence[float], *, seed: int = 0) -> Score:

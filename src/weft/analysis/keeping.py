@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from weft.analysis.questions.contract import Answer, Number
+from weft.analysis.intervals import Number
+from weft.analysis.questions.contract import Answer
 from weft.analysis.subjects import Found
 from weft.atomic import make_folder, write_text
 from weft.guard import read_json
@@ -16,6 +18,7 @@ from weft.tasks.scoring import Score
 
 ANSWERS = "answers"
 """The folder of finished answers."""
+PACKAGE = Path(__file__).parents[1]
 _FORMAT = 1
 _MOST = 2**30
 
@@ -34,8 +37,17 @@ def fingerprint(found: Sequence[Found], data: Path | None, seed: int) -> str:
         hasher.update(
             f"{path.relative_to(data or '')} {state.st_size} {state.st_mtime_ns}".encode()
         )
-    for path in _files(Path(__file__).parent):
+    hasher.update(code_of().encode())
+    return hasher.hexdigest()
+
+
+@cache
+def code_of(root: Path = PACKAGE) -> str:
+    """A hash of all code below a folder: what a question measures with is spread over the package's rooms."""
+    hasher = hashlib.sha256()
+    for path in _files(root):
         if path.suffix == ".py":
+            hasher.update(f"{path.relative_to(root)} ".encode())
             hasher.update(path.read_bytes())
     return hasher.hexdigest()
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from weft.analysis.measures.changes import Change, drawn_like
+from weft.analysis.reading.traces import gates_of
+from weft.analysis.seeds import Seeds
 from weft.analysis.states import states_of
 from weft.analysis.subjects import Subject
 from weft.analysis.texts import Corpus, NotAtHandError, Sentence, corpus_of, own_rows, treebank
@@ -28,6 +31,8 @@ SENTENCES = 200
 """Sentences, or rows of a task, whose states are compared."""
 KEPT = 6
 """Corpora times experts whose states are held in memory."""
+MOST_GATES = 32
+"""Corpora times mixtures whose gates are."""
 
 
 class Study:
@@ -47,8 +52,10 @@ class Study:
         self.subjects = tuple(subjects)
         self.data = data
         self.seed = seed
+        self.seeds = Seeds([subject.found for subject in subjects])
         self._frozen: dict[str, Decomposed] = {}
         self._states = lru_cache(maxsize=KEPT)(self._read)
+        self._gates = lru_cache(maxsize=MOST_GATES)(self._read_gates)
         self._corpora: dict[str, Corpus] = {}
 
     @property
@@ -144,19 +151,24 @@ class Study:
         route = None if subject is None else route_of(subject)
         return states_of(model.snapshot, corpus, route, padding_id(self.base))
 
+    def gates(self, corpus: Corpus, subject: Subject) -> dict[str, Tensor]:
+        """Of a mixture, by map the gates of each unit, (units, gates)."""
+        return self._gates(corpus, subject)
+
+    def _read_gates(self, corpus: Corpus, subject: Subject) -> dict[str, Tensor]:
+        return gates_of(subject.model.snapshot, corpus, route_of(subject), padding_id(self.base))
+
     def twin_states(self, corpus: Corpus, subject: Subject) -> list[Tensor] | None:
         """The states under a random expert of the same maps, ranks and norms; None of a mixture, which has no size."""
         if subject.changes is None:
             return None
-        with_chance = self._woven(subject)
-        try:
-            route = Route.everywhere(with_chance)
+        with self.by_chance(subject) as name:
+            route = Route.everywhere(name)
             return states_of(self.model.snapshot, corpus, route, padding_id(self.base))
-        finally:
-            self.model.remove(with_chance)
 
-    def _woven(self, subject: Subject) -> str:
-        """The name of a random expert that was put on the base."""
+    @contextmanager
+    def by_chance(self, subject: Subject) -> Iterator[str]:
+        """What a random expert of the same maps, ranks and norms is called, which is on the base inside the block."""
         like = next(self.model.trunk.parameters())
         adapters = {
             module: lora_of(*(side.to(like) for side in change.pair))
@@ -164,8 +176,17 @@ class Study:
             if change.rank
         }
         name = f"{subject.name} by chance"
-        self.model.add(Expert(name, adapters, None))
-        return name
+        with self.resident(Expert(name, adapters, None)):
+            yield name
+
+    @contextmanager
+    def resident(self, expert: Expert) -> Iterator[None]:
+        """The expert is on the base inside the block."""
+        self.model.add(expert.to(next(self.model.trunk.parameters()).device))
+        try:
+            yield
+        finally:
+            self.model.remove(expert.name)
 
     def pairs(self) -> Iterator[tuple[Subject, Subject]]:
         """Every two experts, once."""

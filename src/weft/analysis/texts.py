@@ -12,7 +12,7 @@ from torch import Tensor
 from weft.analysis.subjects import Found
 from weft.answering.evaluation import rows_of
 from weft.base.loading import Base
-from weft.data.reading import find_spec
+from weft.data.reading import LoadedTask, find_spec
 from weft.guard import read_text
 from weft.registry import said_by
 from weft.tasks.contract import Record, Task
@@ -150,8 +150,10 @@ def _words(
     return record, tuple(map(tuple, own))
 
 
-def own_rows(found: Found, base: Base, data: Path | None, most: int) -> Corpus:
-    """Rows of an expert's own task, token by token, with what its labels say of each.
+def task_rows(
+    found: Found, base: Base, data: Path | None, most: int
+) -> tuple[LoadedTask, list[Record]]:
+    """Rows of an expert's own task, read and encoded.
 
     Args:
         found: The run of that one task.
@@ -170,7 +172,7 @@ def own_rows(found: Found, base: Base, data: Path | None, most: int) -> Corpus:
             f"the rows of {run.task.label} are on the hub; give a folder that has {run.task.label}/ as --data"
         )
     try:
-        loaded, records = rows_of(
+        return rows_of(
             run,
             found.card,
             base,
@@ -180,6 +182,11 @@ def own_rows(found: Found, base: Base, data: Path | None, most: int) -> Corpus:
         )
     except (KeyError, OSError, ValueError) as error:
         raise NotAtHandError(said_by(error)) from error
+
+
+def own_rows(found: Found, base: Base, data: Path | None, most: int) -> Corpus:
+    """Rows of an expert's own task, token by token, with what its labels say of each; arguments as of `task_rows`."""
+    loaded, records = task_rows(found, base, data, most)
     special = set(base.tokenizer.all_special_ids)
     kept, units, tags = [], [], []
     for record in records:

@@ -30,6 +30,14 @@ def command(
             help="onnx: weights in 8 bits; what that loses is said, on the rows of --split."
         ),
     ] = None,
+    mitigate_intruders: Annotated[
+        float | None,
+        typer.Option(
+            metavar="LAMBDA",
+            help="Shrink singular vectors of changed weights that the base has none like: 0 takes them away, 1 leaves "
+            "them, 0.75 is PEFT's default.",
+        ),
+    ] = None,
     split: Annotated[
         Literal["train", "validation", "test"],
         typer.Option(help="onnx: rows that expert and graph are both scored on."),
@@ -42,7 +50,7 @@ def command(
     from weft.storage.experts import read_card
     from weft.storage.exporting import export
 
-    export(run, folder, to, rank=rank, quantise=quantise)
+    export(run, folder, to, rank=rank, quantise=quantise, mitigate_intruders=mitigate_intruders)
     typer.echo(str(folder))
     if to == "onnx" and max_examples != 0:
         _say_what_is_lost(run, folder, split, max_examples)

@@ -37,12 +37,26 @@ def command(
     ] = 10.0,
     drain: Annotated[float, typer.Option(help="Seconds for what is under way at the end.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 512,
+    max_inputs: Annotated[int, typer.Option(min=1, help="Inputs of a request.")] = 256,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Answer by processes of a Ray cluster: RAY_ADDRESS, or here."),
+    ] = False,
+    replicas: Annotated[
+        str | None,
+        typer.Option(metavar="N|MIN:MAX", help="How many, with --ray; two if not given."),
+    ] = None,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log inputs and answers.")] = False,
 ) -> None:
     """Answer over HTTP by one or many experts, mixtures and merged experts; SIGTERM ends it politely."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise ValueError(f"weft serve needs {missing[0]}: pip install 'weft[serve]'")
+    if replicas is not None and not ray:
+        raise ValueError(
+            f"--replicas {replicas} are processes of a Ray cluster; give --ray as well"
+        )
     from weft.reporting.voice import current
 
     voice = current()
@@ -56,6 +70,8 @@ def command(
         "waiting_s": waiting,
         "drain_s": drain,
         "log_texts": log_texts,
+        "max_requests": max_requests,
+        "max_inputs": max_inputs,
     }
     start(
         runs or [],
@@ -68,4 +84,5 @@ def command(
         memory_gib=memory,
         device=device,
         limits=limits,
+        replicas=(replicas or "2") if ray else None,
     )

@@ -8,7 +8,7 @@ several       run.yaml merge.json <task>/
 import math
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from weft.answering.evaluation import save_evaluation
 from weft.atomic import atomic_folder
 from weft.base.loading import Base
 from weft.config import MergeSettings, RecipeSettings, Run, TaskSettings, TrainingSettings
-from weft.lowrank.product import Pair
 from weft.lowrank.roles import roles_of
 from weft.merging.combine import Combined
 from weft.merging.heads import Answered
@@ -26,9 +25,8 @@ from weft.merging.plan import Plan
 from weft.merging.record import Made, Record, write_record
 from weft.merging.scores import Scored
 from weft.merging.sources import Source
-from weft.methods.recipes import resolve
 from weft.model.expert import Expert
-from weft.model.factoring import lora_of
+from weft.model.factoring import lora_of, plain_recipe
 from weft.runs import RunFolder
 from weft.scoped import tell
 from weft.storage.experts import save_expert, versions
@@ -93,6 +91,10 @@ class Done:
         )
 
     @property
+    def _recipe(self) -> RecipeSettings:
+        return plain_recipe({name: len(A) for name, (A, _) in self.result.factors.items()})
+
+    @property
     def _settings(self) -> MergeSettings:
         """The settings with the weights in force; those that a method learns itself it learns again."""
         weights = None if self.plan.learns else list(self.result.weights)
@@ -104,7 +106,7 @@ class Done:
         scores = {} if evaluation is None else evaluation.scores
         card = replace(
             one.part.card,
-            recipe=_recipe(self.result.factors).model_dump(mode="json"),
+            recipe=self._recipe.model_dump(mode="json"),
             targets=tuple(adapters),
             train_also=(),
             versions=versions(),
@@ -130,7 +132,7 @@ class Done:
             task=tasks[0] if len(tasks) == 1 else None,
             tasks=tasks if len(tasks) > 1 else [],
             experts="shared" if len(self.plan.answered) > 1 else "separate",
-            recipe=_recipe(self.result.factors),
+            recipe=self._recipe,
             merge=self._settings,
             training=training,
             seed=runs[0].seed if len(runs) == 1 else self.plan.settings.seed,
@@ -158,20 +160,6 @@ class Done:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _recipe(factors: Mapping[str, Pair]) -> RecipeSettings:
-    """Plain LoRA with the ranks of the factors."""
-    ranks = {module: len(A) for module, (A, _) in factors.items()}
-    most = max(ranks.values())
-    lora = RecipeSettings(
-        name="lora",
-        targets=list(ranks),
-        ranks={module: rank for module, rank in ranks.items() if rank != most} or None,
-        modules=list(ranks),
-        **{"rank": most, "alpha": float(most), "dropout": 0.0},
-    )
-    return resolve(lora).describe().model_copy(update={"modules": list(ranks)})
 
 
 def _task(run: Run) -> TaskSettings:

@@ -1,16 +1,20 @@
-"""Experts as exact low-rank factors: several added up, and the nearest plain LoRA of one that has none."""
+"""Experts as exact low-rank factors: several added up, the nearest plain LoRA of one without, intruders shrunk."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from weft.config import RecipeSettings
 from weft.lowrank.attach import frozen_linear
+from weft.lowrank.intruders import Decomposed, mitigated
+from weft.lowrank.product import truncated
 from weft.lowrank.start import svd, wide
 from weft.methods.adapters.lora import LoRA
 from weft.methods.adapters.lora import Spec as LoRASpec
 from weft.methods.merges.cat import Cat
 from weft.methods.merges.contract import Merge
+from weft.methods.recipes import resolve
 from weft.model.expert import Expert, check_rank, factors_of
 from weft.model.head import Head
 
@@ -64,6 +68,34 @@ def approximated(expert: Expert, trunk: nn.Module, rank: int) -> tuple[Expert, f
     return near, (missed / whole) ** 0.5 if whole else 0.0
 
 
+def without_intruders(expert: Expert, trunk: nn.Module, shrink: float) -> tuple[Expert, int]:
+    """The expert with the intruder dimensions of its changed weights shrunk, and how many those are.
+
+    Factors have the expert's ranks and one more for each intruder, so they are exact; a variant that has none of its
+    own becomes its whole change, in as many ranks as that has.
+
+    Args:
+        expert: Has adapters.
+        trunk: Has the frozen maps.
+        shrink: What of an intruder stays, 0 to 1.
+    """
+    adapters, count = {}, 0
+    with torch.no_grad():
+        for module, adapter in expert.adapters.items():
+            weight = wide(frozen_linear(trunk, module).weight)
+            if adapter.low_rank:
+                A, B = (side.to(weight) for side in adapter.factors(weight))
+            else:
+                B = adapter.delta(weight)
+                A = torch.eye(B.shape[1], dtype=B.dtype, device=B.device)
+            pair, own = mitigated(Decomposed.of(weight), (A, B), shrink=shrink)
+            if len(pair[0]) > min(weight.shape):
+                pair = truncated(*pair, min(weight.shape))
+            adapters[module] = lora_of(*pair)
+            count += own
+    return Expert(expert.name, adapters, expert.head, expert.copies), count
+
+
 def is_nested(expert: Expert) -> bool:
     """Whether the first ranks of every adapter are an adapter of their own."""
     own = expert.adapters.values()
@@ -88,6 +120,19 @@ def cut(expert: Expert, rank: int) -> None:
         raise ValueError(f"rank {rank}: expected 1 to {most}, which the expert was trained with")
     for adapter in expert.adapters.values():
         adapter.truncate(min(rank, adapter.rank))
+
+
+def plain_recipe(ranks: Mapping[str, int]) -> RecipeSettings:
+    """Of adapters as `lora_of` makes them: plain LoRA of these ranks by map, its scale 1."""
+    most = max(ranks.values())
+    lora = RecipeSettings(
+        name="lora",
+        targets=list(ranks),
+        ranks={module: rank for module, rank in ranks.items() if rank != most} or None,
+        modules=list(ranks),
+        **{"rank": most, "alpha": float(most), "dropout": 0.0},
+    )
+    return resolve(lora).describe().model_copy(update={"modules": list(ranks)})
 
 
 def lora_of(A: Tensor, B: Tensor) -> LoRA:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from weft import __version__
-from weft.serving.engine import Engine
+from weft.serving.contract import Answering
 from weft.serving.errors import ServingError
 from weft.serving.http import refusals, routes
 from weft.serving.http.door import Door
@@ -57,7 +57,7 @@ class Application(FastAPI):
 
 
 def create_app(
-    engine: Engine, settings: ServerSettings | None = None, keys: Iterable[Key] = ()
+    engine: Answering, settings: ServerSettings | None = None, keys: Iterable[Key] = ()
 ) -> Application:
     """The application that answers for an engine; as an ASGI app any server can run it.
 

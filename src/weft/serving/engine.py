@@ -7,10 +7,9 @@ steps are the same functions, a batch with the same rows is the same batch, and 
 rounding alone.
 """
 
-import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from weft.serving.request.door import Door
 from weft.serving.request.rows import decoded
 from weft.serving.settings import Limits, Options
 from weft.serving.shelf import Shelf
-from weft.serving.streaming import Delta, Message, write
+from weft.serving.streaming import Delta, Message, Tell, relayed, write
 from weft.tasks.contract import Prediction
 
 NO_OPTIONS = Options()
@@ -195,14 +194,14 @@ class Engine:
                 layers={name: layer_of(name) for name in sorted(names)},
             )
 
-    async def stream(
+    def stream(
         self,
         expert: str | Mapping[str, float],
         text: str | Sequence[Message],
         *,
         options: Options = NO_OPTIONS,
         deadline: float | None = None,
-    ) -> AsyncIterator[Delta]:
+    ) -> AsyncGenerator[Delta]:
         """What an expert writes behind a text, or in answer to messages, as it is written.
 
         The pieces together are the continuation of `predict`; where a text cannot be written in company, there is one.
@@ -217,17 +216,7 @@ class Engine:
             BadInput: If the expert writes no text.
             ServingError: Others, where there is no answer.
         """
-        told: asyncio.Queue[Delta | None] = asyncio.Queue()
-        work = asyncio.ensure_future(self._write(expert, text, options, deadline, told))
-        work.add_done_callback(lambda _: told.put_nowait(None))
-        try:
-            while (delta := await told.get()) is not None:
-                yield delta
-            await work
-        finally:
-            # Whoever listened may have left.
-            work.cancel()
-            await asyncio.wait([work])
+        return relayed(partial(self._write, expert, text, options, deadline))
 
     async def experts(self) -> list[Entry]:
         """All there is on the shelf, by name."""
@@ -244,6 +233,10 @@ class Engine:
     async def remove(self, name: str) -> None:
         """Let a name mean nothing; see `Shelf.remove`."""
         await self.shelf.remove(name)
+
+    async def point(self, folders: Mapping[str, Path | None]) -> None:
+        """Let names mean folders, unread; see `Shelf.point`."""
+        await self.shelf.point(folders)
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new; wait for what is under way, and after so many seconds refuse what is left."""
@@ -287,8 +280,8 @@ class Engine:
         text: str | Sequence[Message],
         options: Options,
         deadline: float | None,
-        told: "asyncio.Queue[Delta | None]",
+        tell: Tell,
     ) -> None:
         asked = asked_of(expert, options, self.shelf.auto)
         async with self._call(asked, 1, deadline) as call:
-            await write(call, text, options.generation or Generation(), told.put_nowait)
+            await write(call, text, options.generation or Generation(), tell)

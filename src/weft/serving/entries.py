@@ -12,6 +12,7 @@ from typing import Literal
 
 from weft.base.digest import stored_tensors
 from weft.model.card import Card
+from weft.registry import said_by
 from weft.runs import CONFIG
 from weft.serving.errors import ExpertRefused
 from weft.serving.names import is_name
@@ -123,7 +124,7 @@ def described(name: str, place: Place) -> Entry:
         cards = {task: read_card(folder) for task, folder in place.cards.items()}
         return entry_of(name, place, cards)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error.args[0] if error.args else error)
+        reason = said_by(error).replace(str(place.folder), name)
         return Entry(name, place.form, (), "", None, 0, False, None, "refused", reason)
 
 

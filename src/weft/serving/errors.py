@@ -1,6 +1,10 @@
 """What a request can be refused with: a sentence, a code that stays, the HTTP status that says the same."""
 
+import logging
+from pathlib import Path
 from typing import ClassVar
+
+LOG = logging.getLogger("weft.serving")
 
 
 class ServingError(Exception):
@@ -46,6 +50,14 @@ class ExpertRefused(ServingError):  # noqa: N818
     code = "expert_refused"
     status = 422
 
+    def told(self, name: str, folder: Path) -> "ExpertRefused":
+        """The same for clients, to whom the expert's name stands for its folder; where that lies is for the log."""
+        said = str(self).replace(str(folder), name)
+        if said == str(self):
+            return self
+        LOG.warning("expert refused", extra={"fields": {"expert": name, "reason": str(self)}})
+        return ExpertRefused(said)
+
 
 class ExpertInUse(ServingError):  # noqa: N818
     """A change of an expert while another change of it is under way."""
@@ -69,6 +81,10 @@ class Overloaded(ServingError):  # noqa: N818
         super().__init__(message)
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[type["Overloaded"], tuple[str, float]]:
+        # An exception is pickled by its message alone.
+        return type(self), (str(self), self.retry_after)
+
 
 class DeadlinePassed(ServingError):  # noqa: N818
     """There was no answer in the time that the request gave."""
@@ -82,6 +98,15 @@ class Draining(ServingError):  # noqa: N818
 
     code = "draining"
     status = 503
+
+
+class ReplicaLost(ServingError):  # noqa: N818
+    """The process that was to answer died, and so did the one that was asked after it; or there is none."""
+
+    code = "replica_lost"
+    status = 503
+    retry_after = 1.0
+    """Seconds after which to ask again."""
 
 
 class Failed(ServingError):  # noqa: N818

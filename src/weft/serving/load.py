@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WINDOW = 30.0
@@ -33,6 +33,38 @@ class Load:
     busy: float
     """Share of the last half minute in which the model computed, 0 to 1."""
     draining: bool
+    replicas: int = 1
+    """Processes that answer."""
+    retries: int = 0
+    """Requests that were asked once more, since the process that was to answer had died."""
+
+
+def summed(loads: Sequence[Load], *, rows: int, draining: bool, retries: int) -> Load:
+    """Loads as one: amounts add up, and of shares the mean is taken.
+
+    Args:
+        loads: Of each replica.
+        rows: Inputs under way in all of them, on their way to one, or waiting for one.
+        draining: Whether nothing new is taken.
+        retries: Requests that were asked once more.
+    """
+    waiting: Counter[str] = Counter()
+    for load in loads:
+        waiting.update(load.waiting)
+    return Load(
+        waiting=waiting,
+        rows=rows,
+        writing=sum(load.writing for load in loads),
+        residents=sum(load.residents for load in loads),
+        bytes=sum(load.bytes for load in loads),
+        batches=sum(load.batches for load in loads),
+        tokens=sum(load.tokens for load in loads),
+        tokens_per_second=sum(load.tokens_per_second for load in loads),
+        busy=sum(load.busy for load in loads) / max(1, len(loads)),
+        draining=draining,
+        replicas=len(loads),
+        retries=retries,
+    )
 
 
 class Meter:

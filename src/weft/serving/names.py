@@ -41,6 +41,20 @@ def plain(name: str) -> str:
     return own
 
 
+def whole(name: str) -> str:
+    """The name of an expert that is to go with all its tasks.
+
+    Raises:
+        NameRefused: If it names a task, or cannot be one.
+    """
+    own, task = checked(name)
+    if task is not None:
+        raise NameRefused(
+            f"{name!r} names a task; an expert goes with all its tasks, by its name: {own!r}"
+        )
+    return own
+
+
 def is_name(name: str) -> bool:
     """Whether a folder's name is one that an expert can have."""
     return len(name) <= LONGEST and _NAME.fullmatch(name) is not None and name != AUTO

@@ -55,19 +55,28 @@ class Places:
             UnknownExpert: If there is none.
             ExpertRefused: If there is a folder that holds none.
         """
-        path = self._path(name)
+        path = self.folder(name)
         if path is None:
             raise self._unknown(name)
-        return _finished(path)
+        return _finished(path, name)
 
     def means(self, name: str, place: Place) -> bool:
         """Whether a name means that place now."""
-        return self._path(name) == place.folder
+        return self.folder(name) == place.folder
 
     def put(self, name: str, place: Place) -> None:
         """Let a name mean a place."""
-        self._named[plain(name)] = place.folder
-        self._hidden.discard(name)
+        self.point(name, place.folder)
+
+    def point(self, name: str, folder: Path | None) -> None:
+        """Let a name mean a folder, which is looked at when somebody asks for it, or nothing."""
+        if folder is None:
+            self._named.pop(name, None)
+            self._hidden.add(name)
+            self._entries.pop(name, None)
+        else:
+            self._named[plain(name)] = folder
+            self._hidden.discard(name)
 
     def remove(self, name: str) -> None:
         """Let a name mean nothing any more; files stay, and what lies in a folder is back after a restart.
@@ -75,11 +84,9 @@ class Places:
         Raises:
             UnknownExpert: If it does not mean anything.
         """
-        if self._path(name) is None:
+        if self.folder(name) is None:
             raise self._unknown(name)
-        self._named.pop(name, None)
-        self._hidden.add(name)
-        self._entries.pop(name, None)
+        self.point(name, None)
 
     def allowed(self, folder: str | Path) -> Place:
         """The place that somebody asks to put on the shelf.
@@ -93,7 +100,7 @@ class Places:
         for root in self._roots:
             path = (root / folder).resolve()
             if path.is_relative_to(root) and path != root and path.is_dir():
-                return _finished(path)
+                return _finished(path, str(folder))
         raise ExpertRefused(
             f"{str(folder)!r:.200} lies in none of the folders that this server takes experts from; give a run folder "
             "below one of them"
@@ -107,8 +114,8 @@ class Places:
             del self._entries[name]
         return found
 
-    def _path(self, name: str) -> Path | None:
-        """Where the folder of a name lies; folders are not looked through for it."""
+    def folder(self, name: str) -> Path | None:
+        """Where the folder of a name lies, None where it means nothing; folders are not looked through for it."""
         path = self._named.get(name)
         if path is None and name not in self._hidden:
             path = next((own for folder in self._folders if (own := _below(folder, name))), None)
@@ -121,10 +128,11 @@ class Places:
     def entry(self, name: str, path: Path) -> Entry:
         """Of what lies in a folder; one that holds no expert is listed as refused."""
         try:
-            place = _finished(path)
+            place = _finished(path, name)
             stamp = _stamp(place)
         except (OSError, ExpertRefused) as error:
-            return Entry(name, "expert", (), "", None, 0, False, None, "refused", str(error))
+            reason = str(error).replace(str(path), name)
+            return Entry(name, "expert", (), "", None, 0, False, None, "refused", reason)
         kept = self._entries.get(name)
         if kept is None or kept[0] != stamp:
             kept = self._entries[name] = stamp, described(name, place)
@@ -142,11 +150,13 @@ def _below(folder: Path, name: str) -> Path | None:
     return path if path.is_dir() and path.resolve().is_relative_to(folder) else None
 
 
-def _finished(path: Path) -> Place:
+def _finished(path: Path, called: str = "") -> Place:
+    """What a folder holds, by whatever it is called where a refusal is told."""
     place = place_of(path)
     if place is None:
         raise ExpertRefused(
-            f"{path} holds no expert: give a run folder that `weft train`, `weft merge` or `weft mix` has finished"
+            f"{called or path} holds no expert: give a run folder that `weft train`, "
+            "`weft merge` or `weft mix` has finished"
         )
     return place
 

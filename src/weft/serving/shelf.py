@@ -23,7 +23,7 @@ from weft.serving.errors import (
     UnknownExpert,
 )
 from weft.serving.memory import Memory
-from weft.serving.names import checked, plain
+from weft.serving.names import checked, plain, whole
 from weft.serving.places import Places
 from weft.serving.resident import Resident, Wanted, load
 from weft.serving.settings import Room
@@ -185,14 +185,21 @@ class Shelf:
         await self._look()
         return await self.entry(own)
 
+    async def point(self, folders: Mapping[str, Path | None]) -> None:
+        """Let names mean folders that were put on another shelf, or nothing; they are read when they are asked."""
+        for name, folder in folders.items():
+            self._places.point(name, folder)
+            self.memory.retire(name)
+        await self._look()
+
     async def remove(self, name: str) -> None:
         """Let a name mean nothing; its files stay, and requests under way are answered.
 
         Raises:
-            UnknownExpert, NameRefused: As the name is.
+            UnknownExpert, NameRefused: As the name is; the task of an expert cannot be removed.
             ExpertInUse: If it is being put at the moment.
         """
-        own, _ = checked(name)
+        own = whole(name)
         if own in self._changing:
             raise ExpertInUse(f"{own} is being replaced at the moment; ask again")
         self._places.remove(own)
@@ -276,12 +283,15 @@ class Shelf:
     ) -> Resident:
         loop = asyncio.get_running_loop()
         task = task if place.form == "several" else None
-        stored = await loop.run_in_executor(self._loader, stored_bytes, place, task, self.room)
-        need = stored * IN_MEMORY
-        await self.memory.make_room(key, need, held)
-        wanted = Wanted(key, f"{key}#{next(self._numbers)}", place, task)
-        with self.memory.reserved(need):
-            return await loop.run_in_executor(self._loader, self._read, wanted)
+        try:
+            stored = await loop.run_in_executor(self._loader, stored_bytes, place, task, self.room)
+            need = stored * IN_MEMORY
+            await self.memory.make_room(key, need, held)
+            wanted = Wanted(key, f"{key}#{next(self._numbers)}", place, task)
+            with self.memory.reserved(need):
+                return await loop.run_in_executor(self._loader, self._read, wanted)
+        except ExpertRefused as error:
+            raise error.told(checked(key)[0], place.folder) from error
 
     def _read(self, wanted: Wanted) -> Resident:
         return load(wanted, self._ground_of(wanted.place))

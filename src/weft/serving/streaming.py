@@ -1,8 +1,10 @@
 """Text as it is written: what of it is certain already, piece by piece."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -41,6 +43,25 @@ class Delta:
     version: str
 
 
+Tell = Callable[[Delta], None]
+"""Is given each piece."""
+
+
+async def relayed(write: Callable[[Tell], Coroutine[Any, Any, None]]) -> AsyncGenerator[Delta]:
+    """What a coroutine tells, piece by piece; it ends when whoever listens leaves."""
+    told: asyncio.Queue[Delta | None] = asyncio.Queue()
+    work = asyncio.ensure_future(write(told.put_nowait))
+    work.add_done_callback(lambda _: told.put_nowait(None))
+    try:
+        while (delta := await told.get()) is not None:
+            yield delta
+        await work
+    finally:
+        # Whoever listened may have left.
+        work.cancel()
+        await asyncio.wait([work])
+
+
 class Told:
     """What has been told of a text; nothing is taken back.
 
@@ -74,9 +95,7 @@ class Told:
         return new
 
 
-async def write(
-    call: Call, text: str | Sequence[Message], how: Generation, tell: Callable[[Delta], None]
-) -> None:
+async def write(call: Call, text: str | Sequence[Message], how: Generation, tell: Tell) -> None:
     """Write behind a text, or in answer to messages, and tell each piece.
 
     Args:
@@ -92,11 +111,7 @@ async def write(
     prompt = await call.in_pool(partial(input_of, base.tokenizer, text))
     own = await call.speaker()
     if own is None:
-        shown = prompt
-        if not isinstance(prompt, str):
-            shown = await call.in_pool(
-                partial(rendered, base.tokenizer, prompt["messages"], "input", answer=True)
-            )
+        shown = await call.in_pool(partial(_shown, base.tokenizer, prompt))
         [(_, task)] = await call.recognised([shown])
         own = speaker(call.own, task)
     if own.task.spec.kind != WRITES:
@@ -141,10 +156,22 @@ def input_of(tokenizer: PreTrainedTokenizerFast, text: str | Sequence[Message]) 
     if isinstance(text, str):
         return text
     try:
-        messages = checked_messages(list(text), "input")
+        messages = checked_messages(
+            [{key: message.get(key) for key in ("role", "content")} for message in text], "input"
+        )
     except ValueError as error:
         raise BadInput(said_by(error)) from error
     if tokenizer.chat_template:
         return {"messages": messages}
     lines = [f"{message['role']}: {message['content']}\n" for message in messages]
     return "".join([*lines, "assistant:"])
+
+
+def _shown(tokenizer: PreTrainedTokenizerFast, asked: Input) -> str:
+    """What is asked as one text, by which a mixture recognises whose it is."""
+    if isinstance(asked, str):
+        return asked
+    try:
+        return rendered(tokenizer, asked["messages"], "input", answer=True)
+    except ValueError as error:
+        raise BadInput(said_by(error)) from error

@@ -13,6 +13,8 @@ def export(
     to: str = "peft",
     rank: int | None = None,
     quantise: str | None = None,
+    *,
+    mitigate_intruders: float | None = None,
 ) -> Path:
     """Write a run's expert for other tools.
 
@@ -30,6 +32,9 @@ def export(
             trained for every rank (recipe `dylora`) it is the plain LoRA that it is at this one.
         quantise: For `onnx`: `int8` writes the weights of products in 8 bits; answers change
             (`weft.answering.exported.compared` says by how much).
+        mitigate_intruders: Shrink the intruder dimensions of every changed weight (`weft/lowrank/intruders.py`) to this
+            share of themselves, 0 to 1: the base forgets less, the task may lose. PEFT calls it `mitigation_lambda`,
+            0.75 there. Each intruder takes a rank of its own; with `rank` the change is cut to that, as PEFT does.
 
     Returns:
         `folder`.
@@ -37,7 +42,10 @@ def export(
     Raises:
         ValueError: If `folder` exists, the expert has no such form, or a package that writes it is not installed.
     """
-    wanted, folder = Wanted(RunFolder.open(run_folder), rank, quantise), Path(folder)
+    wanted, folder = (
+        Wanted(RunFolder.open(run_folder), rank, quantise, mitigate_intruders),
+        Path(folder),
+    )
     if folder.exists():
         raise ValueError(f"{folder} exists; choose another folder, or remove it")
     form = form_of(to)

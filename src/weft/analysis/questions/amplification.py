@@ -75,7 +75,9 @@ class Amplification(Question):
             "amplification (ratio)",
             "Size of the change over that of the weight in the same directions, mean over maps; dotted: chance.",
         )
-        return Answer(tuple(words), tuple(numbers), tuple(rows), (lines(figure, drawn),))
+        return Answer(
+            tuple(words), tuple(numbers), tuple(rows), (lines(figure, study.seeds.lines(drawn)),)
+        )
 
 
 def _verdict(low: float, high: float, chance: float) -> str:

@@ -78,7 +78,12 @@ class CKA(Question):
             "linear CKA (0 to 1)",
             "Linear CKA between the base's and the expert's states of the same tokens, by layer; dotted: chance.",
         )
-        return Answer(tuple(words), tuple(numbers), tuple(rows), (lines(figure, drawn), *figures))
+        return Answer(
+            tuple(words),
+            tuple(numbers),
+            tuple(rows),
+            (lines(figure, study.seeds.lines(drawn)), *figures),
+        )
 
 
 def _verdict(name: str, high: float, value: float, chance: float | None) -> str:

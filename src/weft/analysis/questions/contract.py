@@ -10,31 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from weft.analysis.intervals import Number
 from weft.analysis.study import Study
 from weft.reporting.document import Figure, Section, Table
 from weft.reporting.numbers import NONE
-from weft.tasks.scoring import Score
 
-Needs = Literal["weights", "pairs", "rows", "trees"]
-"""What must be there: any expert; two experts; rows to read, of the treebank or of the experts' tasks; the treebank.
-A report has its sections in this order."""
-
-
-@dataclass(frozen=True)
-class Number:
-    """One number that answers a question."""
-
-    of: str
-    """The expert, or the two."""
-    what: str
-    """What was measured, with its unit."""
-    score: Score
-    chance: float | None = None
-    """The same where chance alone made the change; None where there is no such thing."""
-
-    def __post_init__(self) -> None:
-        if self.chance is not None and not math.isfinite(self.chance):
-            object.__setattr__(self, "chance", None)
+Needs = Literal["weights", "pairs", "rows", "trees", "gates"]
+"""What must be there: any expert; two experts; rows to read, of the treebank or of the experts' tasks; the treebank; a
+mixture. A report has its sections in this order."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +60,20 @@ class Question(ABC):
 
 def section(name: str, question: type[Question], found: Answer) -> Section:
     """An answer as a section of a report."""
+    seeds = any(number.deviation is not None for number in found.numbers)
     table = Table(
-        "The numbers that answer it, with their 95 % intervals, and what chance gives.",
-        ("expert", "measured", "value", "95 % interval", "chance"),
+        "The numbers that answer it, with their 95 % intervals, and what chance gives."
+        + (
+            " Of several seeds: their mean, their standard deviation and Student's interval."
+            * seeds
+        ),
+        ("expert", "measured", "value", *(("± seeds",) * seeds), "95 % interval", "chance"),
         tuple(
             (
                 number.of,
                 number.what,
                 shown(number.score.value),
+                *((NONE if number.deviation is None else shown(number.deviation),) * seeds),
                 f"{shown(number.score.low)} to {shown(number.score.high)}"
                 if math.isfinite(number.score.low)
                 else NONE,

@@ -102,7 +102,7 @@ class Displacement(Question):
             tuple(words),
             tuple(numbers),
             tuple(rows),
-            (lines(figure, drawn), *heats),
+            (lines(figure, study.seeds.lines(drawn)), *heats),
             notes=tuple(notes),
         )
 

@@ -87,7 +87,10 @@ class Geometry(Question):
                     drawn[name].append(_line(f"base on {corpus.name}", values["base"]))
                 words.append(_verdict(subject.name, name, score.low, score.high))
             based.add(corpus.name)
-        figures = tuple(_figure(name, what, drawn[name]) for name, (_, what) in MEASURES.items())
+        figures = tuple(
+            _figure(name, what, study.seeds.lines(drawn[name]))
+            for name, (_, what) in MEASURES.items()
+        )
         return Answer(tuple(words), tuple(numbers), tuple(rows), figures)
 
 

@@ -84,7 +84,9 @@ class Intruders(Question):
             f"How many of the {TOP} strongest directions are new, by what counts as new; mean over maps, dotted: "
             f"chance.",
         )
-        return Answer(tuple(words), tuple(numbers), tuple(rows), (lines(figure, drawn),))
+        return Answer(
+            tuple(words), tuple(numbers), tuple(rows), (lines(figure, study.seeds.lines(drawn)),)
+        )
 
 
 def _likeness(study: Study, module: str, change: Change) -> list[float]:

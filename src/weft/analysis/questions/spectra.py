@@ -67,7 +67,9 @@ class Spectra(Question):
             "size, the largest is 1",
             "Singular values of the change, the largest of each map as 1, mean over maps.",
         )
-        return Answer(tuple(words), tuple(numbers), tuple(rows), (lines(figure, drawn),))
+        return Answer(
+            tuple(words), tuple(numbers), tuple(rows), (lines(figure, study.seeds.lines(drawn)),)
+        )
 
 
 def _ranks(change: Change) -> dict[str, float]:

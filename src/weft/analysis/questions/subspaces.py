@@ -76,7 +76,7 @@ class Subspaces(Question):
             "overlap (0 to 1)",
             "How far the spans that two experts' changes read overlap, by layer, mean over maps; dotted: chance.",
         )
-        figures = (lines(figure, drawn), _heat(study, most[1], most[2]))
+        figures = (lines(figure, study.seeds.lines(drawn)), _heat(study, most[1], most[2]))
         return Answer(tuple(words), tuple(numbers), tuple(rows), figures)
 
 

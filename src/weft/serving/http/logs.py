@@ -7,7 +7,8 @@ import time
 import traceback
 from typing import Any, TextIO
 
-LOG = logging.getLogger("weft.serving")
+from weft.serving.errors import LOG
+
 _OTHERS = ("uvicorn.error",)
 """Loggers of libraries whose lines stand among ours."""
 

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from weft.serving.engine import Engine
+from weft.serving.contract import Answering
 
 _GAUGES = {
     "rows": "Inputs under way, encoded, waiting or computed.",
@@ -16,10 +16,12 @@ _GAUGES = {
     "bytes": "Of the tensors of experts in memory.",
     "busy": "Share of the last half minute in which the model computed.",
     "draining": "1 once the engine takes nothing new.",
+    "replicas": "Processes that answer.",
 }
 _COUNTERS = {
     "batches": "Forward passes.",
     "tokens": "Tokens read and written, padding not counted.",
+    "retries": "Requests asked once more, since the process that was to answer had died.",
 }
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -31,7 +33,7 @@ class Metrics:
         engine: Whose load stands beside them.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Answering) -> None:
         self._registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self._registry}
         self._requests = Counter(
@@ -80,7 +82,7 @@ class Metrics:
 class _LoadOf(Collector):
     """Every number of the engine's load as a gauge of its name."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Answering) -> None:
         self._engine = engine
 
     def collect(self) -> Iterable[Metric]:

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 
 from weft.serving.app import Application, create_app
-from weft.serving.engine import Engine
+from weft.serving.contract import Answering
 from weft.serving.http.logs import LOG, log_to
 from weft.serving.http.security import Key
 from weft.serving.http.settings import LOOPBACK, ServerSettings
@@ -24,7 +24,7 @@ _IDLE_S = 15
 
 
 def serve(
-    engine: Engine,
+    engine: Answering,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -60,6 +60,8 @@ def serve(
         proxy_headers=False,
         ws="none",
         http="h11",
+        # As with http: what is installed beside weft changes nothing here.
+        loop="asyncio",
         lifespan="on",
         timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),

@@ -1,16 +1,19 @@
 """What a form of an export keeps: it refuses what it cannot hold before any work, then writes a folder."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 from weft.config import RecipeSettings
+from weft.lowrank.intruders import SHRINK
 from weft.methods.recipes import file_of
 from weft.model.card import Card
+from weft.model.factoring import without_intruders
 from weft.runs import RunFolder
 from weft.storage.card import read_card
+from weft.storage.loading import LoadedRun, load_run_model
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class Wanted:
         run: The run folder.
         rank: Of the plain LoRA to write in place of the expert's own change; None is the expert as it is.
         quantise: The type of the weights to write; None is that of the expert.
+        mitigate_intruders: What stays of intruder dimensions, 0 to 1; None leaves them as they are.
     """
 
     run: RunFolder
     rank: int | None = None
     quantise: str | None = None
+    mitigate_intruders: float | None = None
 
     @property
     def is_mixture(self) -> bool:
@@ -40,6 +45,21 @@ class Wanted:
     def is_whole(self) -> bool:
         """Whether every weight was trained, so that the run's folder is a checkpoint already."""
         return file_of(RecipeSettings(**self.card.recipe)).trains == "base"
+
+    def load(self, precision: str | None = None) -> LoadedRun:
+        """The expert on its base, on the CPU, its intruders shrunk where that is wanted.
+
+        Args:
+            precision: As of `load_run_model`.
+        """
+        loaded = load_run_model(self.run.path, device="cpu", precision=precision)
+        if self.mitigate_intruders is None:
+            return loaded
+        own = loaded.model.expert(loaded.name)
+        changed, count = without_intruders(own, loaded.model.trunk, self.mitigate_intruders)
+        loaded.model.replace(changed)
+        # The scores on the card are those of the expert as it was trained.
+        return replace(loaded, card=replace(loaded.card, metrics={"mitigated_intruders": count}))
 
 
 class Form(ABC):
@@ -65,6 +85,8 @@ class Form(ABC):
             if getattr(wanted, option) is not None and option not in self.options:
                 takes = "peft" if option == "rank" else "onnx"
                 raise ValueError(f"{option}: only an export to {takes} has one; leave it away")
+        if wanted.mitigate_intruders is not None:
+            _check_mitigation(wanted, wanted.mitigate_intruders)
 
     @abstractmethod
     def write(self, wanted: Wanted, folder: Path) -> None:
@@ -77,6 +99,26 @@ class Form(ABC):
         Raises:
             ValueError: If the run is damaged or does not fit its base.
         """
+
+
+def _check_mitigation(wanted: Wanted, shrink: float) -> None:
+    if not 0 <= shrink <= 1:
+        raise ValueError(
+            f"mitigate_intruders {shrink:g}: expected 0 to 1, the share of an intruder that stays (PEFT's default is "
+            f"{SHRINK:g})"
+        )
+    if wanted.is_mixture:
+        raise ValueError(
+            f"{wanted.run.path} holds a mixture, whose weights are others for every input, so they have no singular "
+            "vectors; mitigate its experts, each exported from the run that trained it"
+        )
+    trains = file_of(RecipeSettings(**wanted.card.recipe)).trains
+    if trains != "adapters":
+        what = "every weight" if trains == "base" else "a head alone"
+        raise ValueError(
+            f"{wanted.run.expert} trained {what}, so there is no adapter whose intruders could be shrunk; leave "
+            "mitigate_intruders away"
+        )
 
 
 def check_headed(wanted: Wanted) -> None:

@@ -7,7 +7,7 @@ from weft.atomic import atomic_folder
 from weft.storage.dense import write_checkpoint
 from weft.storage.forms.contract import Form, Wanted, check_headed
 from weft.storage.links import refuse_links
-from weft.storage.loading import LoadedRun, load_run_model
+from weft.storage.loading import LoadedRun
 
 
 class Merged(Form):
@@ -18,7 +18,7 @@ class Merged(Form):
         check_headed(wanted)
 
     def write(self, wanted: Wanted, folder: Path) -> None:
-        loaded = None if wanted.is_whole else load_run_model(wanted.run.path, device="cpu")
+        loaded = None if wanted.is_whole else wanted.load()
         with atomic_folder(folder) as draft:
             write_merged(wanted, loaded, draft)
 

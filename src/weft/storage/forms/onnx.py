@@ -32,7 +32,7 @@ from weft.scoped import tell
 from weft.storage.card import write_card
 from weft.storage.dense import write_config
 from weft.storage.forms.contract import Form, Wanted, check_headed
-from weft.storage.loading import LoadedRun, load_run_model
+from weft.storage.loading import LoadedRun
 from weft.tasks.kinds.embedding import Embedding
 
 OPSET = 18
@@ -69,7 +69,7 @@ class Onnx(Form):
 
     def write(self, wanted: Wanted, folder: Path) -> None:
         # In single precision whatever the run computes in: the graph's products are.
-        loaded = load_run_model(wanted.run.path, device="cpu", precision="fp32")
+        loaded = wanted.load("fp32")
         folded = Folded(loaded.model, loaded.name, normalize=_normalizes(loaded))
         with atomic_folder(folder) as draft:
             tell("making the graph")

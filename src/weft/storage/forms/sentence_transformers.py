@@ -6,7 +6,6 @@ from weft.atomic import atomic_folder
 from weft.storage.dense import write_pooling
 from weft.storage.forms.contract import Form, Wanted
 from weft.storage.forms.merged import write_merged
-from weft.storage.loading import load_run_model
 from weft.tasks.kinds.embedding import Embedding
 
 
@@ -23,7 +22,7 @@ class SentenceTransformers(Form):
             )
 
     def write(self, wanted: Wanted, folder: Path) -> None:
-        loaded = load_run_model(wanted.run.path, device="cpu")
+        loaded = wanted.load()
         assert isinstance(loaded.task, Embedding)
         with atomic_folder(folder) as draft:
             write_merged(wanted, loaded, draft)

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from weft.serving.entries import Entry
-from weft.serving.errors import BadInput, NameRefused
+from weft.serving.errors import BadInput
 from weft.serving.http.reading import router_for
 from weft.serving.http.schemas import NAME, OWN_NAME, ExpertEntry, ExpertList, PutRequest
 
@@ -48,10 +48,6 @@ async def put_expert(request: Request, name: OwnName, body: PutRequest) -> Respo
 @managing.delete("/v1/experts/{name:path}", status_code=204, tags=["experts"])
 async def remove_expert(request: Request, name: OwnName) -> Response:
     """Take an expert out; its files stay."""
-    if "/" in name:
-        raise NameRefused(
-            f"{name!r:.80} names a task; an expert goes with all its tasks, by its name"
-        )
     await request.app.state.engine.remove(name)
     return Response(status_code=204)
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from weft.serving.errors import Draining
+from weft.serving.errors import Draining, ReplicaLost
 from weft.serving.http.reading import router_for
 from weft.serving.http.schemas import Health
 
@@ -22,8 +22,11 @@ async def healthz() -> Health:
 async def readyz(request: Request) -> Health:
     """It takes requests: 503 once it was asked to stop."""
     state = request.app.state
-    if state.stopping or state.engine.load().draining:
+    load = state.engine.load()
+    if state.stopping or load.draining:
         raise Draining("the server was asked to stop; ask another one")
+    if not load.replicas:
+        raise ReplicaLost("no replica answers at the moment; ask again later")
     return Health(status="ready")
 
 

@@ -1,0 +1,1 @@
+"""What is read off a model beside its states: gates, answers of heads, masked words, similarities of pairs."""
