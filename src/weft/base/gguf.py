@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -142,7 +143,7 @@ def _convert(file: Path, header: Header, draft: Path) -> None:
     with _reading(file, header):
         # Not AutoTokenizer, which reads the whole file for its config once more.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(**where)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             **where,
             config=config,
             dtype=torch.float32,
@@ -150,6 +151,7 @@ def _convert(file: Path, header: Header, draft: Path) -> None:
             output_loading_info=True,
             trust_remote_code=False,
         )
+    model, info = loaded
     wrong = [*sorted(info["missing_keys"]), *(name for name, *_ in info["mismatched_keys"])]
     if wrong:
         raise ValueError(f"{file} lacks, or has in another shape, {', '.join(wrong)[:300]}")
@@ -196,9 +198,8 @@ def _split_as_said(tokenizer: PreTrainedTokenizerFast, header: Header) -> PreTra
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, draft: Path) -> None:
-    if hasattr(model.config, "quantization_config"):
-        # Nothing is quantised any more.
-        del model.config.quantization_config
+    # Nothing is quantised any more.
+    vars(model.config).pop("quantization_config", None)
     model.save_pretrained(draft, max_shard_size=_SHARD)
     tokenizer.save_pretrained(draft)
     sums = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}

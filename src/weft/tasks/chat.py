@@ -168,12 +168,14 @@ def _marked(
     """Where the template's own marks are, in characters."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    _, marks = render_jinja_template(
+    special: dict[str, Any] = dict(tokenizer.special_tokens_map)
+    rendering: Any = render_jinja_template(
         conversations=[[dict(message) for message in messages]],
         chat_template=tokenizer.get_chat_template(),
         return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
+        **special,
     )
+    _, marks = rendering
     return [(start, end) for start, end in marks[0]]
 
 
