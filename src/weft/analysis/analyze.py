@@ -12,6 +12,7 @@ import torch
 
 from weft.analysis.intervals import Number
 from weft.analysis.keeping import fingerprint, keep, kept
+from weft.analysis.notes import Notes
 from weft.analysis.questions import questions
 from weft.analysis.questions.contract import Answer, Needs, Question, section
 from weft.analysis.seeds import Seeds
@@ -29,6 +30,7 @@ from weft.storage.loading import DEVICES, available_device
 VALUES = "analysis.json"
 TABLES = "tables"
 """The folder of the CSV files."""
+_TRAINS = "it trains for minutes to hours; ask it by its name"
 Progress = Callable[[int, int, str], None]
 """Called with questions answered, questions in all, and the one that begins."""
 
@@ -63,7 +65,8 @@ def analyze(
 
     Args:
         runs: Run folders of experts, merges, full training or mixtures, all on one base.
-        questions: Files of `analysis/questions/`; None asks all that can be answered, and says of the others why not.
+        questions: Files of `analysis/questions/`; None asks all that can be answered but those that train, and says of
+            the others why not.
         out: Folder for the page, the Markdown, JSON, tables as CSV and figures.
         data: Folder with `ud_ewt/` (trees and parts of speech), and a sub-folder for each task; None takes each run's
             own data.
@@ -87,7 +90,7 @@ def analyze(
             f"{root} is no folder; give the one that has {TREEBANK}/ or the tasks' data"
         )
     found = find(runs)
-    chosen, left = _chosen(questions, found, root)
+    chosen, left = chosen_of(questions, found, root)
     mark = fingerprint(found, root, seed)
     answers = {name: kept(folder, name, mark) for name in chosen}
     study: Study | None = None
@@ -99,7 +102,7 @@ def analyze(
         tell(f"asking {name}")
         if study is None:
             where = torch.device(available_device() if device == "auto" else device)
-            study = Study(*read(found, where), root, seed)
+            study = Study(*read(found, where), root, seed, Notes(folder, mark))
         try:
             answers[name] = answer = question().answer(study)
         except NotAtHandError as error:
@@ -116,7 +119,7 @@ def analyze(
     )
 
 
-def _chosen(
+def chosen_of(
     names: Sequence[str] | None, found: Sequence[Found], data: Path | None
 ) -> tuple[dict[str, type[Question]], dict[str, str]]:
     """The questions that are asked, and why others are not."""
@@ -128,6 +131,8 @@ def _chosen(
         order = get_args(Needs)
         kinds = dict(sorted(kinds.items(), key=lambda item: order.index(item[1].needs)))
     left = {name: why for name, kind in kinds.items() if (why := _missing(kind, found, data))}
+    if names is None:
+        left |= {name: _TRAINS for name, kind in kinds.items() if kind.needs == "training"}
     if names is not None and left:
         raise ValueError("; ".join(f"question {name}: {why}" for name, why in left.items()))
     return {name: kind for name, kind in kinds.items() if name not in left}, left
@@ -138,7 +143,7 @@ def _missing(question: type[Question], found: Sequence[Found], data: Path | None
     with_weights = sum(not one.mixes for one in found)
     if question.needs == "trees" and (data is None or not (data / TREEBANK).is_dir()):
         return f"it needs trees; give the folder that has {TREEBANK}/ as --data"
-    if question.needs == "weights" and not with_weights:
+    if question.needs in ("weights", "training") and not with_weights:
         return "a mixture's change is another for every input; give its experts' runs"
     if question.needs == "pairs" and with_weights < 2:
         return "it compares experts; give the runs of at least two"

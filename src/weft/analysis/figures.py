@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from weft.reporting.document import Figure
 from weft.reporting.drawing import INK, MARKERS, PALETTE, axes, draw, wrapped
@@ -42,13 +42,26 @@ class Words:
     caption: str
 
 
-def lines(words: Words, found: Sequence[Line], *, logarithmic: bool = False) -> Figure:
-    """Lines with a colour, a marker and a style each; chance is dotted, in the text's colour."""
+def lines(
+    words: Words,
+    found: Sequence[Line],
+    *,
+    logarithmic: bool = False,
+    along: Literal["linear", "log"] = "linear",
+) -> Figure:
+    """Lines with a colour, a marker and a style each; chance is dotted, in the text's colour.
+
+    Args:
+        words: What is written.
+        found: The lines.
+        logarithmic: Whether values rise by factors.
+        along: How places rise: whole numbers evenly, or by factors.
+    """
     own = [line for line in found if not line.chance]
     chance = [line for line in found if line.chance]
 
     def paint(drawn: "Canvas") -> None:
-        from matplotlib.ticker import MaxNLocator
+        from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
         plot = axes(drawn, words.title, words.x, words.y)
         for at, line in enumerate(own):
@@ -79,7 +92,11 @@ def lines(words: Words, found: Sequence[Line], *, logarithmic: bool = False) -> 
             )
         if logarithmic:
             plot.set_yscale("log")
-        plot.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        if along == "log":
+            plot.set_xscale("log", base=2)
+            plot.xaxis.set_major_formatter(ScalarFormatter())
+        else:
+            plot.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         drawn.legend(loc="outside lower center", ncols=2)
 
     values = [value for line in own for _, value in line.points if math.isfinite(value)]

@@ -1,6 +1,7 @@
 """Vectors of a corpus' units at every layer, under one expert or the bare base."""
 
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,28 @@ from weft.model.snapshot import Snapshot
 from weft.scoped import tell
 
 TOKENS_PER_BATCH = 4096
+HELD_BYTES = 2**30
+"""States that are kept in memory at most, so that questions that read the same need not wait for them again."""
+
+
+class Held:
+    """States that were read lately, in no more memory than `HELD_BYTES`, or those of one reading."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
+
+    def get(self, key: Hashable, read: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """What is kept under a key, else what `read` gives; those that were not wanted for longest go first."""
+        if key not in self._found:
+            self._found[key] = read()
+        self._found.move_to_end(key)
+        while len(self._found) > 1 and sum(map(_bytes, self._found.values())) > HELD_BYTES:
+            self._found.popitem(last=False)
+        return self._found[key]
+
+
+def _bytes(states: Sequence[Tensor]) -> int:
+    return sum(own.numel() * own.element_size() for own in states)
 
 
 @torch.inference_mode()

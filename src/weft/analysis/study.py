@@ -5,18 +5,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from weft.analysis.measures.changes import Change, drawn_like
+from weft.analysis.notes import Notes
+from weft.analysis.probing.annotations import TRAINING, Annotation, annotations
 from weft.analysis.reading.traces import gates_of
 from weft.analysis.seeds import Seeds
-from weft.analysis.states import states_of
+from weft.analysis.states import Held, states_of
 from weft.analysis.subjects import Subject
 from weft.analysis.texts import Corpus, NotAtHandError, Sentence, corpus_of, own_rows, treebank
 from weft.answering.inference import padding_id
-from weft.base.loading import Base
+from weft.base.loading import Base, untrained
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.intruders import Decomposed
 from weft.lowrank.roles import Roles, layer_index, role_of, roles_of
@@ -29,10 +32,10 @@ from weft.scoped import tell
 
 SENTENCES = 200
 """Sentences, or rows of a task, whose states are compared."""
-KEPT = 6
-"""Corpora times experts whose states are held in memory."""
 MOST_GATES = 32
-"""Corpora times mixtures whose gates are."""
+"""Corpora times mixtures whose gates are held in memory."""
+Reader = Subject | Literal["untrained"] | None
+"""Who reads: an expert; the base's architecture with weights that were drawn; the bare base."""
 
 
 class Study:
@@ -43,18 +46,25 @@ class Study:
         subjects: What is asked of.
         data: Folder with `ud_ewt/`, and a sub-folder for each task; None takes each run's own data.
         seed: Of every draw.
+        notes: Where long questions keep what they have; None keeps nothing.
     """
 
     def __init__(
-        self, model: Model, subjects: Sequence[Subject], data: Path | None = None, seed: int = 0
+        self,
+        model: Model,
+        subjects: Sequence[Subject],
+        data: Path | None = None,
+        seed: int = 0,
+        notes: Notes | None = None,
     ) -> None:
         self.model = model
         self.subjects = tuple(subjects)
         self.data = data
         self.seed = seed
+        self.notes = notes or Notes()
         self.seeds = Seeds([subject.found for subject in subjects])
         self._frozen: dict[str, Decomposed] = {}
-        self._states = lru_cache(maxsize=KEPT)(self._read)
+        self._states = Held()
         self._gates = lru_cache(maxsize=MOST_GATES)(self._read_gates)
         self._corpora: dict[str, Corpus] = {}
 
@@ -65,6 +75,12 @@ class Study:
     @cached_property
     def roles(self) -> Roles:
         return roles_of(self.base.trunk)
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of base and experts: fp32 or fp64."""
+        double = next(self.model.trunk.parameters()).dtype == torch.float64
+        return "fp64" if double else "fp32"
 
     @property
     def experts(self) -> list[tuple[Subject, dict[str, Change]]]:
@@ -127,9 +143,32 @@ class Study:
         """What all experts read: the treebank; where there is none, an expert's own rows."""
         if not self.has_trees:
             return self.rows(subject)
-        if "" not in self._corpora:
-            self._corpora[""] = corpus_of("ud_ewt", self.trees, self.base)[0]
-        return self._corpora[""]
+        return self.parsed[0]
+
+    @cached_property
+    def parsed(self) -> tuple[Corpus, list[Sentence]]:
+        """What all experts read of the treebank, and the same sentences with their trees."""
+        return self._parsed("ud_ewt", self.trees)
+
+    @cached_property
+    def parsed_training(self) -> tuple[Corpus, list[Sentence]]:
+        """The same of sentences to train probes on."""
+        return self._parsed("ud_ewt train", self.training_trees(TRAINING))
+
+    def _parsed(self, name: str, sentences: list[Sentence]) -> tuple[Corpus, list[Sentence]]:
+        corpus, kept = corpus_of(name, sentences, self.base)
+        return corpus, [sentences[at] for at in kept]
+
+    @cached_property
+    def annotations(self) -> list[Annotation]:
+        """What probes are to find, of all that is annotated below the folder of data."""
+        return annotations(
+            self._folder(),
+            self.base,
+            train=self.parsed_training,
+            held=self.parsed,
+            generator=self.generator("annotations"),
+        )
 
     def rows(self, subject: Subject) -> Corpus:
         """Rows of an expert's own task.
@@ -142,14 +181,21 @@ class Study:
             self._corpora[found.name] = own_rows(found, self.base, self.data, SENTENCES)
         return self._corpora[found.name]
 
-    def states(self, corpus: Corpus, subject: Subject | None) -> list[Tensor]:
-        """Of the embeddings and every layer, (units, hidden) each; without a subject, the base's."""
-        return self._states(corpus, subject)
+    def states(self, corpus: Corpus, reader: Reader) -> list[Tensor]:
+        """Of the embeddings and every layer, (units, hidden) each; without a reader, the base's."""
+        return self._states.get((corpus, reader), lambda: self._read(corpus, reader))
 
-    def _read(self, corpus: Corpus, subject: Subject | None) -> list[Tensor]:
-        model = self.model if subject is None else subject.model
-        route = None if subject is None else route_of(subject)
+    def _read(self, corpus: Corpus, reader: Reader) -> list[Tensor]:
+        route = None
+        if isinstance(reader, Subject):
+            model, route = reader.model, route_of(reader)
+        else:
+            model = self.model if reader is None else self._untrained
         return states_of(model.snapshot, corpus, route, padding_id(self.base))
+
+    @cached_property
+    def _untrained(self) -> Model:
+        return Model(untrained(self.base, seed=self.seed)).eval()
 
     def gates(self, corpus: Corpus, subject: Subject) -> dict[str, Tensor]:
         """Of a mixture, by map the gates of each unit, (units, gates)."""

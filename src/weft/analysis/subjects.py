@@ -68,6 +68,11 @@ class Subject:
     def name(self) -> str:
         return self.found.name
 
+    @property
+    def whole(self) -> bool:
+        """Whether all weights were trained, so that the model is its own."""
+        return _trains(self.found.card) == "base"
+
 
 def find(runs: Sequence[str | Path]) -> list[Found]:
     """The experts of run folders; no tensor is read.

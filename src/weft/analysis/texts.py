@@ -12,6 +12,7 @@ from torch import Tensor
 from weft.analysis.subjects import Found
 from weft.answering.evaluation import rows_of
 from weft.base.loading import Base
+from weft.config import Split
 from weft.data.reading import LoadedTask, find_spec
 from weft.guard import read_text
 from weft.registry import said_by
@@ -42,6 +43,8 @@ class Sentence:
     """Each word's head by number from 1; 0 is the root's."""
     relations: tuple[str, ...]
     """Of each word to its head, without what a language adds behind the colon."""
+    senses: tuple[str, ...] = ()
+    """What each word's expression means in the coarsest terms, where that is annotated; "" of a word without one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +69,17 @@ class Corpus:
         return sum(map(len, self.units))
 
 
-def read_conllu(path: Path) -> list[Sentence]:
+def read_conllu(path: Path, *, sense: int | None = None) -> list[Sentence]:
     """The sentences of a CoNLL-U file; words alone, neither what spans several of them nor what is not said.
 
+    Args:
+        path: The file.
+        sense: The column of supersenses from 0, of a file that has more than CoNLL-U's ten.
+
     Raises:
-        ValueError: If a line has not ten columns, or a head that is no word of the sentence; says which.
+        ValueError: If a line has too few columns, or a head that is no word of the sentence; says which.
     """
+    fewest, columns = (8, "ten") if sense is None else (sense + 1, f"more than {sense}")
     found: list[Sentence] = []
     rows: list[list[str]] = []
     for number, line in enumerate([*read_text(path, most=2**30).splitlines(), ""], 1):
@@ -79,17 +87,17 @@ def read_conllu(path: Path) -> list[Sentence]:
             continue
         if line.strip():
             fields = line.split("\t")
-            if len(fields) < 8:
-                raise ValueError(f"{path}:{number}: expected ten columns, got {line!r:.80}")
+            if len(fields) < fewest:
+                raise ValueError(f"{path}:{number}: expected {columns} columns, got {line!r:.80}")
             if fields[0].isdigit():
                 rows.append(fields)
         elif rows:
-            found.append(_sentence(rows, f"{path}:{number}"))
+            found.append(_sentence(rows, f"{path}:{number}", sense))
             rows = []
     return found
 
 
-def _sentence(rows: Sequence[Sequence[str]], where: str) -> Sentence:
+def _sentence(rows: Sequence[Sequence[str]], where: str, sense: int | None) -> Sentence:
     words, tags, heads, relations = zip(*((r[1], r[3], r[6], r[7]) for r in rows), strict=True)
     if not all(head.isdigit() and int(head) <= len(rows) for head in heads):
         raise ValueError(f"{where}: the sentence above has a head that is none of its words")
@@ -98,6 +106,7 @@ def _sentence(rows: Sequence[Sequence[str]], where: str) -> Sentence:
         tags,
         tuple(map(int, heads)),
         tuple(relation.partition(":")[0] for relation in relations),
+        () if sense is None else tuple(row[sense].strip("_") for row in rows),
     )
 
 
@@ -151,15 +160,16 @@ def _words(
 
 
 def task_rows(
-    found: Found, base: Base, data: Path | None, most: int
+    found: Found, base: Base, data: Path | None, split: Split, most: int
 ) -> tuple[LoadedTask, list[Record]]:
-    """Rows of an expert's own task, read and encoded.
+    """Rows of an expert's own task, read and encoded, drawn by the run's seed.
 
     Args:
         found: The run of that one task.
         base: Its base.
         data: Folder with a sub-folder for the task; None takes the run's own data.
-        most: Rows at most, drawn by the run's seed.
+        split: Which rows.
+        most: Rows at most.
 
     Raises:
         NotAtHandError: If the rows are not there, or not as the task reads them; says why.
@@ -176,7 +186,7 @@ def task_rows(
             run,
             found.card,
             base,
-            "validation",
+            split,
             data=None if own is None else str(own),
             max_examples=most,
         )
@@ -185,8 +195,18 @@ def task_rows(
 
 
 def own_rows(found: Found, base: Base, data: Path | None, most: int) -> Corpus:
-    """Rows of an expert's own task, token by token, with what its labels say of each; arguments as of `task_rows`."""
-    loaded, records = task_rows(found, base, data, most)
+    """Rows of an expert's own task, token by token, with what its labels say of each.
+
+    Args:
+        found: The run of that one task.
+        base: Its base.
+        data: Folder with a sub-folder for the task; None takes the run's own data.
+        most: Rows at most, drawn by the run's seed.
+
+    Raises:
+        NotAtHandError: If the rows are not there, or not as the task reads them; says why.
+    """
+    loaded, records = task_rows(found, base, data, "validation", most)
     special = set(base.tokenizer.all_special_ids)
     kept, units, tags = [], [], []
     for record in records:

@@ -9,7 +9,7 @@ eval mode. No other file asks where a base came from.
 import functools
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -196,6 +196,25 @@ def skeleton(name: str, *, revision: str | None = None) -> PreTrainedModel:
     _take_pooler(trunk)
     normalise_conv1d(trunk)
     return trunk.requires_grad_(False).eval()
+
+
+def untrained(base: Base, *, seed: int) -> Base:
+    """A base of the same architecture and size whose weights were drawn, as training from nothing would start it.
+
+    Args:
+        base: Its config, tokenizer, type and device are taken.
+        seed: Of the draws; torch's own are left alone.
+    """
+    like = next(base.trunk.parameters())
+    with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trunk = AutoModel.from_config(
+            base.config, attn_implementation=base.config._attn_implementation
+        )
+    _take_pooler(trunk)
+    normalise_conv1d(trunk)
+    trunk.requires_grad_(False).eval().to(like.device, like.dtype)
+    return replace(base, trunk=trunk, pooler=None, files=())
 
 
 def check_max_length(base: Base, max_length: int) -> None:

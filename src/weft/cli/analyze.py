@@ -13,7 +13,9 @@ def command(
     *,
     questions: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Which (weft list questions); default: all that can be."),
+        typer.Option(
+            metavar="A,B", help="Which (weft list questions); default: all that need no training."
+        ),
     ] = None,
     data: Annotated[
         Path | None,

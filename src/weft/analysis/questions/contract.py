@@ -15,9 +15,9 @@ from weft.analysis.study import Study
 from weft.reporting.document import Figure, Section, Table
 from weft.reporting.numbers import NONE
 
-Needs = Literal["weights", "pairs", "rows", "trees", "gates"]
+Needs = Literal["weights", "pairs", "rows", "trees", "gates", "training"]
 """What must be there: any expert; two experts; rows to read, of the treebank or of the experts' tasks; the treebank; a
-mixture. A report has its sections in this order."""
+mixture; rows to train on, and the time, so that it is asked by name alone. A report has its sections in this order."""
 
 
 @dataclass(frozen=True)

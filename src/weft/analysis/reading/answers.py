@@ -56,7 +56,7 @@ def rows_of(study: Study, subject: Subject) -> Rows:
     Raises:
         NotAtHandError: If they are not there; says why.
     """
-    loaded, records = task_rows(subject.found, study.base, study.data, SENTENCES)
+    loaded, records = task_rows(subject.found, study.base, study.data, "validation", SENTENCES)
     examples = loaded.splits["validation"]
     return Rows(loaded.task, examples, records, subject.member)
 
