@@ -206,7 +206,7 @@ def untrained(base: Base, *, seed: int) -> Base:
         seed: Of the draws; torch's own are left alone.
     """
     like = next(base.trunk.parameters())
-    with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = AutoModel.from_config(
             base.config, attn_implementation=base.config._attn_implementation
