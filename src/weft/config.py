@@ -222,7 +222,7 @@ class Run(Settings):
     """Everything that decides a run's result; `run.yaml` is this, complete."""
 
     base: str = "minilm"
-    """An alias (`weft list bases`), a hub id, or a folder with a transformers checkpoint."""
+    """An alias (`weft list bases`), a hub id, a folder with a transformers checkpoint, or a GGUF file."""
     revision: str | None = None
     """Branch, tag or commit of the base on the hub."""
     task: Annotated[TaskSettings | None, BeforeValidator(_named)] = None

@@ -14,7 +14,7 @@ from weft.answering.prediction import predict
 from weft.base.loading import Base, load_base
 from weft.serving import Engine, Limits, Options, Shelf
 from weft.serving.errors import BadInput, Failed
-from weft.serving.streaming import Delta, prompt_of
+from weft.serving.streaming import Delta, input_of
 from weft.storage.loading import load_mixture_model
 
 PROMPTS = INPUTS["causal_lm"]
@@ -202,11 +202,11 @@ def test_weighed_writers_write_with_their_weighed_changes(
 def test_messages_become_a_prompt_by_the_template_or_line_by_line(base: Base) -> None:
     tokenizer = base.tokenizer
     messages = [{"role": "system", "content": "be good"}, {"role": "user", "content": "hi"}]
-    assert prompt_of(tokenizer, messages) == "system: be good\nuser: hi\nassistant:"
+    assert input_of(tokenizer, messages) == "system: be good\nuser: hi\nassistant:"
     with pytest.raises(BadInput, match="message 0"):
-        prompt_of(tokenizer, [{"role": "user"}])
+        input_of(tokenizer, [{"role": "user"}])
     with pytest.raises(BadInput, match="no message"):
-        prompt_of(tokenizer, [])
+        input_of(tokenizer, [])
 
 
 def test_a_failed_step_refuses_its_texts_and_the_engine_goes_on(runs: Path) -> None:

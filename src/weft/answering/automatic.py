@@ -84,7 +84,7 @@ def fitting_records(
     records = []
     for at, (names, value) in enumerate(zip(fitting, inputs, strict=True)):
         task = runs[names[0]].task
-        records.append(task.encode(checked_input(task, value, at), base.tokenizer))
+        records.append(task.asked(checked_input(task, value, at), base.tokenizer))
     check_tokens(base, records)
     return fitting, records
 

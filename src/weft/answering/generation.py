@@ -28,7 +28,8 @@ from weft.model.mixed import caching
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.scoped import tell
-from weft.tasks.text import encoding_of, extent
+from weft.tasks.chat import Prompt, prompt_encoding
+from weft.tasks.text import extent
 
 
 class Generation(Settings):
@@ -67,7 +68,7 @@ class Continuation:
 def generate(
     model: Model | Snapshot,
     name: str,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     settings: Generation,
     *,
     device: torch.device | str,
@@ -79,7 +80,7 @@ def generate(
     Args:
         model: Has the expert resident. It may change meanwhile: what it held at the start writes to the end.
         name: The expert; its head is a causal language model.
-        prompts: Texts that are not empty.
+        prompts: Texts that are not empty, or chats, each a list of messages.
         settings: How.
         members: What speaks beside the head, e.g. a mixture; None is the expert itself.
         device: Where the model is.
@@ -136,13 +137,14 @@ def _write(
     return written[:, inputs.shape[1] :].tolist()
 
 
-def prompt_ids(base: Base, text: str, settings: Generation, where: str) -> list[int]:
+def prompt_ids(base: Base, prompt: Prompt, settings: Generation, where: str) -> list[int]:
     """The tokens of a prompt, with what the tokenizer puts before a text, not what it puts behind.
 
     Raises:
-        ValueError: If the text has no tokens, or what follows would exceed the base's positions.
+        ValueError: If the text has no tokens, what follows would exceed the base's positions, or messages find no
+            chat template or one that refuses them.
     """
-    encoding = encoding_of(base.tokenizer, text)
+    encoding = prompt_encoding(base.tokenizer, prompt, where)
     _, stop = extent(encoding, 0, where)
     check_tokens(base, [{"id": where, "input_ids": [encoding.ids[:stop]]}])
     limit = base.max_positions

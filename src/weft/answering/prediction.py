@@ -16,6 +16,7 @@ from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.registry import unknown
 from weft.storage.loading import LoadedRun, load_run_model
+from weft.tasks.chat import prompt_of
 from weft.tasks.contract import Example, Prediction, Task
 
 FOLDED_FROM = 1024
@@ -135,7 +136,7 @@ def predict_mixed(
         written = generate(
             held,
             name,
-            [examples[at]["text"] for at in places],
+            [prompt_of(examples[at]) for at in places],
             generation or Generation(),
             members=speaking[name],
             device=device,

@@ -8,8 +8,7 @@ eval mode. No other file asks where a base came from.
 
 import functools
 import inspect
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -25,7 +24,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as transformers_logging
 
 from weft.base.attention import NAME as OWN_ATTENTION
 from weft.base.attention import available
@@ -34,6 +32,7 @@ from weft.base.forms import (
     blank_trunk,
     brief,
     check_form,
+    quiet_transformers,
     read_config,
     trunk_class,
 )
@@ -110,7 +109,7 @@ def load_base(
     """The base called `name`, frozen and normalised.
 
     Args:
-        name: An alias, a folder with a transformers checkpoint, or a hub id (`org/name`).
+        name: An alias, a folder with a transformers checkpoint, a GGUF file, or a hub id (`org/name`).
         revision: Branch, tag or commit; for bases on the hub only.
         dtype: Type of the trunk's parameters.
         device: Where the trunk goes.
@@ -131,7 +130,7 @@ def load_base(
     stored_tensors(files)
     tokenizer = _load_tokenizer(folder)
     wanted = attention or attention_for(device, half=dtype in (torch.bfloat16, torch.float16))
-    with _quiet_transformers():
+    with quiet_transformers():
         trunk, info = AutoModel.from_pretrained(
             folder,
             config=config,
@@ -207,7 +206,7 @@ def untrained(base: Base, *, seed: int) -> Base:
         seed: Of the draws; torch's own are left alone.
     """
     like = next(base.trunk.parameters())
-    with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = AutoModel.from_config(
             base.config, attn_implementation=base.config._attn_implementation
@@ -310,20 +309,3 @@ def _take_pooler(trunk: PreTrainedModel) -> nn.Module | None:
         spared = "add_pooling_layer" in inspect.signature(type(trunk).__init__).parameters
         trunk.register_module("pooler", None if spared else nn.Identity())
     return pooler
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bar and no report of tensors that are missing on purpose, or belong to a head."""
-    bars, verbosity = (
-        transformers_logging.is_progress_bar_enabled(),
-        transformers_logging.get_verbosity(),
-    )
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

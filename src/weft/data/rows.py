@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weft.base.loading import Base
+from weft.base.packing import check_packing
 from weft.base.tokens import check_tokens
 from weft.config import Run, Split, TaskSettings
 from weft.data.encoding import cache_folder, encode_examples
@@ -78,6 +79,15 @@ def encode(run: Run, loaded: LoadedTask, base: Base) -> Rows:
             f"task {loaded.settings.label}: all {len(chosen[1])} rows that early stopping looks at have weight 0, so "
             "they have no loss; take more rows, or early_stopping_on: score"
         )
+    joined = loaded.task.packed(records)
+    if joined is not records:
+        if run.mixture is not None:
+            raise ValueError(
+                f"task {loaded.settings.label}: rows of a mixture cannot be packed, whose gates look at whole rows; "
+                "set the task's option pack: false"
+            )
+        check_packing(base)
+        records = joined
     wanted = loaded.settings.class_weights
     return Rows(
         loaded,

@@ -72,7 +72,8 @@ class Batch:
     """What one forward call gets: rows of any number of tasks, flattened to sequences."""
 
     inputs: dict[str, Tensor]
-    """input_ids, attention_mask and, where the base has them, token_type_ids: (sequences, seq)."""
+    """input_ids, attention_mask and, where the base has them, token_type_ids: (sequences, seq); position_ids where a
+    sequence holds several texts, which the trunk then tells apart by them and not by the mask."""
     parts: tuple[Part, ...]
     route: Route
 
@@ -128,6 +129,8 @@ def collate(
     if "token_type_ids" in items[0].record:
         types = [ids for at in order for ids in items[at].record["token_type_ids"]]
         inputs["token_type_ids"] = _padded(types, 0, width)
+    if any("position_ids" in item.record for item in items):
+        inputs["position_ids"] = _positions([items[at].record for at in order], width)
     parts, start = [], 0
     for head in dict.fromkeys(items[at].head for at in order):
         rows = [at for at in order if items[at].head == head]
@@ -190,6 +193,20 @@ def labelled(items: Sequence[Item]) -> tuple[Tensor, Tensor | None, float]:
     if rows is None and classes is None:
         return labels, None, count
     return labels, kind.weights(labels, rows, classes), count
+
+
+def _positions(records: Sequence[Record], width: int) -> Tensor:
+    """The place of every token in its text; what pads a sequence is a text of its own behind it."""
+    rows = [
+        positions
+        for record in records
+        for positions in record.get("position_ids", map(_places, record["input_ids"]))
+    ]
+    return torch.tensor([[*row, *range(width - len(row))] for row in rows])
+
+
+def _places(ids: Sequence[int]) -> list[int]:
+    return list(range(len(ids)))
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int, width: int) -> Tensor:

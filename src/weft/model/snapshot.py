@@ -107,13 +107,13 @@ class Snapshot:
         """Last trunk states (sequences, seq, hidden) under `route`; None is the bare base."""
         extra = {"use_cache": False} if self.is_decoder else {}
         with self.routed(route):
-            return self.trunk(**inputs, **extra).last_hidden_state
+            return self.trunk(**_read(inputs), **extra).last_hidden_state
 
     def all_states(self, inputs: Mapping[str, Tensor], route: Route | None) -> tuple[Tensor, ...]:
         """Of the embeddings and of every layer, (sequences, seq, hidden) each; the last is what `states` gives."""
         extra = {"use_cache": False} if self.is_decoder else {}
         with self.routed(route):
-            return self.trunk(**inputs, **extra, output_hidden_states=True).hidden_states
+            return self.trunk(**_read(inputs), **extra, output_hidden_states=True).hidden_states
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Each head's logits by expert name, in the shape of its kind."""
@@ -128,6 +128,13 @@ class Snapshot:
                 own, mask[rows], part.sequences_per_row, batch.inputs["input_ids"][rows]
             )
         return answers
+
+
+def _read(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What the trunk is given: beside a mask transformers would not look at positions to tell texts apart."""
+    if "position_ids" not in inputs:
+        return inputs
+    return {name: value for name, value in inputs.items() if name != "attention_mask"}
 
 
 def learning(expert: Expert, trunk: nn.Module, *, trainable: bool) -> Resident:

@@ -18,7 +18,7 @@ from torch import Tensor
 from weft.atomic import atomic_folder, write_text
 from weft.base.digest import checkpoint_digest
 from weft.base.loading import Base, load_base
-from weft.base.locate import checkpoint_files, locate
+from weft.base.locate import checkpoint_files, is_here, locate
 from weft.config import RecipeSettings, to_yaml
 from weft.lowrank.attach import frozen_linear
 from weft.lowrank.peft.writing import PeftFolder
@@ -100,7 +100,7 @@ def recover(
         metrics={},
     )
     told = {
-        "base": full.source if Path(base).expanduser().is_dir() else base,
+        "base": full.source if is_here(base) else base,
         "revision": full.revision,
         "recipe": recipe,
         # An expert of the pruned base, which a run on the whole one cannot start from.

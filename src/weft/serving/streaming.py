@@ -1,7 +1,7 @@
 """Text as it is written: what of it is certain already, piece by piece."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,16 +9,17 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from weft.answering.generation import Generation, text_behind
+from weft.answering.inputs import Input
+from weft.registry import said_by
 from weft.serving.computing.writing import Line
 from weft.serving.errors import BadInput
 from weft.serving.request.asking import speaker
 from weft.serving.request.call import Call
 from weft.serving.request.rows import WRITES, chunks_of
+from weft.tasks.chat import Message, checked_messages, rendered
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What bytes are read as that the next token may make a character of."""
-Message = Mapping[str, str]
-"""`role` and `content`."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,11 @@ async def write(call: Call, text: str | Sequence[Message], how: Generation, tell
         BadInput: If the expert writes no text, or the prompt is none.
     """
     base = call.ground.model.base
-    prompt = await call.in_pool(partial(prompt_of, base.tokenizer, text))
+    prompt = await call.in_pool(partial(input_of, base.tokenizer, text))
     own = await call.speaker()
     if own is None:
-        [(_, task)] = await call.recognised([prompt])
+        shown = await call.in_pool(partial(_shown, base.tokenizer, prompt))
+        [(_, task)] = await call.recognised([shown])
         own = speaker(call.own, task)
     if own.task.spec.kind != WRITES:
         raise BadInput(
@@ -145,26 +147,31 @@ def _begun(text: str, stop: str) -> int:
     )
 
 
-def prompt_of(tokenizer: PreTrainedTokenizerFast, text: str | Sequence[Message]) -> str:
-    """The prompt for a text, or for messages: by the tokenizer's chat template, else a line `role: content` for each.
+def input_of(tokenizer: PreTrainedTokenizerFast, text: str | Sequence[Message]) -> Input:
+    """What is asked with a text, or with messages: these by the tokenizer's chat template, else a line each.
 
     Raises:
         BadInput: If messages are none.
     """
     if isinstance(text, str):
         return text
-    messages: list[dict[str, Any]] = []
-    for at, message in enumerate(text):
-        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise BadInput(
-                f"message {at}: expected texts 'role' and 'content', got {message!r:.80}"
-            )
-        messages.append({"role": message["role"], "content": message["content"]})
-    if not messages:
-        raise BadInput("no message; give one at least")
-    if tokenizer.chat_template:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        messages = checked_messages(
+            [{key: message.get(key) for key in ("role", "content")} for message in text], "input"
         )
+    except ValueError as error:
+        raise BadInput(said_by(error)) from error
+    if tokenizer.chat_template:
+        return {"messages": messages}
     lines = [f"{message['role']}: {message['content']}\n" for message in messages]
     return "".join([*lines, "assistant:"])
+
+
+def _shown(tokenizer: PreTrainedTokenizerFast, asked: Input) -> str:
+    """What is asked as one text, by which a mixture recognises whose it is."""
+    if isinstance(asked, str):
+        return asked
+    try:
+        return rendered(tokenizer, asked["messages"], "input", answer=True)
+    except ValueError as error:
+        raise BadInput(said_by(error)) from error

@@ -14,6 +14,7 @@ from torch import zeros
 
 from weft.atomic import atomic_folder, write_text
 from weft.base.loading import Base, load_base
+from weft.base.locate import is_here
 from weft.config import RecipeSettings, Run, TaskSettings, to_yaml, validate
 from weft.data.reading import find_kind, find_spec
 from weft.lowrank.peft.reading import read_config, read_peft
@@ -138,7 +139,7 @@ def prepared(
     elif Path(task).is_file():
         name = str(Path(task).resolve())
     run = Run(
-        base=loaded.source if Path(where).expanduser().is_dir() else where,
+        base=loaded.source if is_here(where) else where,
         revision=loaded.revision,
         task=TaskSettings.model_validate(
             {

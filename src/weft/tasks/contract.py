@@ -128,8 +128,8 @@ class Task(ABC):
     """Canonical columns an example must have, besides `id`."""
     optional: ClassVar[tuple[str, ...]] = ()
     """Canonical columns an example may have."""
-    instead: ClassVar[tuple[str, ...]] = ()
-    """Columns that a row may have in place of `columns` and `target`; `read` makes these of them."""
+    instead: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Columns that a row may have together in place of `columns` and `target`, the preferred first."""
     target: ClassVar[str | None]
     """The column with the answer; absent when predicting. None where the text itself is the answer."""
     metric: str
@@ -197,6 +197,14 @@ class Task(ABC):
         Raises:
             ValueError: If it is longer than `spec.max_length`, has no windows, and `truncate` is off.
         """
+
+    def asked(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
+        """One checked row to be answered as a record, as who recognises its task reads it."""
+        return self.encode(example, tokenizer)
+
+    def packed(self, records: list[Record]) -> list[Record]:
+        """The records that training sees: `records` itself, or them joined where the kind and its options say so."""
+        return records
 
     def sample(self, record: Record, generator: np.random.Generator) -> Record:
         """`record` with what is drawn anew each time it is used (masks); itself where nothing is."""

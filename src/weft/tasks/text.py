@@ -71,15 +71,19 @@ def whole_number(value: object) -> int | None:
 
 
 def encoding_of(
-    tokenizer: "PreTrainedTokenizerFast", text: str, pair: str | None = None
+    tokenizer: "PreTrainedTokenizerFast",
+    text: str,
+    pair: str | None = None,
+    *,
+    special: bool = True,
 ) -> "Encoding":
-    """All tokens of a text or a pair, with what the tokenizer adds; never cut or padded."""
+    """All tokens of a text or a pair, with what the tokenizer adds unless `special` is off; never cut or padded."""
     backend = tokenizer.backend_tokenizer
     if backend.truncation is not None:
         backend.no_truncation()
     if backend.padding is not None:
         backend.no_padding()
-    return backend.encode(text, pair)
+    return backend.encode(text, pair, add_special_tokens=special)
 
 
 def extent(encoding: "Encoding", segment: int, name: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.base.loading import config_of
-from weft.base.locate import ALIASES
+from weft.base.locate import ALIASES, is_here
 from weft.config import (
     SEARCH,
     MixtureSettings,
@@ -196,10 +196,10 @@ def _tasks(run: Run) -> list[TaskSettings]:
 
 
 def _absolute(name: str) -> str:
-    """A folder's absolute path; aliases and hub ids as they are."""
-    path = Path(name).expanduser()
+    """The absolute path of a folder or a GGUF file; aliases and hub ids as they are."""
     # An alias is meant before a folder of its name, as where bases are looked up.
-    return str(path.absolute()) if name not in ALIASES.names() and path.is_dir() else name
+    own = name not in ALIASES.names() and is_here(name)
+    return str(Path(name).expanduser().absolute()) if own else name
 
 
 def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:

@@ -15,6 +15,7 @@ from weft.lowrank.route import Members
 from weft.model.batching import Item, collate
 from weft.model.snapshot import Resident, Snapshot
 from weft.storage.loading import Ground
+from weft.tasks.chat import Prompt
 
 Voices = Mapping[str, Resident]
 """What speaks for a row and no model holds: experts that a request weighs."""
@@ -47,7 +48,7 @@ class Whole:
 
     head: str
     members: Members
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     settings: Generation
     voices: Voices = field(default_factory=dict)
 

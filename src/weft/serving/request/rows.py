@@ -20,6 +20,7 @@ from weft.serving.computing.writing import Chunk, Line
 from weft.serving.errors import BadInput, TooLarge
 from weft.serving.request.asking import Speaker
 from weft.storage.loading import LoadedMixture
+from weft.tasks.chat import prompt_of
 from weft.tasks.contract import Example, Prediction, Record
 
 WRITES = "causal_lm"
@@ -85,7 +86,7 @@ def encoded(
             example = checked_input(own.task, value, at)
             if own.task.spec.kind == WRITES:
                 how = generation or Generation()
-                ids = prompt_ids(base, example["text"], how, f"input {at}")
+                ids = prompt_ids(base, prompt_of(example), how, f"input {at}")
                 rows.append(Row(own, example, None, tuple(ids)))
             else:
                 rows.append(Row(own, example, own.task.encode(example, base.tokenizer)))
@@ -170,7 +171,7 @@ def wholes_of(rows: Sequence[Row], how: Generation) -> list[tuple[Whole, list[in
     for speaker in dict.fromkeys(id(row.speaker) for row in rows if row.writes):
         own = [at for at, row in enumerate(rows) if row.writes and id(row.speaker) == speaker]
         who = rows[own[0]].speaker
-        prompts = tuple(rows[at].example["text"] for at in own)
+        prompts = tuple(prompt_of(rows[at].example) for at in own)
         found.append((Whole(who.head, who.members, prompts, how, who.voices), own))
     return found
 

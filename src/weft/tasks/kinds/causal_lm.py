@@ -1,34 +1,57 @@
 """Causal language modelling: each token from those before it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from weft.config import Settings, validate
+from weft.tasks.chat import chat_encoding, checked_messages, prompt_encoding, prompt_of
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
 from weft.tasks.metrics import language_scores
-from weft.tasks.text import UNLABELLED, encoding_of, extent, identity, sequences, text_of, windows
+from weft.tasks.packing import packed
+from weft.tasks.text import (
+    UNLABELLED,
+    encoding_of,
+    extent,
+    fit,
+    identity,
+    sequences,
+    text_of,
+    windows,
+)
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
 
 
 class Options(Settings):
-    """This kind has no options."""
+    pack: bool = False
+    """Join the rows that are trained on to blocks of `max_length` tokens, as many whole rows as fit: less padding.
+    Positions begin anew with every row, and no token looks at another row's. Scores are of rows, as ever."""
 
 
 class CausalLM(Task):
-    """Each token from those before it.
+    """Each token from those before it: of texts, of completions of prompts, or of what an assistant says in chats.
 
-    Columns: `text`; it is its own answer.
+    Columns: `text`, which is its own answer; or `prompt` and `completion`, texts, of which the first is given and the
+    second is learnt; or `messages`, a list of `{role, content}`, of which the turns of role `assistant` are learnt. Of
+    a row that has several, `messages` come first, then `prompt`.
 
-    Encoding: windows of at most `max_length` tokens, neighbours sharing `stride` tokens; each has
-    what the tokenizer adds around a text. `labels`: the token itself (the head shifts), -100 at
-    added tokens and at tokens that an earlier window has scored: every token is scored once. A
+    Encoding of a text: windows of at most `max_length` tokens, neighbours sharing `stride` tokens;
+    each has what the tokenizer adds around a text. `labels`: the token itself (the head shifts), -100
+    at added tokens and at tokens that an earlier window has scored: every token is scored once. A
     tokenizer that puts nothing before a text leaves the text's first token unscored, and its
-    windows share at least one token. Output per sequence (tokens, 1): the negative log-likelihood,
-    in nats, of each labelled token; what stands at other positions is not looked at.
+    windows share at least one token.
+
+    Encoding of a prompt with its completion: both as one text, with the end-of-text token behind it;
+    of messages: as the tokenizer's chat template writes them. Each is one sequence of at most
+    `max_length` tokens; `truncate` cuts its end. `labels`: the tokens of the completion and of what
+    ends it, or of the assistant's turns (see `tasks/chat.py`), -100 elsewhere.
+
+    Output per sequence (tokens, 1): the negative log-likelihood, in nats, of each labelled token; what
+    stands at other positions is not looked at.
 
     Prediction: `{id, nll, tokens, bytes}`: sum in nats, scored tokens, UTF-8 bytes of the text they
     cover.
@@ -38,13 +61,15 @@ class CausalLM(Task):
     """
 
     columns = ("text",)
+    optional = ("messages", "prompt", "completion")
+    instead = (("messages",), ("prompt", "completion"))
     target = None
     metric = "bits_per_byte"
     higher_is_better = False
 
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
         super().__init__(spec, labels)
-        validate(Options, spec.options, f"task {spec.name}: options")
+        self.options = validate(Options, spec.options, f"task {spec.name}: options")
         self.choose(("bits_per_byte", "perplexity"))
 
     @classmethod
@@ -52,10 +77,24 @@ class CausalLM(Task):
         return []
 
     def check(self, example: Example, where: str) -> Example:
-        return {"id": identity(example, where), "text": text_of(example, "text", where)}
+        found: dict[str, Any] = {"id": identity(example, where)}
+        if example.get("messages") is not None:
+            return {**found, "messages": checked_messages(example["messages"], where)}
+        if example.get("prompt") is None:
+            return {**found, "text": text_of(example, "text", where)}
+        found["prompt"] = text_of(example, "prompt", where)
+        if example.get("completion") is not None:
+            found["completion"] = text_of(example, "completion", where)
+        return found
 
     def encode(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
         row = f"row {example['id']!r}"
+        if "messages" in example:
+            return self._answered(
+                example, tokenizer, *chat_encoding(tokenizer, example["messages"], row)
+            )
+        if "prompt" in example:
+            return self._completed(example, tokenizer, row)
         encoding = encoding_of(tokenizer, example["text"])
         first, last = extent(encoding, 0, f"{row}: the text")
         total = len(encoding)
@@ -81,6 +120,61 @@ class CausalLM(Task):
             "num_bytes": [len(text.encode())],
         }
 
+    def _completed(
+        self, example: Example, tokenizer: "PreTrainedTokenizerFast", row: str
+    ) -> Record:
+        if "completion" not in example:
+            raise ValueError(f"{row} has a prompt and no completion to learn")
+        prompt, completion = example["prompt"], example["completion"]
+        text = prompt + completion
+        encoding = encoding_of(tokenizer, text)
+        _, last = extent(encoding, 0, row)
+        if last == len(encoding) and tokenizer.eos_token:
+            # Left to itself this tokenizer does not end a text, and a model that never saw an end would write none.
+            text += tokenizer.eos_token
+            encoding = encoding_of(tokenizer, text)
+        own = [
+            place >= last or (start < stop and stop > len(prompt))
+            for place, (start, stop) in enumerate(encoding.offsets)
+        ]
+        return self._answered(example, tokenizer, encoding, own, text)
+
+    def _answered(
+        self,
+        example: Example,
+        tokenizer: "PreTrainedTokenizerFast",
+        encoding: "Encoding",
+        own: Sequence[bool],
+        text: str,
+    ) -> Record:
+        """The record of one sequence, the tokens of `text`, of which those that are `own` are learnt."""
+        row = f"row {example['id']!r}"
+        kept = fit(encoding, self.spec.max_length, self.spec.truncate, row)
+        if not any(own[place] for place in kept[1:]):
+            raise ValueError(
+                f"{row}: max_length {self.spec.max_length} cuts off all that would be learnt; raise it"
+            )
+        return {
+            "id": example["id"],
+            **sequences(tokenizer, encoding, [kept]),
+            # The first token has none before it that could tell it.
+            "labels": [
+                [encoding.ids[place] if own[place] and place else UNLABELLED for place in kept]
+            ],
+            "num_bytes": [_bytes_of(tokenizer, encoding, [at for at in kept if own[at]], text)],
+        }
+
+    def asked(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
+        if "text" in example:
+            return self.encode(example, tokenizer)
+        row = f"row {example['id']!r}"
+        encoding = prompt_encoding(tokenizer, prompt_of(example), row)
+        kept = fit(encoding, self.spec.max_length, self.spec.truncate, row)
+        return {"id": example["id"], **sequences(tokenizer, encoding, [kept])}
+
+    def packed(self, records: list[Record]) -> list[Record]:
+        return packed(records, self.spec.max_length) if self.options.pack else records
+
     def decode(self, example: Example, record: Record, output: Sequence[np.ndarray]) -> Prediction:
         nll, tokens = 0.0, 0
         for labels, values in zip(record["labels"], output, strict=True):
@@ -95,3 +189,20 @@ class CausalLM(Task):
 
     def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:
         return language_scores(totals)
+
+
+def _bytes_of(
+    tokenizer: "PreTrainedTokenizerFast", encoding: "Encoding", places: Sequence[int], text: str
+) -> int:
+    """UTF-8 bytes of what the tokens at these places say; special tokens say nothing."""
+    special = {at for at, token in tokenizer.added_tokens_decoder.items() if token.special}
+    found, before, behind = 0, -2, 0
+    for place in places:
+        start, stop = encoding.offsets[place]
+        if encoding.ids[place] in special:
+            continue
+        # Some tokenizers leave the space before a word out of its offsets; tokens of one character share them.
+        start = behind if place == before + 1 else max(start, behind)
+        found += len(text[start:stop].encode())
+        before, behind = place, max(stop, behind)
+    return found

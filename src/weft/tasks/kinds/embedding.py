@@ -76,7 +76,7 @@ class Embedding(Task):
 
     columns = ("text_a", "text_b")
     optional = ("text", "anchor", "positive", "negative")
-    instead = ("anchor", "positive")
+    instead = (("anchor", "positive"),)
     target = "score"
     metric = "spearman"
 

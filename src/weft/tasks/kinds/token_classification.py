@@ -69,7 +69,7 @@ class TokenClassification(Task):
 
     columns = ("tokens",)
     optional = ("text", "offsets")
-    instead = ("text", "spans")
+    instead = (("text", "spans"),)
     target = "tags"
     classes_per = "word"
     metric = "f1"
