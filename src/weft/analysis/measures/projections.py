@@ -18,6 +18,7 @@ from torch import Tensor
 
 MOST_ENTRIES = 2**26
 """Of a dense matrix: a quarter GiB in single precision."""
+_UNITS_AT_ONCE = 16
 
 
 class Projection(ABC):
@@ -80,9 +81,12 @@ class Fastfood(Projection):
         whole = self.G[: self.size // self.width]
         squares = self.width * whole.square().sum().expand(self.dimensions).clone()
         left = self.size % self.width
-        if left:
-            units = torch.eye(self.dimensions, self.width)
-            squares += self._blocks(units[:, None], slice(-1, None))[:, 0, :left].square().sum(1)
+        for start in range(0, self.dimensions if left else 0, _UNITS_AT_ONCE):
+            stop = min(start + _UNITS_AT_ONCE, self.dimensions)
+            units = torch.zeros(stop - start, 1, self.width)
+            units[range(stop - start), 0, range(start, stop)] = 1
+            cut = self._blocks(units, slice(-1, None))[:, 0, :left]
+            squares[start:stop] += cut.square().sum(1)
         self.norms = squares.sqrt()
 
     def __call__(self, theta: Tensor) -> Tensor:

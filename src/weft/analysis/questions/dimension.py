@@ -21,7 +21,7 @@ from weft.analysis.needs.trials import NOTHING, SEEDS, Ground, Trial, grounds, t
 from weft.analysis.questions.contract import Answer, Needs, Number, Question
 from weft.analysis.study import Study
 
-SIZES = (8, 64, 512, 4096)
+SIZES = (8, 64, 512, 4096, 32768)
 OTHERS = ("isometry", "dense")
 """Beside fastfood: to see that it is not the construction; with the first seed alone."""
 
