@@ -103,30 +103,37 @@ class Study:
             run_job(job, told(job, 0, 1))
         return RunFolder.open(job.folder)
 
-    def rate(self, recipe: Mapping[str, Any]) -> float:
-        """The best rate of a recipe by rows held out of train."""
+    def rate(self, recipe: Mapping[str, Any], **training: Any) -> float:
+        """The best rate of a recipe by rows held out of train.
+
+        Args:
+            recipe: Name and settings.
+            training: Settings of the training that the rate is for: a longer one wants another.
+        """
+
+        def score(rate: float, seed: int) -> float:
+            what = f"search/{recipe['name']}"
+            run = self.run(what, recipe, seed, rate=rate, evaluate_on="holdout", **training)
+            return score_of(run.path, METRIC)["value"]
+
         lowest = LOWEST.get(recipe["name"], 3e-4)
         first = {
-            rate: self._held_out(recipe, rate, self.seeds[0])
+            rate: score(rate, self.seeds[0])
             for rate in (_rounded(lowest * factor) for factor in self.sizes.spread)
         }
-        for _ in range(WIDENED if len(first) > 1 else 0):
-            best = max(first, key=lambda rate: first[rate])
-            if min(first) < best < max(first):
-                break
-            beyond = _rounded(3 * best if best == max(first) else best / 3)
-            first[beyond] = self._held_out(recipe, beyond, self.seeds[0])
-        finalists = sorted(first, key=lambda rate: -first[rate])[:2]
         means = {
-            rate: mean([self._held_out(recipe, rate, seed) for seed in self.seeds])
-            for rate in finalists
+            rate: mean([score(rate, seed) for seed in self.seeds])
+            for rate in sorted(first, key=lambda rate: -first[rate])[:2]
         }
-        return max(means, key=lambda rate: means[rate])
-
-    def _held_out(self, recipe: Mapping[str, Any], rate: float, seed: int) -> float:
-        what = f"search/{recipe['name']}"
-        found = self.run(what, recipe, seed, rate=rate, evaluate_on="holdout")
-        return score_of(found.path, METRIC)["value"]
+        best = max(means, key=lambda rate: means[rate])
+        for _ in range(WIDENED if len(first) > 1 else 0):
+            tried = {*first, *means}
+            if min(tried) < best < max(tried):
+                break
+            beyond = _rounded(3 * best if best == max(tried) else best / 3)
+            means[beyond] = mean([score(beyond, seed) for seed in self.seeds])
+            best = max(means, key=lambda rate: means[rate])
+        return best
 
     def _data(self, rows: str) -> Path:
         size = self.sizes.few if rows == "few" else self.sizes.rows

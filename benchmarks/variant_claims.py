@@ -136,7 +136,10 @@ def optimizers(study: Study, told: Told) -> Found:
         ratio = _seconds(runs) / _seconds(plain)
         steps = round(max(1.0, ratio) * (plain[0].training or {})["steps"])
         longer = study.each(
-            f"optimizers/lora-as-long-as-{name}", lora(), rate=rate, max_steps=steps
+            f"optimizers/lora-as-long-as-{name}",
+            lora(),
+            rate=study.rate(lora(), max_steps=steps),
+            max_steps=steps,
         )
         shown(told, f"lora as long as {name}", longer, ratio=round(ratio, 3))
         found.append(held(f"{name} - lora, equal seconds", runs, longer))
@@ -245,7 +248,7 @@ CLAIMS: dict[str, Callable[[Study, Told], Found]] = {
 MINUTES = {
     "layra": 10,
     "dylora": 10,
-    "optimizers": 18,
+    "optimizers": 35,
     "ranks": 17,
     "flexora": 7,
     "ba_lora": 15,
