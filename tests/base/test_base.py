@@ -203,6 +203,7 @@ PUBLISHED = {
     "modernbert-large": 394_781_696,
     "gpt2": 124_439_808,
     "tinyllama": 1_034_512_384,
+    "smollm2": 134_515_008,
 }
 
 
@@ -315,7 +316,7 @@ def test_revisions_are_for_the_hub(bert_copy: Path) -> None:
 
 def test_an_incomplete_folder_is_refused_with_what_it_lacks(bert_copy: Path) -> None:
     weights = bert_copy / "model.safetensors"
-    with pytest.raises(ValueError, match="give the folder"):
+    with pytest.raises(ValueError, match="is a file; give a GGUF file, or the folder"):
         load_base(str(weights))
     weights.rename(bert_copy / "elsewhere")
     with pytest.raises(ValueError, match=r"no weights: expected model\.safetensors or pytorch"):
