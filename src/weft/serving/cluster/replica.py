@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ray import serve
+from ray import serve  # pyright: ignore[reportMissingImports] - an extra
 
 from weft.serving.cluster.changes import Changes
 from weft.serving.engine import Engine

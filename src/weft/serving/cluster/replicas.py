@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
-from ray.serve.exceptions import DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
+from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError  # pyright: ignore[reportMissingImports] - an extra
+from ray.serve.exceptions import DeploymentUnavailableError  # pyright: ignore[reportMissingImports]
+from ray.serve.handle import DeploymentHandle  # pyright: ignore[reportMissingImports]
 
 from weft.answering.inputs import Input
 from weft.serving.cluster.changes import Ledger

@@ -74,7 +74,7 @@ def replicas_on_ray(
         deploy = partial(_deployed, name, arguments, scale, resources, limits.patience)
         yield Replicas(places, deploy, limits, scale.most)
     finally:
-        from ray import serve
+        from ray import serve  # pyright: ignore[reportMissingImports] - an extra
 
         if name in serve.status().applications:
             serve.delete(name)
@@ -134,7 +134,7 @@ def _deployed(
     patience: float,
 ) -> Any:
     """Ray Serve's handle of the replicas, once the first are there."""
-    from ray import serve
+    from ray import serve  # pyright: ignore[reportMissingImports]
 
     from weft.serving.cluster.replica import Replica
 
