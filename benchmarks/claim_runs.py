@@ -18,7 +18,7 @@ import numpy as np
 
 from accuracy import told
 from merge_runs import FORMS
-from variant_scores import LOWEST, SPREAD, WIDENED
+from variant_scores import SPREAD, WIDENED, lowest_of, rounded
 from weft.comparison.comparing import examples_of, predictions_of
 from weft.comparison.jobs import Job, run_job, score_of
 from weft.config import Run
@@ -116,10 +116,10 @@ class Study:
             run = self.run(what, recipe, seed, rate=rate, evaluate_on="holdout", **training)
             return score_of(run.path, METRIC)["value"]
 
-        lowest = LOWEST.get(recipe["name"], 3e-4)
+        lowest = lowest_of(recipe["name"])
         first = {
             rate: score(rate, self.seeds[0])
-            for rate in (_rounded(lowest * factor) for factor in self.sizes.spread)
+            for rate in (rounded(lowest * factor) for factor in self.sizes.spread)
         }
         means = {
             rate: mean([score(rate, seed) for seed in self.seeds])
@@ -130,7 +130,7 @@ class Study:
             tried = {*first, *means}
             if min(tried) < best < max(tried):
                 break
-            beyond = _rounded(3 * best if best == max(tried) else best / 3)
+            beyond = rounded(3 * best if best == max(tried) else best / 3)
             means[beyond] = mean([score(beyond, seed) for seed in self.seeds])
             best = max(means, key=lambda rate: means[rate])
         return best
@@ -150,10 +150,6 @@ class Study:
             drawn = np.random.default_rng(0).permutation(len(rows))[:limit].tolist()
             kept = [rows[at] for at in sorted(drawn)]
             write(folder / name, _noisy(kept, noise) if split == "train" else kept)
-
-
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.2g}")
 
 
 def _noisy(rows: Sequence[Sequence[str]], share: float) -> list[list[str]]:

@@ -63,6 +63,16 @@ NOT_COMPARED = ("loram",)
 """Trains on another, pruned base."""
 
 
+def lowest_of(name: str) -> float:
+    """The lowest rate that is tried of a recipe at first."""
+    return LOWEST.get(name, 3e-4)
+
+
+def rounded(rate: float) -> float:
+    """A rate as it is tried and told: two digits."""
+    return float(f"{rate:.2g}")
+
+
 def on_query_and_value(name: str) -> dict[str, Any]:
     """A recipe where all are compared, whatever its own targets are."""
     woven = recipe_file(name).trains == "adapters"
@@ -83,9 +93,7 @@ def grid_for(task: str, names: list[str], data: str) -> Grid:
             "recipes": {
                 name: {
                     "recipe": on_query_and_value(name),
-                    "learning_rates": [
-                        float(f"{LOWEST.get(name, 3e-4) * factor:.2g}") for factor in SPREAD
-                    ],
+                    "learning_rates": [rounded(lowest_of(name) * factor) for factor in SPREAD],
                 }
                 for name in names
             },
@@ -105,9 +113,9 @@ def widened(grid: Grid, rows: list[Row], beyond: Beyond) -> Grid:
         if len(rates) >= len(SPREAD) + WIDENED or row.recipe in beyond:
             continue
         if row.learning_rate == rates[-1]:
-            rates.append(float(f"{3 * rates[-1]:.2g}"))
+            rates.append(rounded(3 * rates[-1]))
         elif row.learning_rate == rates[0]:
-            rates.insert(0, float(f"{rates[0] / 3:.2g}"))
+            rates.insert(0, rounded(rates[0] / 3))
         recipes[row.recipe] = own.model_copy(update={"learning_rates": rates})
     return grid.model_copy(update={"recipes": recipes})
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,19 @@ def test_a_server_with_keys_answers_a_network_drains_and_ends(
     assert key not in rest
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{here}/readyz")
+
+
+def test_what_would_wait_longer_than_the_option_says_is_refused(shelf_folder: Path) -> None:
+    options = (f"mine={shelf_folder / TOPIC}", "--device", "cpu", "--waiting", "1e-9")
+    many = {"expert": "mine", "inputs": TEXTS * 100}
+    with process(*options) as (_, url), ThreadPoolExecutor(8) as pool:
+
+        def ask(_: int) -> int:
+            return httpx.post(f"{url}/v1/predict", json=many, timeout=60).status_code
+
+        # Before the first answer there is no telling how fast it is.
+        assert ask(0) == 200
+        assert set(pool.map(ask, range(24))) == {200, 429}
 
 
 @pytest.mark.slow

@@ -73,6 +73,8 @@ class Meter:
     def __init__(self) -> None:
         self.batches = self.tokens = 0
         self._recent: deque[tuple[float, int, float]] = deque()
+        # Every request asks for it, so it is summed up when a batch has run and not when it is asked.
+        self._rate = 0.0
         self._began = time.monotonic()
 
     def ran(self, tokens: int, seconds: float) -> None:
@@ -84,8 +86,7 @@ class Meter:
 
     def rate(self) -> float:
         """Tokens per second of computing; 0 before there was any."""
-        seconds = sum(own for _, _, own in self._recent)
-        return sum(own for _, own, _ in self._recent) / seconds if seconds else 0.0
+        return self._rate
 
     def seconds_for(self, tokens: int) -> float:
         """How long so many tokens take, at least a tenth of a second; one where nothing is known."""
@@ -127,3 +128,5 @@ class Meter:
         before = time.monotonic() - WINDOW
         while self._recent and self._recent[0][0] < before:
             self._recent.popleft()
+        seconds = sum(own for _, _, own in self._recent)
+        self._rate = sum(own for _, own, _ in self._recent) / seconds if seconds else 0.0
