@@ -225,6 +225,8 @@ class Run(Settings):
     """An alias (`weft list bases`), a hub id, a folder with a transformers checkpoint, or a GGUF file."""
     revision: str | None = None
     """Branch, tag or commit of the base on the hub."""
+    quantise: Literal["int8", "int4"] | None = None
+    """The base's linear maps in so many bits, rounded at load (extra `quantised`); experts stay in full precision."""
     task: Annotated[TaskSettings | None, BeforeValidator(_named)] = None
     """The one task of this run; `tasks` for several."""
     tasks: list[Annotated[TaskSettings, BeforeValidator(_named)]] = []

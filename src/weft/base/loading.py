@@ -38,6 +38,7 @@ from weft.base.forms import (
 )
 from weft.base.locate import ALIASES, alias_config, checkpoint_files, config_file, locate
 from weft.base.positions import max_positions
+from weft.base.quantised import Bits, check, quantise
 from weft.scoped import tell
 
 # Measured by benchmarks/throughput.py: on a CPU SDPA wins in single precision without dropout, but in half precision it
@@ -67,6 +68,8 @@ class Base:
     """Modules whose weight the checkpoint stores as (in, out): PEFT's `fan_in_fan_out`."""
     files: tuple[Path, ...] = ()
     """The checkpoint's weight files; empty for a trunk built in memory."""
+    quantised: Bits | None = None
+    """What its linear maps were rounded to."""
 
     @functools.cached_property
     def digest(self) -> str:
@@ -105,6 +108,7 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     attention: str | None = None,
+    quantised: Bits | None = None,
 ) -> Base:
     """The base called `name`, frozen and normalised.
 
@@ -115,12 +119,14 @@ def load_base(
         device: Where the trunk goes.
         attention: Transformers' attention implementation; None takes the faster one for the device and `dtype`
             (`attention_for`). Architectures without SDPA compute it eagerly.
+        quantised: int8 or int4: what the linear maps are rounded to; None leaves them as they are.
 
     Raises:
         KeyError: If `name` is no alias and looks like neither a folder nor a hub id.
         ValueError: If the checkpoint is incomplete, damaged, holds more than tensors, does not fit its
             config, or is of an architecture that cannot be a base.
     """
+    check(quantised, "fp64" if dtype == torch.float64 else "fp32")
     tell(f"loading base {name}")
     device = torch.device(device)
     folder, source, revision = locate(name, revision)
@@ -156,6 +162,9 @@ def load_base(
     for module in (trunk, pooler):
         if module is not None:
             module.requires_grad_(False).eval().to(device)
+    if quantised is not None:
+        tell(f"rounding {name} to {quantised}")
+        quantise(trunk, quantised)
     return Base(
         name=name,
         source=source,
@@ -166,6 +175,7 @@ def load_base(
         missing=missing,
         transposed=frozenset(transposed),
         files=files,
+        quantised=quantised,
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weft.base.loading import Base
+from weft.base.quantised import whole
 from weft.config import RecipeSettings, TrainingSettings
 from weft.lowrank.attach import frozen_linear, original
 from weft.lowrank.pool import Factors
@@ -205,7 +206,7 @@ def _copies(base: Base, names: Sequence[str]) -> dict[str, nn.Module]:
     """Trained copies of the base modules that `train_also` names."""
     found: dict[str, nn.Module] = {}
     for module in train_also_modules(base.trunk, names):
-        twin = copy.deepcopy(original(base.trunk, module)).to(trained_dtype(base))
+        twin = whole(copy.deepcopy(original(base.trunk, module))).to(trained_dtype(base))
         found[module] = twin.requires_grad_(True)
     return found
 

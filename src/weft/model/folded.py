@@ -122,6 +122,8 @@ def alone(held: Snapshot, name: str) -> Snapshot | None:
         name: The expert. One that is being trained, that changes with its input, that has no exact factors (DoRA), or
             whose changed weights take more than `MOST_FOLDED`, stays as it is.
     """
+    if held.base.quantised is not None:
+        return None  # a whole weight is what its base saves
     own = held.resident(name)
     if own in _ALONE:
         return _ALONE[own]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.base.loading import Base
+from weft.base.quantised import whole
 from weft.lowrank.attach import attach, canonical, frozen_linear
 from weft.lowrank.route import Route
 from weft.lowrank.woven import Woven
@@ -224,6 +225,8 @@ class Model(nn.Module):
         expert = self.expert(name)
         expert.refuse_merging()
         plain = copy.deepcopy(self.base.trunk).to(next(self.trunk.parameters()).device)  # type: ignore[arg-type]
+        if self.base.quantised is not None:
+            plain = whole(plain)
         if self.is_private:
             own = {canonical(name): value for name, value in self.trunk.state_dict().items()}
             plain.load_state_dict(own)

@@ -165,6 +165,7 @@ def load_onto(
     if not folder.expert.is_dir():
         raise ValueError(f"{path} holds no expert yet; train it to its end first")
     model = ground.model
+    _check_bits(folder, ground)
     expert, card = load_expert(folder.expert, model.base, name=name or run.task.label)
     model.add(expert.to(ground.device))
     return _loaded(ground, expert.name, card, run, (expert.name,))
@@ -202,6 +203,7 @@ def load_mixture_onto(
     """
     folder = _mixture_folder(path)
     run, model, base = folder.run, ground.model, ground.model.base
+    _check_bits(folder, ground)
     mix, heads, extra = load_mixture(folder.mixture, base)
     if name is not None:
         mix.name = name
@@ -266,6 +268,20 @@ def _part(folder: RunFolder, task: str | None) -> RunFolder:
     return folder
 
 
+def _check_bits(folder: RunFolder, ground: Ground) -> None:
+    """An expert answers on the base that it was trained on, rounded or not."""
+    own, here = folder.run.quantise, ground.model.base.quantised
+    if own != here:
+        raise ValueError(
+            f"{folder.path} was trained on its base {_bits(own)}, and this one is {_bits(here)}; load it by itself, or "
+            f"train it with quantise: {here or 'null'}"
+        )
+
+
+def _bits(bits: str | None) -> str:
+    return f"in {bits}" if bits else "as it is"
+
+
 def _settled(run: Run, device: str, precision: str | None) -> tuple[torch.device, str, torch.dtype]:
     """Where to compute, in which arithmetic, and the base's type."""
     if device not in DEVICES:
@@ -284,6 +300,7 @@ def _base_of(run: Run, device: torch.device, precision: str, dtype: torch.dtype)
         dtype=dtype,
         device=device,
         attention=attention_for(device, half=precision in ("bf16", "fp16")),
+        quantised=run.quantise,
     )
 
 

@@ -149,6 +149,7 @@ def assemble(
         dtype=DTYPES.get(run.training.precision, torch.float32),
         device=device,
         attention=attention_for(device, half=run.training.precision in ("bf16", "fp16")),
+        quantised=run.quantise,
     )
     for item in loaded.values():
         kind_for(item.task.spec.kind, base.config)

@@ -11,6 +11,7 @@ from typing import Any
 
 from weft.base.loading import config_of
 from weft.base.locate import ALIASES, is_here
+from weft.base.quantised import check as check_bits
 from weft.config import (
     SEARCH,
     MixtureSettings,
@@ -211,6 +212,12 @@ def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
     if recipe.trains == "base" and tasks > 1:
         raise ValueError(
             "recipe full trains a private copy of the base, which no two tasks share; train them apart"
+        )
+    check_bits(run.quantise, run.training.precision)
+    if run.quantise is not None and recipe.trains == "base":
+        raise ValueError(
+            f"recipe {recipe.name} trains the base's own weights, which quantise: {run.quantise} rounds; choose a "
+            "recipe with adapters, or leave quantise away"
         )
     if run.experts != "separate" and (tasks < 2 or recipe.adapter is None):
         raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
