@@ -5,8 +5,9 @@ multiple of 32. torchao keeps what int4 rounds to in a byte each on a CPU, so it
 product turns the weight back into the input's type first: memory is saved, not time.
 """
 
+import importlib
 import importlib.util
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +30,19 @@ class QuantisedLinear(nn.Linear):
 
     def __init__(self, exact: nn.Linear, bits: Bits) -> None:
         nn.Module.__init__(self)
-        from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
-        from torchao.quantization.granularity import PerAxis, PerGroup
+        torchao: Any = importlib.import_module("torchao.quantization")
 
         self.in_features, self.out_features = exact.in_features, exact.out_features
         if bits == "int8":
-            config = Int8WeightOnlyConfig()
+            config = torchao.Int8WeightOnlyConfig()
         else:
-            one = PerAxis(0) if exact.in_features % GROUP else PerGroup(GROUP)
-            config = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=one)
+            whole_row = exact.in_features % GROUP
+            scales = torchao.PerAxis(0) if whole_row else torchao.PerGroup(GROUP)
+            levels: Any = getattr(torch, bits)
+            config = torchao.IntxWeightOnlyConfig(weight_dtype=levels, granularity=scales)
         holder = nn.Sequential(nn.Linear(exact.in_features, exact.out_features, bias=False))
         holder[0].weight = nn.Parameter(exact.weight.detach(), requires_grad=False)
-        quantize_(holder, config)
+        torchao.quantize_(holder, config)
         self.packed = nn.Parameter(holder[0].weight.detach(), requires_grad=False)
         self.bias = exact.bias
 
