@@ -21,6 +21,7 @@ from weft.config import (
     TrainingSettings,
     load_run,
 )
+from weft.data.reading import find_spec
 from weft.methods.balances import balances
 from weft.methods.gates.settings import Spec
 from weft.methods.rates import Rate, rate_for
@@ -212,10 +213,12 @@ def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
         raise ValueError(
             "recipe full trains a private copy of the base, which no two tasks share; train them apart"
         )
-    if run.experts != "separate" and (tasks < 2 or recipe.adapter is None):
+    if run.is_personal or (run.experts == "shared" and run.task is not None):
+        _refuse_users(run, recipe)
+    elif run.experts != "separate" and (tasks < 2 or recipe.adapter is None):
         raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
     if run.training.sampling is not None and (
-        tasks < 2 or (run.experts == "separate" and run.mixture is None)
+        tasks < 2 or (run.across_tasks == "separate" and run.mixture is None)
     ):
         raise ValueError(
             "sampling draws a step's rows from several tasks for what they train together; use it with experts: "
@@ -230,4 +233,30 @@ def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
         raise ValueError(
             f"experts: both adds two experts up to one LoRA, and recipe {recipe.name} has no exact "
             "factors; choose another recipe, or experts: shared or separate"
+        )
+
+
+def _refuse_users(run: Run, recipe: Recipe) -> None:
+    """Refuse experts of users where there are none, or where they cannot stand on the population's."""
+    said = f"experts: {run.experts}"
+    if run.task is None:
+        raise ValueError(
+            f"{said} is for users of one task; give `task: NAME`, and train other tasks apart"
+        )
+    if "user" not in find_spec(run.task).columns:
+        raise ValueError(
+            f"{said} needs to know whose row each is, and task {run.task.label} names no such column: say it in the "
+            "task's file, `columns: {user: THE_COLUMN}`"
+        )
+    if run.mixture is not None:
+        raise ValueError(f"{said} trains experts and mixes none; leave `mixture` or `experts` away")
+    if recipe.adapter is None or not recipe.adapter.low_rank:
+        raise ValueError(
+            f"{said} adds a user's factors to the population's, and recipe {recipe.name} has none; choose a recipe "
+            "with exact factors (lora)"
+        )
+    if run.training.evaluate_on == "holdout" and run.is_personal:
+        raise ValueError(
+            f"{said} trains users on all their training rows, so none is held out to score on; give a validation split "
+            "and evaluate_on: validation"
         )
