@@ -10,7 +10,7 @@ from weft.config import RecipeSettings, Run
 from weft.lowrank.route import Members
 from weft.methods.recipes import file_of
 from weft.model.card import Card
-from weft.model.factoring import cut
+from weft.model.factoring import added, cut
 from weft.model.mixed import Mix
 from weft.model.model import Model
 from weft.model.recogniser import STATES, Recogniser
@@ -196,6 +196,30 @@ def load_onto(
     expert, card = load_expert(folder.expert, model.base, name=name or run.task.label)
     model.add(expert.to(ground.device))
     return _loaded(ground, expert.name, card, run, (expert.name,))
+
+
+def load_user_onto(path: str | Path, ground: Ground, user: str, *, name: str) -> LoadedRun:
+    """A user's expert with the population's factors beside its own, as one, woven into a model that may have others.
+
+    Args:
+        path: The run folder.
+        ground: The model.
+        user: Who has one.
+        name: How routes call it.
+
+    Raises:
+        KeyError: If the user has none.
+        ValueError: If a file is damaged, of another base, or the name is taken.
+    """
+    folder = RunFolder.open(path)
+    population, card = load_expert(folder.expert, ground.model.base)
+    users = Users(folder.path)
+    population.to(ground.device)
+    own = read_expert(users, user, population).to(ground.device)
+    owners = [population, own] if users.index.shared else [own]
+    whole = added(name, owners, own.head, ground.model.trunk)
+    ground.model.add(whole)
+    return replace(_loaded(ground, name, card, folder.run, (name,)), user=user)
 
 
 def load_mixture_model(
