@@ -232,6 +232,8 @@ class PersonalSettings(Settings):
     """Whether a user has a head too, started from the population's, or answers through that one."""
     least_rows: int = Field(default=1, ge=1)
     """Users with fewer training rows get no expert: the population's answers them."""
+    population: str | None = None
+    """Run folder whose expert is the population's, for users who came later; None trains one on all rows."""
     apart: list[str] = []
     """Canonical columns (text, text_pair, user, ...) of which no value may be in two splits."""
 

@@ -208,3 +208,28 @@ def test_a_row_of_nobody_is_refused(
     with pytest.raises(ValueError, match=said):
         train(run_of_readers(), out=tmp_path / "run", data=data)
     assert not (tmp_path / "run").exists()
+
+
+def test_users_who_came_later_stand_on_a_population_that_is_there(
+    run_of_readers: Settings, tmp_path: Path
+) -> None:
+    first = train(run_of_readers(experts="shared"), out=tmp_path / "first", data=data_of(*READERS))
+    kept = (first.expert / "adapter_model.safetensors").read_bytes()
+    later = data_of("zoe")
+    settings = run_of_readers(personal={"epochs": 2, "population": str(first.path)})
+    folder = train(settings, out=tmp_path / "later", data=later)
+    assert (folder.expert / "adapter_model.safetensors").read_bytes() == kept
+    assert Users(folder.path).names == ["zoe"]
+    names = {row["name"] for row in folder.metrics}
+    assert {
+        "f1_macro",
+        "users_f1_macro",
+        "population_f1_macro",
+        "population_users_f1_macro",
+    } <= names
+    other = run_of_readers(
+        personal={"population": str(first.path)}, recipe={"name": "lora", "rank": 2}
+    )
+    other["task"]["spec"]["labels"] = ["0", "1", "2"]
+    with pytest.raises(ValueError, match=r"has another classes, \('0', '1'\)"):
+        train(other, out=tmp_path / "other", data=later)

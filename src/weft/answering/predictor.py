@@ -153,6 +153,9 @@ class Predictor:
             ValueError: If the chosen run has no experts of users.
         """
         population = self.loaded()
+        if population.user is not None:
+            # A view of one user leads to the others.
+            population = self._held.runs[population.name.removesuffix(f"@{population.user}")]
         folder = self._held.folders.get(population.name)
         if folder is None:
             raise ValueError(
@@ -177,11 +180,14 @@ class Predictor:
 
         Raises:
             KeyError: If there is none of that name.
-            ValueError: If there are several and none is named.
+            ValueError: If there are several and none is named; users' experts do not count beside their population's.
         """
         name = task or self._chosen
         if name is not None:
             return self.expert(name)._held.runs[name]
+        everybodys = [run for run in self._held.runs.values() if run.user is None]
+        if len(everybodys) == 1:
+            return everybodys[0]
         if len(self.experts) > 1:
             auto = f", or {AUTO!r}" if self._held.mixture else ""
             raise ValueError(

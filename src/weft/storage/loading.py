@@ -114,7 +114,9 @@ def load_run_model(
     loaded = LoadedRun(
         model.eval(), task_of(card), card, run, expert.name, where, precision, members
     )
-    return loaded if users is None or user not in users else of_user(loaded, users, str(user))
+    if users is None or user is None or user not in users:
+        return loaded
+    return of_user(loaded, users, user)
 
 
 def of_user(population: LoadedRun, users: Users, user: str) -> LoadedRun:

@@ -29,6 +29,7 @@ from weft.training.interruption import Interrupted, interrupts
 from weft.training.learning import Learner, Stream
 from weft.training.locking import held, refuse_held
 from weft.training.personal import train_users
+from weft.training.preparation.population import adopt_population
 from weft.training.search.searching import Search, is_searched
 from weft.training.settings import completed
 from weft.training.stepping import Stepper, summed
@@ -98,13 +99,12 @@ def train(
         folder = RunFolder(Path(out) if out else default_folder(complete.run))
         folder.refuse_existing()
     accelerator = accelerator_for(complete.run, folder.path)
-    if complete.run.is_personal and accelerator.num_processes > 1:
-        raise ValueError(
-            f"experts: {complete.run.experts} trains users one after another, in one process; start it without "
-            "torchrun or accelerate launch"
-        )
+    _refuse_processes(complete.run, accelerator)
     assert not isinstance(data, str | Path)  # by now a setting
     begun = resume is not None
+    if complete.run.is_personal and complete.run.personal.population:
+        adopt_population(complete.run, folder, data)
+        return _personal(folder, accelerator, data, report)
     if is_searched(complete.run):
         search = Search(complete, folder, accelerator, train, data, report)
         complete, begun = search.found(begun=begun), True
@@ -125,6 +125,14 @@ def train(
         torch.manual_seed(session.run.seed * 1_000_003 + accelerator.process_index)
         Loop(session, folder, accelerator, report, callbacks).run()
     return _personal(folder, accelerator, data, report) if session.run.is_personal else folder
+
+
+def _refuse_processes(run: Run, accelerator: Accelerator) -> None:
+    if run.is_personal and accelerator.num_processes > 1:
+        raise ValueError(
+            f"experts: {run.experts} trains users one after another, in one process; start it without torchrun or "
+            "accelerate launch"
+        )
 
 
 def _personal(

@@ -12,7 +12,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,16 @@ from torch import Tensor
 from weft.answering.evaluation import (
     Evaluation,
     evaluated,
+    predictions,
     read_predictions,
     save_evaluation,
 )
+from weft.answering.inference import padding_id
 from weft.answering.personal.rows import predictions_by_user
 from weft.atomic import make_folder, write_tensors
 from weft.config import RecipeSettings, Run, TrainingSettings
 from weft.data.memory import given_by_task
-from weft.data.rows import encode, load
+from weft.data.rows import Rows, encode, load
 from weft.data.users import by_user
 from weft.methods.recipes import Recipe, resolve
 from weft.model.expert import Expert
@@ -51,8 +53,8 @@ from weft.storage.personal.experts import (
     stored,
 )
 from weft.storage.personal.users import FOLDER, TENSORS, Index, Trained, Users, joined, write_users
-from weft.tasks.contract import Example, Record, Task
-from weft.tasks.users import POPULATION, over_users
+from weft.tasks.contract import Record, Task
+from weft.tasks.users import OVER_USERS, POPULATION, over_users
 from weft.tasks.weights import class_weights
 from weft.training.assembly import Session
 from weft.training.callbacks import Event
@@ -151,17 +153,34 @@ def train_users(
     found = predictions_by_user(loaded, users, rows.loaded.task, *rows.final)
     split = run.training.evaluate_on
     result: Evaluation = evaluated(rows.loaded.task, split, found, rows.final[0], seed=run.seed)
-    _keep_population(folder, ground, rows.loaded.task, rows.final[0], split)
+    _keep_population(folder, ground, rows, split)
     save_evaluation(folder, result, run.seed)
     folder.write_training({**(folder.training or {}), "users": _summary(folder, users, ground)})
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
 
-def _keep_population(
-    folder: RunFolder, ground: _Ground, task: Task, examples: Sequence[Example], split: str
-) -> None:
+def _keep_population(folder: RunFolder, ground: _Ground, rows: Rows, split: str) -> None:
     """What the population scores alone, under names of its own: what stands for the run is what users get."""
+    task, (examples, records) = rows.loaded.task, rows.final
+    if not folder.metrics:
+        loaded = ground.loaded
+        found = predictions(
+            loaded.model.snapshot,
+            task,
+            examples,
+            records,
+            head=loaded.name,
+            kind=loaded.card.head,
+            members=loaded.members,
+            pad_id=padding_id(loaded.model.base),
+            device=loaded.device,
+            precision=loaded.precision,
+        )
+        save_evaluation(
+            folder, evaluated(task, split, found, examples, seed=ground.run.seed), ground.run.seed
+        )
     kept = [row for row in folder.metrics if row["split"] == split]
+    kept = [row for row in kept if not row["name"].startswith(OVER_USERS)]
     if any(row["name"].startswith(POPULATION) for row in kept):
         return  # a run that was killed between its last two files
     said = read_predictions(folder.path, split)

@@ -14,6 +14,7 @@ from weft.base.locate import ALIASES, is_here
 from weft.config import (
     SEARCH,
     MixtureSettings,
+    PersonalSettings,
     RateSource,
     RecipeSettings,
     Run,
@@ -76,6 +77,7 @@ def completed(run: Run) -> Complete:
         "task": tasks[0] if run.task else None,
         "tasks": tasks if run.tasks else [],
         "data": None,
+        "personal": _of_population(run.personal),
         "recipe": recipe.describe(),
         "training": _with_rate(run, recipe),
     }
@@ -194,6 +196,14 @@ def _tasks(run: Run) -> list[TaskSettings]:
         }
         found.append(task.model_copy(update=values))
     return found
+
+
+def _of_population(personal: PersonalSettings) -> PersonalSettings:
+    """The settings of users with the absolute path of the run that their population comes from."""
+    if personal.population is None:
+        return personal
+    where = str(Path(personal.population).expanduser().resolve())
+    return personal.model_copy(update={"population": where})
 
 
 def _absolute(name: str) -> str:

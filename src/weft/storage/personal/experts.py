@@ -18,6 +18,7 @@ from weft.model.expert import Expert
 from weft.model.head import Head, trained_dtype
 from weft.storage.personal.users import Index, Layout, Users
 
+_NOTHING_DRAWN = torch.Generator()
 HEAD = "head/"
 """Before the names of a head's tensors in a layout."""
 
@@ -76,7 +77,7 @@ def layout_of(expert: Expert, *, own_head: bool) -> Layout:
 
 def stored(expert: Expert, *, own_head: bool) -> dict[str, Tensor]:
     """What is stored of a user's expert, by name."""
-    found = {
+    found: dict[str, Tensor] = {
         f"{module}/{side}": adapter.get_parameter(side)
         for module, adapter in expert.adapters.items()
         for side in ("A", "B")
@@ -145,6 +146,7 @@ def own_copy(head: Head) -> Head:
 
 
 def _lora(A: Tensor, B: Tensor, spec: LoRASpec) -> LoRA:
-    adapter = LoRA(torch.empty(B.shape[0], A.shape[1], device="meta"), spec, torch.Generator())
+    # Nothing is drawn where there is no memory; a new generator a map would take as long as the map.
+    adapter = LoRA(torch.empty(B.shape[0], A.shape[1], device="meta"), spec, _NOTHING_DRAWN)
     adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
     return adapter
