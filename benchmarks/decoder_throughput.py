@@ -7,8 +7,8 @@ Training: the same rows, batch size, optimizer and schedule on all sides; loss o
 grouped by length; TRL (where it is installed) also packs, which lets rows look at each other. Real tokens, padding not
 counted. Writing: 8 prompts by 8 experts in one batch beside 8 by one, and PEFT's `adapter_names` in transformers'
 generation. Quantised: the same training, and its scores on held-out notes, on a base as it is, in int8 and in int4
-(where torchao is installed). Sides alternate in one process; ratios are of medians over rounds, the first of which warms up.
-Peak memory is that of a fresh process. The result is results/decoder-throughput-cpu.json.
+(where torchao is installed). Sides alternate in one process; ratios are of medians over rounds, the first of which
+warms up. Peak memory is that of a fresh process. The result is results/decoder-throughput-cpu.json.
 """
 
 import argparse

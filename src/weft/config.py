@@ -13,7 +13,6 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from weft import guard
-from weft.registry import unknown
 
 Split = Literal["train", "validation", "test"]
 
@@ -214,6 +213,35 @@ class TrainingSettings(Settings):
         return None if self.learning_rate == SEARCH else self.learning_rate
 
 
+class PersonalSettings(Settings):
+    """A small plain LoRA for each user, on the maps that the population's adapts; the rest is as `training` says."""
+
+    rank: int = Field(default=2, ge=1)
+    """Of each user's adapters."""
+    alpha: float = Field(default=4.0, gt=0)
+    """Their strength: they are scaled by alpha / rank."""
+    epochs: float = Field(default=10, gt=0)
+    """Passes over a user's rows."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps of a user; takes the place of `epochs` where set."""
+    batch_size: int = Field(default=16, ge=1)
+    """Rows of a user per optimizer step."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak rate of a user's adapters and head."""
+    head: Literal["own", "shared"] = "own"
+    """Whether a user has a head too, started from the population's, or answers through that one."""
+    least_rows: int = Field(default=1, ge=1)
+    """Users with fewer training rows get no expert: the population's answers them."""
+    population: str | None = None
+    """Run folder whose expert is the population's, for users who came later; None trains one on all rows."""
+    apart: list[str] = []
+    """Canonical columns (text, text_pair, user, ...) of which no value may be in two splits."""
+
+
+PERSONAL = ("personal", "shared+personal")
+"""Of `experts`: each user has an expert."""
+
+
 def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
@@ -231,8 +259,11 @@ class Run(Settings):
     """The one task of this run; `tasks` for several."""
     tasks: list[Annotated[TaskSettings, BeforeValidator(_named)]] = []
     """Tasks trained in the same batches over one base."""
-    experts: Literal["separate", "shared", "both"] = "separate"
-    """With several tasks: an expert for each, one shared by all, or a shared one plus one for each."""
+    experts: Literal["separate", "shared", "both", "personal", "shared+personal"] = "separate"
+    """With several tasks: an expert for each, one shared by all, or a shared one plus one for each. With one task whose
+    rows have users: one shared by all, one for each user, or a shared one plus one for each user."""
+    personal: PersonalSettings = PersonalSettings()
+    """What each user's expert is like, where users have experts."""
     data: str | None = None
     """Folder of the task's data; with several tasks, the folder that holds one sub-folder for each by name."""
     recipe: Annotated[RecipeSettings, BeforeValidator(_named)] = RecipeSettings()
@@ -245,6 +276,18 @@ class Run(Settings):
     """Run folder whose expert the training starts from."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether each user has an expert."""
+        return self.experts in PERSONAL
+
+    @property
+    def across_tasks(self) -> Literal["separate", "shared", "both"]:
+        """How several tasks share experts; one task has its own, whoever its users are."""
+        if self.experts in ("shared", "both") and self.tasks:
+            return self.experts  # type: ignore[return-value]
+        return "separate"
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Self:
@@ -272,38 +315,9 @@ def validate(model: type[S], values: object, where: str) -> S:
         return model.model_validate(values)
     except ValidationError as error:
         found = error.errors()
-        said = [_sentence(model, item, where) for item in found[:_MOST_SAID]]
+        said = [guard.sentence_of(model, item, where) for item in found[:_MOST_SAID]]
         more = len(found) - len(said)
         raise ValueError("\n".join([*said, *([f"and {more} more"] if more else [])])) from None
-
-
-def _sentence(model: type[BaseModel], item: Any, where: str) -> str:
-    path = [str(part) for part in item["loc"] if not str(part).startswith("function-")]
-    place = ".".join(path)
-    if item["type"] != "extra_forbidden":
-        return f"{where}: {place or 'settings'}: {item['msg']}, got {item['input']!r:.200}"
-    owner = model_at(model, path[:-1])
-    return f"{where}: {place}: {unknown('setting', path[-1], owner.model_fields)}"
-
-
-def model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    """The settings that a field inside of settings holds.
-
-    Args:
-        model: The outer ones.
-        path: Names of fields, and numbers of entries, from there on.
-    """
-    for name in path:
-        if name.isdigit() or name not in model.model_fields:
-            continue
-        pending: list[Any] = [model.model_fields[name].annotation]
-        while pending:
-            kind = pending.pop()
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                model = kind
-                break
-            pending.extend(getattr(kind, "__args__", ()))
-    return model
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

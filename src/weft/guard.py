@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
+from pydantic import BaseModel
 
+from weft.registry import unknown
 from weft.system import READING
 
 SETTINGS = 4 << 20
@@ -325,3 +327,33 @@ def _not_yaml(error: yaml.YAMLError, where: str) -> str:
     line = f", line {mark.line + 1}" if mark else ""
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
     return f"{where}{line}: not YAML: {problem}"
+
+
+def sentence_of(model: type[BaseModel], item: Any, where: str) -> str:
+    """One of pydantic's findings as a sentence: where it is, what came, and the nearest known key."""
+    path = [str(part) for part in item["loc"] if not str(part).startswith("function-")]
+    place = ".".join(path)
+    if item["type"] != "extra_forbidden":
+        return f"{where}: {place or 'settings'}: {item['msg']}, got {item['input']!r:.200}"
+    owner = model_at(model, path[:-1])
+    return f"{where}: {place}: {unknown('setting', path[-1], owner.model_fields)}"
+
+
+def model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """The settings that a field inside of settings holds.
+
+    Args:
+        model: The outer ones.
+        path: Names of fields, and numbers of entries, from there on.
+    """
+    for name in path:
+        if name.isdigit() or name not in model.model_fields:
+            continue
+        pending: list[Any] = [model.model_fields[name].annotation]
+        while pending:
+            kind = pending.pop()
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                model = kind
+                break
+            pending.extend(getattr(kind, "__args__", ()))
+    return model

@@ -92,6 +92,13 @@ class RunFolder:
         """Whether training has ended and left what it was for."""
         if self.run.mixture is not None:
             return self.mixture.is_dir() and all(part.training for part in self.parts())
+        if self.run.is_personal:
+            return self.has_population and "users" in (self.training or {})
+        return self.has_population
+
+    @property
+    def has_population(self) -> bool:
+        """Whether the expert of every task is there; of a personal run, that of its population."""
         return all(part.expert.is_dir() and part.training is not None for part in self.parts())
 
     def parts(self) -> "list[RunFolder]":

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from weft.answering.gate_maps import gate_maps
-from weft.answering.inference import Progress, outputs, padding_id
+from weft.answering.inference import MASK_SEED, Progress, outputs, padding_id, sampled
+from weft.answering.personal.rows import predictions_by_user
 from weft.answering.recognition import RECOGNITION, recognition
 from weft.atomic import write_text
 from weft.base.loading import Base
@@ -28,15 +28,15 @@ from weft.model.batching import Item
 from weft.model.card import Card
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
+from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.storage.loading import LoadedRun, load_mixture_model, load_run_model
+from weft.storage.personal.users import Users, has_users
 from weft.tasks.cases import Mistakes
 from weft.tasks.contract import Example, Prediction, Record, Task
 from weft.tasks.details import Details
 from weft.tasks.scoring import Score, mistakes, score
-
-MASK_SEED = 0
-"""Decides which tokens a masked language model is scored on: the same in every evaluation."""
+from weft.tasks.users import over_users
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def evaluate(
     save: bool = True,
     gates: bool = False,
     rank: int | None = None,
+    user: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation | list[Evaluation]:
     """The scores of a run folder's expert; a list of one for each task if the run trained several.
@@ -90,6 +91,8 @@ def evaluate(
         gates: Write what a mixture's gates said as well: `gates-<split>.json`, by task.
         rank: How many ranks answer, of an expert that was trained for every number of them (recipe `dylora`); None is
             all. The folder keeps the scores of the whole expert, so nothing is written for fewer.
+        user: Of a personal run, score this user's rows alone; None scores each row by its own user's expert, whoever
+            has none by the population's. Nothing is written of one user.
         progress: Told how far it is, task by task.
 
     Raises:
@@ -107,10 +110,12 @@ def evaluate(
         if root is not None:
             own = str(root / part.path.name if several else root)
         rows, records = _rows(loaded, own, split, max_examples)
-        result = _evaluate(
-            loaded, rows, records, split, tokens_per_batch=tokens_per_batch, progress=progress
-        )
-        if save and rank is None:
+        how: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "progress": progress}
+        if user is not None or has_users(part.path):
+            result = _of_users(Users(part.path), loaded, rows, records, split, user=user, **how)
+        else:
+            result = _evaluate(loaded, rows, records, split, **how)
+        if save and rank is None and user is None:
             save_evaluation(part, result, loaded.run.seed)
         if gates:
             text = json.dumps(gate_maps(loaded, records), indent=1)
@@ -170,6 +175,38 @@ def _evaluate(
     details = rows.task.details(found, examples)
     worst = mistakes(rows.task, found, examples, seed=loaded.run.seed)
     return Evaluation(rows.task.spec.name, split, len(found), scores, found, details, worst)
+
+
+def _of_users(
+    users: Users,
+    loaded: LoadedRun,
+    rows: LoadedTask,
+    records: Sequence[Record],
+    split: Split,
+    *,
+    user: str | None,
+    tokens_per_batch: int | None,
+    progress: Progress | None,
+) -> Evaluation:
+    """Each row by its user's expert, and means over users; of one user's rows alone where one is named."""
+    kept = [at for at, row in enumerate(rows.splits[split]) if user in (None, row.get("user"))]
+    if not kept:
+        known = {row["user"] for row in rows.splits[split]}
+        raise ValueError(f"{split} has no row of that user: {unknown('user', str(user), known)}")
+    examples, own = [rows.splits[split][at] for at in kept], [records[at] for at in kept]
+    how: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "progress": progress}
+    found = predictions_by_user(loaded, users, rows.task, examples, own, **how)
+    return evaluated(rows.task, split, found, examples, seed=loaded.run.seed)
+
+
+def evaluated(
+    task: Task, split: str, found: Sequence[Prediction], examples: Sequence[Example], *, seed: int
+) -> Evaluation:
+    """An evaluation of users' rows: scores of all of them, and, as `users_<score>`, means over users."""
+    scores = score(task, found, examples, seed=seed) | over_users(task, found, examples, seed=seed)
+    details = task.details(found, examples)
+    worst = mistakes(task, found, examples, seed=seed)
+    return Evaluation(task.spec.name, split, len(found), scores, list(found), details, worst)
 
 
 def _rows(
@@ -256,14 +293,6 @@ def read_predictions(folder: Path, split: str = "validation") -> dict[str, Predi
             raise ValueError(f"{where}: expected an object with an id; evaluate the run again")
         found[row["id"]] = row
     return found
-
-
-def sampled(task: Task, records: Sequence[Record], seed: int = MASK_SEED) -> list[Record]:
-    """Records with what `task.sample` draws: by id, so that neither the rows beside one nor processes decide it."""
-    return [
-        task.sample(record, np.random.default_rng([seed, *record["id"].encode()]))
-        for record in records
-    ]
 
 
 def predictions(

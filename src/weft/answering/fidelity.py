@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.answering.evaluation import predictions, rows_of, sampled
+from weft.answering.evaluation import predictions, rows_of
 from weft.answering.exported import Exported
-from weft.answering.inference import Progress, padding_id
+from weft.answering.inference import Progress, padding_id, sampled
 from weft.config import Split
 from weft.storage.loading import load_run_model
 from weft.tasks.scoring import Score, paired_difference, score

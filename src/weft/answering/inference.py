@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from weft.base.loading import Base
@@ -14,6 +15,7 @@ from weft.model.heads import kind_of
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.scoped import tell
+from weft.tasks.contract import Record, Task
 
 TOKENS_PER_BATCH = {"cpu": 1024}
 """Padded tokens in one forward call by device type, where fewer are faster: they stay in a CPU's caches. Measured by
@@ -23,8 +25,19 @@ MOST_TOKENS = 4096
 LOGITS_PER_BATCH = 2**26
 """Vocabulary logits in one forward call: a quarter GiB in single precision."""
 
+MASK_SEED = 0
+"""Decides which tokens a masked language model is scored on: the same in every evaluation."""
+
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
+
+
+def sampled(task: Task, records: Sequence[Record], seed: int = MASK_SEED) -> list[Record]:
+    """Records with what `task.sample` draws: by id, so that neither the rows beside one nor processes decide it."""
+    return [
+        task.sample(record, np.random.default_rng([seed, *record["id"].encode()]))
+        for record in records
+    ]
 
 
 def outputs(

@@ -19,6 +19,7 @@ def load(
     path: str | Path,
     *,
     task: str | None = None,
+    user: str | None = None,
     device: str = "auto",
     precision: str | None = None,
 ) -> Predictor:
@@ -27,6 +28,8 @@ def load(
     Args:
         path: The run folder: of one expert, of several tasks trained together, or of a mixture.
         task: Of several tasks, this one; None loads all.
+        user: Of a personal run, whose expert is to answer; whoever has none gets the population's. None is the
+            population's, from which `Predictor.user` gets to each user's.
         device: auto, cpu, cuda or mps.
         precision: fp32, bf16, fp16 or fp64; None takes the run's.
 
@@ -44,10 +47,11 @@ def load(
         held = Held(dict(mixture.runs), {**found, **parts}, mixture)
         view = Predictor(held)
         return view if (own or task) is None else view.expert(task or str(own))
-    if folder.run.tasks and task is None:
+    if folder.run.tasks and task is None and user is None:
         return _all_of(parts, where)
     run = load_run_model(folder.path, task=task, **where)
-    return Predictor(Held({run.name: run}, {run.name: parts[task] if task else folder}))
+    found = Predictor(Held({run.name: run}, {run.name: parts[task] if task else folder}))
+    return found if user is None else found.user(user)
 
 
 def _all_of(parts: Mapping[str, RunFolder], where: Mapping[str, Any]) -> Predictor:
@@ -67,6 +71,7 @@ def predict(
     inputs: Inputs,
     *,
     task: str | None = None,
+    user: str | None = None,
     generation: Generation | Mapping[str, Any] | None = None,
     tokens_per_batch: int | None = None,
     device: str = "auto",
@@ -85,6 +90,7 @@ def predict(
             `Path` of a file of them. What the right answer would be is not looked at.
         task: Of several tasks, this one; `auto`: of a mixture, the one that it takes each input for, which then stands
             beside the answer.
+        user: Of a personal run, whose expert answers; None, or a user who has none: the population's.
         generation: How a causal language model continues (`Generation`, or a mapping of its settings); refused for
             other kinds.
         tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
@@ -100,12 +106,14 @@ def predict(
         return _of_graph(Exported(run), inputs, generation, tokens_per_batch, progress)
     if isinstance(run, LoadedRun):
         run = Predictor(Held({run.name: run}))
+    elif isinstance(run, Predictor) and user is not None:
+        run = run.user(user)
     elif not isinstance(run, Predictor):
         where: dict[str, Any] = {"device": device, "precision": precision}
         if task == AUTO:
-            run = load(run, **where)
+            run = load(run, user=user, **where)
         else:
-            one = load_run_model(run, task=task, **where)
+            one = load_run_model(run, task=task, user=user, **where)
             run, task = Predictor(Held({one.name: one})), None
     return run.predict(
         inputs,

@@ -33,7 +33,9 @@ from weft.model.model import Model
 from weft.model.recogniser import Recogniser
 from weft.registry import unknown
 from weft.runs import RunFolder
-from weft.storage.loading import LoadedMixture, LoadedRun, load_beside
+from weft.storage.loading import LoadedMixture, LoadedRun, load_beside, of_user
+from weft.storage.personal.experts import called
+from weft.storage.personal.users import Users
 from weft.tasks.contract import Prediction, Task, TaskSpec
 
 AUTO = "auto"
@@ -48,11 +50,13 @@ class Held:
         runs: The experts that answer, by name, in the order in which they came.
         folders: Where each was trained.
         mixture: What recognises tasks, where a mixture was loaded.
+        users: Who has an expert in a personal run, by its population's name.
     """
 
     runs: dict[str, LoadedRun]
     folders: dict[str, RunFolder] = field(default_factory=dict)
     mixture: LoadedMixture | None = None
+    users: dict[str, Users] = field(default_factory=dict)
 
 
 class Predictor:
@@ -137,6 +141,37 @@ class Predictor:
             raise KeyError(unknown("expert", name, self.experts))
         return Predictor(self._held, name)
 
+    def user(self, name: str) -> "Predictor":
+        """A view that answers with one user's expert, read when it is first asked for; it shares the model.
+
+        Whoever has none gets the population's: then the view is of that one, and `loaded().user` is None.
+
+        Args:
+            name: The user.
+
+        Raises:
+            ValueError: If the chosen run has no experts of users.
+        """
+        population = self.loaded()
+        if population.user is not None:
+            # A view of one user leads to the others.
+            population = self._held.runs[population.name.removesuffix(f"@{population.user}")]
+        folder = self._held.folders.get(population.name)
+        if folder is None:
+            raise ValueError(
+                f"{population.name} was given without its run folder; load it by weft.load(folder)"
+            )
+        users = self._held.users.get(population.name)
+        if users is None:
+            users = self._held.users[population.name] = Users(folder.path)
+        if name not in users:
+            return self.expert(population.name)
+        own = called(population.name, name)
+        if own not in self._held.runs:
+            self._held.runs[own] = of_user(population, users, name)
+            self._held.folders[own] = folder
+        return self.expert(own)
+
     def loaded(self, task: str | None = None) -> LoadedRun:
         """The parts that answer for one expert.
 
@@ -145,11 +180,14 @@ class Predictor:
 
         Raises:
             KeyError: If there is none of that name.
-            ValueError: If there are several and none is named.
+            ValueError: If there are several and none is named; users' experts do not count beside their population's.
         """
         name = task or self._chosen
         if name is not None:
             return self.expert(name)._held.runs[name]
+        everybodys = [run for run in self._held.runs.values() if run.user is None]
+        if len(everybodys) == 1:
+            return everybodys[0]
         if len(self.experts) > 1:
             auto = f", or {AUTO!r}" if self._held.mixture else ""
             raise ValueError(
@@ -287,7 +325,7 @@ class Predictor:
             ValueError: If it is the last one, or a mixture answers by it.
         """
         run = self.loaded(name)
-        if run.members != (run.name,):
+        if run.members != (run.name,) and run.user is None:
             raise ValueError(f"{name} is a head of the mixture here, which stays whole")
         if len(self.experts) == 1:
             raise ValueError(f"{name} is the only expert here; drop the predictor instead")

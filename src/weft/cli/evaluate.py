@@ -33,6 +33,10 @@ def command(
         int | None,
         typer.Option(min=1, help="Ranks that answer, of an expert trained for each (dylora)."),
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of a personal run, this user's rows alone."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a run's expert; each score with its 95 % interval."""
@@ -48,6 +52,7 @@ def command(
             max_examples=max_examples,
             gates=gates,
             rank=rank,
+            user=user,
             progress=progress,
             **where,
         )

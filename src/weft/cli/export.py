@@ -42,6 +42,12 @@ def command(
         Literal["train", "validation", "test"],
         typer.Option(help="onnx: rows that expert and graph are both scored on."),
     ] = "validation",
+    user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of a personal run, whose expert, with the population's."
+        ),
+    ] = None,
     max_examples: Annotated[
         int | None, typer.Option(min=0, help="onnx: so many of them, a seeded sample; 0: none.")
     ] = None,
@@ -50,9 +56,17 @@ def command(
     from weft.storage.experts import read_card
     from weft.storage.exporting import export
 
-    export(run, folder, to, rank=rank, quantise=quantise, mitigate_intruders=mitigate_intruders)
+    export(
+        run,
+        folder,
+        to,
+        rank=rank,
+        quantise=quantise,
+        mitigate_intruders=mitigate_intruders,
+        user=user,
+    )
     typer.echo(str(folder))
-    if to == "onnx" and max_examples != 0:
+    if to == "onnx" and max_examples != 0 and user is None:
         _say_what_is_lost(run, folder, split, max_examples)
     error = read_card(folder).metrics.get("approximation_error") if rank is not None else None
     if error is not None:

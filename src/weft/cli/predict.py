@@ -31,6 +31,10 @@ def command(
         str | None,
         typer.Option(help="Of several tasks, this one; auto: what a mixture takes each input for."),
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of a personal run, whose expert answers."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a text.")] = False,
     server: Annotated[
         str | None,
@@ -58,9 +62,10 @@ def command(
 
     lines = map(json.dumps, texts) if texts else sys.stdin
     if server is None:
-        found = _here(run, task, lines, settings)
+        found = _here(run, task, user, lines, settings)
     else:
-        found = _there(server, run.as_posix(), task, lines, settings)
+        name = run.as_posix() if user is None else f"{run.as_posix()}@{user}"
+        found = _there(server, name, task, lines, settings)
     for answer in found:
         shown = (
             readable(answer) if texts and not as_json else json.dumps(answer, ensure_ascii=False)
@@ -69,20 +74,29 @@ def command(
 
 
 def _here(
-    run: Path, task: str | None, lines: Iterable[str], settings: Mapping[str, Any]
+    run: Path,
+    task: str | None,
+    user: str | None,
+    lines: Iterable[str],
+    settings: Mapping[str, Any],
 ) -> Iterator[Any]:
     from weft.answering.exported import Exported, is_exported
     from weft.answering.streaming import answers_to_lines, generation_of
 
     generation = generation_of(settings)
-    loaded = Exported(run) if is_exported(run) else _loaded(run, task)
+    loaded = Exported(run) if is_exported(run) else _loaded(run, task, user)
     return answers_to_lines(loaded, lines, generation=generation)
 
 
-def _loaded(run: Path, task: str | None) -> "LoadedRun | LoadedMixture":
+def _loaded(run: Path, task: str | None, user: str | None) -> "LoadedRun | LoadedMixture":
     from weft.storage.loading import load_mixture_model, load_run_model
 
-    return load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)
+    if task == "auto":
+        return load_mixture_model(run)
+    found = load_run_model(run, task=task, user=user)
+    if found.user != user:
+        typer.echo(f"weft: {run} has no expert of {user!r}; the population's answers", err=True)
+    return found
 
 
 def _there(

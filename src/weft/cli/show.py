@@ -10,11 +10,14 @@ from weft.cli import Include
 
 def command(
     what: Annotated[
-        Literal["recipe", "task", "base", "adapter", "mixture", "merge"],
+        Literal["recipe", "task", "base", "adapter", "mixture", "merge", "user"],
         typer.Argument(help="Which."),
     ],
     name: Annotated[
-        str, typer.Argument(help="Its name; a recipe's, task's or base's may be a path.")
+        str,
+        typer.Argument(
+            help="Its name; a recipe's, task's or base's may be a path, a user's is RUN@USER."
+        ),
     ],
     *,
     base: Annotated[
@@ -36,7 +39,12 @@ def command(
     from weft.reporting.tables import show_page
 
     values = with_overrides({}, set_ or [])
-    page = described(what, name, base=base, experts=experts, values=values)
+    if what == "user":
+        from weft.catalogue.users import described_user
+
+        page = described_user(name)
+    else:
+        page = described(what, name, base=base, experts=experts, values=values)
     if as_json:
         typer.echo(json.dumps(page, ensure_ascii=False, indent=1))
     else:

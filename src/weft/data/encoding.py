@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from weft.atomic import write_text
+from weft.data.columns import OF_ANY_KIND
 from weft.scoped import tell
 from weft.tasks.contract import Example, Record, Task
 
@@ -116,7 +117,7 @@ def fingerprint(
         {key: str(token) for key, token in tokenizer.special_tokens_map.items()},
         tokenizer.model_input_names,
         *([tokenizer.chat_template] if tokenizer.chat_template else []),
-        [{key: example[key] for key in example if key != "weight"} for example in examples],
+        [{key: example[key] for key in example if key not in OF_ANY_KIND} for example in examples],
     ):
         hasher.update(json.dumps(part, sort_keys=True))
     return hasher.hexdigest()

@@ -6,7 +6,6 @@ Whatever a set's columns are called, a kind of task sees its own: `text`, `token
 `answers`, ...
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from weft.config import Split, TaskSettings, read_yaml, validate
+from weft.data.columns import OF_ANY_KIND, normal, remedy
 from weft.data.layout import Placed
 from weft.data.memory import Given, digest_of, given_rows
 from weft.data.sources import hub_columns, split_rows
@@ -67,7 +67,7 @@ def find_kind(spec: TaskSpec) -> type[Task]:
     if spec.kind not in kinds.names():
         raise ValueError(f"{spec.name}: {unknown('kind of task', spec.kind, kinds.names())}")
     kind = kinds.load(spec.kind)
-    known = ["id", "weight", *kind.columns, *kind.optional]
+    known = ["id", *OF_ANY_KIND, *kind.columns, *kind.optional]
     known += sum(kind.instead, ())
     known += [kind.target] if kind.target else []
     for name in [*spec.columns, *(spec.hub.columns if spec.hub else ())]:
@@ -132,9 +132,9 @@ def load_task(
 
 
 def _checked(task: Task, example: Example, where: str) -> Example:
-    """The example as its kind has it, with the weight that a row of any kind may have."""
-    weight = {"weight": example["weight"]} if "weight" in example else {}
-    return {**task.check(example, where), **weight}
+    """The example as its kind has it, with what a row of any kind may have."""
+    beside = {name: example[name] for name in OF_ANY_KIND if name in example}
+    return {**task.check(example, where), **beside}
 
 
 class _Source:
@@ -190,6 +190,7 @@ def _read(
     weighed = ["weight"] if split == "train" and "weight" in columns else []
     if not weighed:
         columns = {name: own for name, own in columns.items() if name != "weight"}
+    owned = ["user"] if "user" in columns else []
     # A column that the spec names under another name is meant to be there, needed or not.
     named = [name for name, source in columns.items() if source != name]
     placed: list[tuple[Example, str]] = []
@@ -203,13 +204,15 @@ def _read(
                 if all(_has(row, columns.get(name, name)) for name in names)
             ]
             needed = list(forms[0]) if forms else usual
-        needed = [*needed, *weighed]
+        needed = [*needed, *weighed, *owned]
         _refuse_missing([*needed, *named], row, where, columns)
         canonical = _canonical(kind, row, where, spec=spec, columns=columns)
         example = dict(kind.read(spec, canonical, where))
         null = [name for name in needed if name not in example]
         if null:
-            raise ValueError(f"{where}: {null[0]!r} is needed, but its column holds nothing")
+            raise ValueError(
+                f"{where}: {null[0]!r} is needed, but its column holds nothing{remedy(null[0])}"
+            )
         example.setdefault("id", f"{split}-{number}")
         if example["id"] in places:
             raise ValueError(
@@ -233,15 +236,14 @@ def _canonical(
     """`row` in the kind's columns, values as the kind takes them; what it lacks is left out."""
     target = () if kind.target is None else (kind.target,)
     example: dict[str, Any] = {}
-    weight = ("weight",) if "weight" in columns else ()
+    of_any_kind = tuple(name for name in OF_ANY_KIND if name in columns)
     for name in dict.fromkeys(
-        ("id", *kind.columns, *kind.optional, *sum(kind.instead, ()), *target, *weight)
+        ("id", *kind.columns, *kind.optional, *sum(kind.instead, ()), *target, *of_any_kind)
     ):
         source = columns.get(name, name)
         value = _value(row, source) if _has(row, source) else None
         if value is not None:
-            normal = _NORMALISED.get(name, _as_is)
-            example[name] = normal(value, spec, f"{where}: column {source!r}")
+            example[name] = normal(name)(value, spec, f"{where}: column {source!r}")
     return example
 
 
@@ -273,68 +275,6 @@ def _value(row: Mapping[str, Any], source: str) -> Any:
     return row[source] if source in row else [row[part] for part in _parts(row, source)]
 
 
-def _as_is(value: Any, spec: TaskSpec, where: str) -> Any:
-    return value
-
-
-def _id(value: Any, spec: TaskSpec, where: str) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a table with a gap keeps whole numbers as 7.0
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise ValueError(f"{where} must hold text or whole numbers, got {value!r:.80}")
-    if not str(value).strip():
-        raise ValueError(f"{where} holds an empty id")
-    return str(value)
-
-
-def _weight(value: Any, spec: TaskSpec, where: str) -> float:
-    try:
-        weight = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        weight = math.nan
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"{where} must be a finite number, 0 or more, got {value!r:.60}")
-    return weight
-
-
-def _tags(value: Any, spec: TaskSpec, where: str) -> Any:
-    """Tags by name: numbers are looked up in the set's labels."""
-    if not isinstance(value, list | tuple) or not any(isinstance(tag, int) for tag in value):
-        return value
-    if spec.labels is None:
-        raise ValueError(
-            f"{where} holds numbers without names (the file has no ClassLabel names); "
-            "list the names in class order under the task's `labels:`"
-        )
-    last = len(spec.labels) - 1
-    for tag in value:
-        if not isinstance(tag, int) or not 0 <= tag <= last:
-            raise ValueError(f"{where}: expected numbers of `labels`, 0 to {last}, got {tag!r}")
-    return [spec.labels[tag] for tag in value]
-
-
-def _answers(value: Any, spec: TaskSpec, where: str) -> Any:
-    """Answers as {text, start}, from SQuAD's file form or the hub's dict of lists."""
-    published = {"text", "answer_start"}
-    if isinstance(value, Mapping) and published <= set(value):
-        texts, starts = value["text"], value["answer_start"]
-        if len(texts) != len(starts):
-            raise ValueError(f"{where} has {len(texts)} texts but {len(starts)} starts")
-        return [{"text": text, "start": start} for text, start in zip(texts, starts, strict=True)]
-    if not isinstance(value, list):
-        return value
-    return [
-        {"text": answer["text"], "start": answer["answer_start"]}
-        if isinstance(answer, Mapping) and published <= set(answer)
-        else answer
-        for answer in value
-    ]
-
-
-_NORMALISED = {"id": _id, "weight": _weight, "tags": _tags, "answers": _answers}
-"""What a canonical column's values become, where sources write them in more than one form."""
-
-
 def example_from_user(task: Task, mapping: Mapping[str, Any], where: str) -> Example:
     """A row to predict, checked; columns may have the set's names or the canonical ones.
 
@@ -351,7 +291,7 @@ def example_from_user(task: Task, mapping: Mapping[str, Any], where: str) -> Exa
     columns = {
         name: source
         for name, source in task.spec.columns.items()
-        if name != "weight" and (_has(mapping, source) or name not in mapping)
+        if name not in OF_ANY_KIND and (_has(mapping, source) or name not in mapping)
     }
     # A kind may take another column instead (text for tokens): then its `check` decides.
     if not any(_has(mapping, columns.get(name, name)) for name in task.optional):

@@ -10,6 +10,7 @@ from weft.config import Run, Split, TaskSettings
 from weft.data.encoding import cache_folder, encode_examples
 from weft.data.memory import Given
 from weft.data.reading import LoadedTask, holdout, load_task
+from weft.data.users import check_apart
 from weft.tasks.contract import Example, Record
 from weft.tasks.weights import check_class_weights, class_weights
 
@@ -36,6 +37,8 @@ def load(run: Run, settings: TaskSettings, given: Given | None = None) -> Loaded
     )
     splits: list[Split] = ["train", "validation"] if wants_validation else ["train"]
     loaded = load_task(settings, splits=splits, seed=run.seed, given=given)
+    if run.personal.apart:
+        check_apart(run, loaded)
     if settings.class_weights is not None:
         check_class_weights(loaded.task, settings.class_weights)
     return loaded

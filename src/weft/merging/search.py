@@ -9,7 +9,7 @@ doi:10.1145/321062.321069). It needs no gradient, draws nothing, and keeps the b
 from collections.abc import Callable, Sequence
 from statistics import mean
 
-from weft.answering.evaluation import sampled
+from weft.answering.inference import sampled
 from weft.config import MergeSettings
 from weft.data.reading import holdout
 from weft.data.rows import HOLDOUT

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from weft.tasks.users import OVER_USERS, POPULATION
+
 if TYPE_CHECKING:
     from weft.tasks.scoring import Difference, Score
 
@@ -18,6 +20,7 @@ _STEPS = {1e9: "G", 1e6: "M", 1e3: "k"}
 
 def is_fraction(name: str) -> bool:
     """Whether a score lies between 0 and 1 and is shown in percent."""
+    name = name.removeprefix(POPULATION).removeprefix(OVER_USERS)
     return name.startswith(FRACTIONS) and not name.endswith("_thresh")
 
 

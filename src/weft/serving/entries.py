@@ -19,6 +19,7 @@ from weft.serving.names import is_name
 from weft.serving.settings import Room
 from weft.storage.card import CARD, read_card
 from weft.storage.mixture import HEADS
+from weft.storage.personal.users import Users
 from weft.tasks.kinds import kinds
 
 Form = Literal["expert", "merged", "several", "mixture"]
@@ -81,6 +82,8 @@ class Place:
     form: Form
     cards: dict[str, Path]
     """Folder of the card by task; of a single expert by ''."""
+    user: str | None = None
+    """Whose expert of the run; None is the population's."""
 
     def tensors(self, task: str | None = None) -> list[Path]:
         """Files of tensors, of one of several experts or of all there is; no pickles."""
@@ -156,6 +159,9 @@ def stored_bytes(place: Place, task: str | None, room: Room) -> int:
             f"{where} holds no file of tensors; here experts are read from safetensors alone: save it with weft"
         )
     total = count = 0
+    if place.user is not None:
+        # Single precision, as users' numbers are stored.
+        total += 4 * Users(place.folder).index.numbers
     for path in files:
         try:
             stored = stored_tensors([path])

@@ -38,12 +38,11 @@ class Memory:
         return self._residents.get(key)
 
     def of(self, name: str) -> list[Resident]:
-        """What is there of an expert: itself, or those of its tasks."""
+        """What is there of an expert: itself, those of its tasks, and of its users."""
         own = self._residents.get(name)
-        if own is not None:
-            return [own]
-        below = f"{name}/"
-        return [one for key, one in self._residents.items() if key.startswith(below)]
+        below = (f"{name}/", f"{name}@")
+        rest = [one for key, one in self._residents.items() if key.startswith(below)]
+        return rest if own is None else [own, *rest]
 
     def pin(self, key: str) -> Resident:
         """Keep what is there by a key until it is released as often as it was pinned."""

@@ -1,12 +1,14 @@
 """Which names there are and where they lie: folders given by name, and whatever lies below folders of experts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from weft.registry import unknown
 from weft.serving.entries import Entry, Place, described, place_of, places_in
 from weft.serving.errors import ExpertRefused, UnknownExpert
-from weft.serving.names import plain
+from weft.serving.names import owner, plain
+from weft.storage.personal.users import FOLDER, INDEX, Users
 
 _Stamp = tuple[tuple[int, int], ...]
 """Times and sizes of the files that an entry was read from."""
@@ -35,6 +37,7 @@ class Places:
         self._roots = [*self._folders, *(_is_folder(path) for path in roots)]
         self._named = {plain(name): Path(path).resolve() for name, path in experts.items()}
         self._hidden: set[str] = set()
+        self._users: dict[str, tuple[int, Users]] = {}
         self._entries: dict[str, tuple[_Stamp, Entry]] = {}
         for path in self._named.values():
             _finished(path)
@@ -55,14 +58,35 @@ class Places:
             UnknownExpert: If there is none.
             ExpertRefused: If there is a folder that holds none.
         """
-        path = self.folder(name)
+        own, user = owner(name)
+        path = self.folder(own)
         if path is None:
-            raise self._unknown(name)
-        return _finished(path, name)
+            raise self._unknown(own)
+        return replace(_finished(path, own), user=user)
+
+    def answering(self, name: str) -> str:
+        """The name itself; of a user who has no expert of that run, the population's.
+
+        Raises:
+            UnknownExpert, ExpertRefused: As of `place`; or if the run has no experts of users.
+        """
+        own, user = owner(name)
+        if user is None:
+            return name
+        folder = self.place(own).folder
+        try:
+            stamp = (folder / FOLDER / INDEX).stat().st_mtime_ns
+            if self._users.get(own, (0, None))[0] != stamp:
+                self._users[own] = stamp, Users(folder)
+        except (OSError, ValueError):
+            raise UnknownExpert(
+                f"{own} has no experts of users; name {own}, or a run that was trained with experts: shared+personal"
+            ) from None
+        return name if user in self._users[own][1] else own
 
     def means(self, name: str, place: Place) -> bool:
         """Whether a name means that place now."""
-        return self.folder(name) == place.folder
+        return self.folder(owner(name)[0]) == place.folder
 
     def put(self, name: str, place: Place) -> None:
         """Let a name mean a place."""

@@ -1,5 +1,6 @@
 """An expert in memory: loaded whole or not at all, known by a digest of its files, counted in bytes."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ from weft.storage.loading import (
     LoadedRun,
     load_mixture_onto,
     load_onto,
+    load_user_onto,
 )
 from weft.storage.mixture import folder_digest
+from weft.storage.personal.users import Users
 
 VERSION_DIGITS = 12
 """Hexadecimal digits of a version: of all that one shelf will ever see none are alike."""
@@ -80,7 +83,11 @@ class Wanted:
         place = self.place
         mixed = place.form == "mixture"
         folder = place.folder / "mixture" if mixed else place.cards[self.task or ""]
-        return folder_digest(folder)[:VERSION_DIGITS]
+        found = folder_digest(folder)
+        if place.user is not None:
+            own = Users(place.folder).row(place.user).numpy().tobytes()
+            found = hashlib.sha256(found.encode() + own).hexdigest()
+        return found[:VERSION_DIGITS]
 
 
 def load(wanted: Wanted, ground: Ground) -> Resident:
@@ -114,7 +121,10 @@ def _load(wanted: Wanted, ground: Ground, version: str) -> Resident:
         runs = mixture.runs
         names = (inner, *(run.name for run in runs.values()))
     else:
-        run = load_onto(place.folder, ground, task=wanted.task, name=inner)
+        if place.user is None:
+            run = load_onto(place.folder, ground, task=wanted.task, name=inner)
+        else:
+            run = load_user_onto(place.folder, ground, place.user, name=inner)
         runs, names = {run.task.spec.name: run}, (inner,)
     size = bytes_of(ground.model, names)
     return Resident(wanted.key, version, place, ground, entry, runs, mixture, names, size)

@@ -23,7 +23,7 @@ from weft.serving.errors import (
     UnknownExpert,
 )
 from weft.serving.memory import Memory
-from weft.serving.names import checked, plain, whole
+from weft.serving.names import checked, owner, plain, whole
 from weft.serving.places import Places
 from weft.serving.resident import Resident, Wanted, load
 from weft.serving.settings import Room
@@ -150,7 +150,7 @@ class Shelf:
         found = await self._look()
         held: dict[str, list[Resident]] = {}
         for one in self.memory.residents:
-            held.setdefault(checked(one.name)[0], []).append(one)
+            held.setdefault(owner(checked(one.name)[0])[0], []).append(one)
         return [_with_state(entry, held.get(entry.name, [])) for entry in found]
 
     async def entry(self, name: str) -> Entry:
@@ -159,7 +159,7 @@ class Shelf:
         Raises:
             UnknownExpert, NameRefused, ExpertRefused: As the name or its folder is.
         """
-        own, _ = checked(name)
+        own = owner(checked(name)[0])[0]
         place = self._places.place(own)
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._lister, self._places.entry, own, place.folder)
@@ -211,6 +211,8 @@ class Shelf:
         own, task = checked(name)
         if name in self.memory:
             return name
+        if owner(own)[1] is not None:
+            return self._places.answering(own)
         resident = self.memory.get(own)
         if resident is not None and resident.mixture is not None:
             return own
@@ -291,7 +293,7 @@ class Shelf:
             with self.memory.reserved(need):
                 return await loop.run_in_executor(self._loader, self._read, wanted)
         except ExpertRefused as error:
-            raise error.told(checked(key)[0], place.folder) from error
+            raise error.told(owner(checked(key)[0])[0], place.folder) from error
 
     def _read(self, wanted: Wanted) -> Resident:
         return load(wanted, self._ground_of(wanted.place))

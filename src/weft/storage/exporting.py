@@ -15,6 +15,7 @@ def export(
     quantise: str | None = None,
     *,
     mitigate_intruders: float | None = None,
+    user: str | None = None,
 ) -> Path:
     """Write a run's expert for other tools.
 
@@ -35,15 +36,18 @@ def export(
         mitigate_intruders: Shrink the intruder dimensions of every changed weight (`weft/lowrank/intruders.py`) to this
             share of themselves, 0 to 1: the base forgets less, the task may lose. PEFT calls it `mitigation_lambda`,
             0.75 there. Each intruder takes a rank of its own; with `rank` the change is cut to that, as PEFT does.
+        user: Of a personal run, whose expert: the population's factors and the user's, one under the other, which is
+            their exact sum.
 
     Returns:
         `folder`.
 
     Raises:
+        KeyError: If there is no expert of the user.
         ValueError: If `folder` exists, the expert has no such form, or a package that writes it is not installed.
     """
     wanted, folder = (
-        Wanted(RunFolder.open(run_folder), rank, quantise, mitigate_intruders),
+        Wanted(RunFolder.open(run_folder), rank, quantise, mitigate_intruders, user),
         Path(folder),
     )
     if folder.exists():

@@ -10,7 +10,7 @@ from weft.config import RecipeSettings, Run
 from weft.lowrank.route import Members
 from weft.methods.recipes import file_of
 from weft.model.card import Card
-from weft.model.factoring import cut
+from weft.model.factoring import added, cut
 from weft.model.mixed import Mix
 from weft.model.model import Model
 from weft.model.recogniser import STATES, Recogniser
@@ -19,6 +19,8 @@ from weft.runs import RunFolder
 from weft.storage.card import task_of
 from weft.storage.experts import load_expert, load_full, read_card
 from weft.storage.mixture import load_mixture
+from weft.storage.personal.experts import members_of, read_expert
+from weft.storage.personal.users import Users
 from weft.tasks.contract import Task
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -42,6 +44,8 @@ class LoadedRun:
     """What speaks for its rows: the expert itself, or the mixture whose head it is."""
     recogniser: Recogniser | None = None
     """Which of a mixture's tasks a row belongs to."""
+    user: str | None = None
+    """Whose expert it is; None is everybody's, also where somebody was asked for who has none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def load_run_model(
     device: str = "auto",
     precision: str | None = None,
     rank: int | None = None,
+    user: str | None = None,
 ) -> LoadedRun:
     """The expert of a run folder on its base, or a mixture with the head of one task.
 
@@ -70,12 +75,14 @@ def load_run_model(
         device: auto, cpu, cuda or mps.
         precision: fp32, bf16, fp16 or fp64; None takes the run's.
         rank: How many of an expert's ranks are used, where they are nested; None is all.
+        user: Whose expert, of a personal run; None is the population's, and whoever has none gets that one too.
 
     Raises:
-        ValueError: If it is no run folder, holds no expert, the expert does not fit its base, or was not trained for
-            `rank`.
+        ValueError: If it is no run folder, holds no expert, the expert does not fit its base, was not trained for
+            `rank`, or there are no users' experts and one is asked for.
     """
     folder = _part(RunFolder.open(path), task)
+    users = None if user is None else Users(folder.path)
     run = folder.run
     assert run.task is not None  # a part has one
     if run.mixture is not None:
@@ -104,7 +111,30 @@ def load_run_model(
         # Before it is woven in: its factors are made where its weights are.
         model.add(expert.to(where))
     members = (expert.name,)
-    return LoadedRun(model.eval(), task_of(card), card, run, expert.name, where, precision, members)
+    loaded = LoadedRun(
+        model.eval(), task_of(card), card, run, expert.name, where, precision, members
+    )
+    if users is None or user is None or user not in users:
+        return loaded
+    return of_user(loaded, users, user)
+
+
+def of_user(population: LoadedRun, users: Users, user: str) -> LoadedRun:
+    """A user's expert beside the population's that is loaded, in its model.
+
+    Args:
+        population: Of the same run.
+        users: The run's.
+        user: Who has one.
+
+    Raises:
+        KeyError: If there is none.
+        ValueError: If it is in the model already, or what is stored is damaged.
+    """
+    expert = read_expert(users, user, population.model.expert(population.name))
+    population.model.add(expert.to(population.device))
+    members = members_of(population.name, user, shared=users.index.shared)
+    return replace(population, name=expert.name, members=members, user=user)
 
 
 def load_beside(
@@ -169,6 +199,30 @@ def load_onto(
     expert, card = load_expert(folder.expert, model.base, name=name or run.task.label)
     model.add(expert.to(ground.device))
     return _loaded(ground, expert.name, card, run, (expert.name,))
+
+
+def load_user_onto(path: str | Path, ground: Ground, user: str, *, name: str) -> LoadedRun:
+    """A user's expert with the population's factors beside its own, as one, woven into a model that may have others.
+
+    Args:
+        path: The run folder.
+        ground: The model.
+        user: Who has one.
+        name: How routes call it.
+
+    Raises:
+        KeyError: If the user has none.
+        ValueError: If a file is damaged, of another base, or the name is taken.
+    """
+    folder = RunFolder.open(path)
+    population, card = load_expert(folder.expert, ground.model.base)
+    users = Users(folder.path)
+    population.to(ground.device)
+    own = read_expert(users, user, population).to(ground.device)
+    owners = [population, own] if users.index.shared else [own]
+    whole = added(name, owners, own.head, ground.model.trunk)
+    ground.model.add(whole)
+    return replace(_loaded(ground, name, card, folder.run, (name,)), user=user)
 
 
 def load_mixture_model(

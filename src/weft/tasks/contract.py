@@ -94,8 +94,8 @@ class TaskSpec(Settings):
     train / validation, val, dev / test with the format's ending."""
     columns: Annotated[dict[str, str], BeforeValidator(_texts)] = {}
     """Column in the files by canonical column of the kind; columns not named keep the canonical name. In CoNLL files
-    by number: 0 is the first, -1 the last. `weight`, of every kind, is taken only where it is named: what a training
-    row counts in the loss, 0 or more."""
+    by number: 0 is the first, -1 the last. Two of every kind are taken only where they are named: `weight`, what a
+    training row counts in the loss, 0 or more; `user`, whose row it is, for personal experts."""
     header: list[str] | None = None
     """Names of the columns of csv, tsv or conll files that have no header line."""
     quotes: bool | None = None

@@ -200,9 +200,9 @@ def _experts(
     run = complete.run
     found: dict[str, tuple[Expert, Recipe]] = {}
     together = SHARED if run.mixture is None else MIX
-    if together in tasks and (run.mixture is not None or run.experts != "separate"):
+    if together in tasks and (run.mixture is not None or run.across_tasks != "separate"):
         raise ValueError(f"a task may not be called {together!r} here; rename its file")
-    shared = run.experts == "shared"
+    shared = run.across_tasks == "shared"
     for name, task in tasks.items():
         recipe = complete.head_only() if shared else complete.recipe.again()
         head = Head(task.spec.kind, base, task.num_labels, seed=run.seed)
@@ -218,7 +218,7 @@ def _experts(
         _take_heads(found, mixed, complete.gates)
         mix = make_mix(run.mixture, base, mixed, list(tasks), run.seed)
         found[MIX] = (mix, complete.head_only())
-    elif run.experts != "separate":
+    elif run.across_tasks != "separate":
         recipe = complete.recipe.again()
         found[SHARED] = (_built(SHARED, base, recipe, None, run.seed), recipe)
     return found
@@ -304,7 +304,7 @@ def _members(run: Run, name: str, recipe: Recipe) -> Members:
         return (MIX,)
     if recipe.adapter is None:
         return (name,) if recipe.settings.train_also else ()
-    return {"separate": (name,), "shared": (SHARED,), "both": (SHARED, name)}[run.experts]
+    return {"separate": (name,), "shared": (SHARED,), "both": (SHARED, name)}[run.across_tasks]
 
 
 def _learners(
@@ -316,7 +316,7 @@ def _learners(
 ) -> list[Learner]:
     if run.mixture is not None and not any(expert.trained() for expert, _ in experts.values()):
         return []
-    if run.experts != "separate" or run.mixture is not None:
+    if run.across_tasks != "separate" or run.mixture is not None:
         together = list(streams.values()), list(experts.values())
         return [Learner(*together, run.training, balance=balance)]
     trunk = model.trunk if model.is_private else None

@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from weft import system
-from weft.answering.evaluation import Evaluation, predictions, sampled, save_evaluation
-from weft.answering.inference import padding_id, total_loss
+from weft.answering.evaluation import Evaluation, predictions, save_evaluation
+from weft.answering.inference import padding_id, sampled, total_loss
 from weft.answering.recognition import RECOGNITION, fit_rows, recognition
 from weft.atomic import atomic_folder
 from weft.config import TrainingSettings

@@ -28,6 +28,8 @@ from weft.training.finishing import finish, mean_loss, score_rows
 from weft.training.interruption import Interrupted, interrupts
 from weft.training.learning import Learner, Stream
 from weft.training.locking import held, refuse_held
+from weft.training.personal import train_users
+from weft.training.preparation.population import adopt_population
 from weft.training.search.searching import Search, is_searched
 from weft.training.settings import completed
 from weft.training.stepping import Stepper, summed
@@ -86,6 +88,8 @@ def train(
         if os.environ.get("RANK", "0") == "0":
             refuse_held(folder)
         complete = completed(folder.run)
+        if folder.run.is_personal and folder.has_population:
+            return _personal(folder, accelerator_for(complete.run, folder.path), data, report)
     else:
         assert config is not None
         run = load_run(config, list(overrides))
@@ -95,8 +99,12 @@ def train(
         folder = RunFolder(Path(out) if out else default_folder(complete.run))
         folder.refuse_existing()
     accelerator = accelerator_for(complete.run, folder.path)
+    _refuse_processes(complete.run, accelerator)
     assert not isinstance(data, str | Path)  # by now a setting
     begun = resume is not None
+    if complete.run.is_personal and complete.run.personal.population:
+        adopt_population(complete.run, folder, data)
+        return _personal(folder, accelerator, data, report)
     if is_searched(complete.run):
         search = Search(complete, folder, accelerator, train, data, report)
         complete, begun = search.found(begun=begun), True
@@ -116,6 +124,23 @@ def train(
         # Dropout draws from torch's global state: it starts from the seed, differently on each process.
         torch.manual_seed(session.run.seed * 1_000_003 + accelerator.process_index)
         Loop(session, folder, accelerator, report, callbacks).run()
+    return _personal(folder, accelerator, data, report) if session.run.is_personal else folder
+
+
+def _refuse_processes(run: Run, accelerator: Accelerator) -> None:
+    if run.is_personal and accelerator.num_processes > 1:
+        raise ValueError(
+            f"experts: {run.experts} trains users one after another, in one process; start it without torchrun or "
+            "accelerate launch"
+        )
+
+
+def _personal(
+    folder: RunFolder, accelerator: Accelerator, data: Any, report: Report | None
+) -> RunFolder:
+    """The same folder, with an expert for each user."""
+    with held(folder, is_main=accelerator.is_main_process):
+        train_users(folder, accelerator, data=data, report=report)
     return folder
 
 

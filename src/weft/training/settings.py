@@ -15,6 +15,7 @@ from weft.base.quantised import check as check_bits
 from weft.config import (
     SEARCH,
     MixtureSettings,
+    PersonalSettings,
     RateSource,
     RecipeSettings,
     Run,
@@ -22,6 +23,7 @@ from weft.config import (
     TrainingSettings,
     load_run,
 )
+from weft.data.reading import find_spec
 from weft.methods.balances import balances
 from weft.methods.gates.settings import Spec
 from weft.methods.rates import Rate, rate_for
@@ -76,6 +78,7 @@ def completed(run: Run) -> Complete:
         "task": tasks[0] if run.task else None,
         "tasks": tasks if run.tasks else [],
         "data": None,
+        "personal": _of_population(run.personal),
         "recipe": recipe.describe(),
         "training": _with_rate(run, recipe),
     }
@@ -196,6 +199,14 @@ def _tasks(run: Run) -> list[TaskSettings]:
     return found
 
 
+def _of_population(personal: PersonalSettings) -> PersonalSettings:
+    """The settings of users with the absolute path of the run that their population comes from."""
+    if personal.population is None:
+        return personal
+    where = str(Path(personal.population).expanduser().resolve())
+    return personal.model_copy(update={"population": where})
+
+
 def _absolute(name: str) -> str:
     """The absolute path of a folder or a GGUF file; aliases and hub ids as they are."""
     # An alias is meant before a folder of its name, as where bases are looked up.
@@ -219,10 +230,12 @@ def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
             f"recipe {recipe.name} trains the base's own weights, which quantise: {run.quantise} rounds; choose a "
             "recipe with adapters, or leave quantise away"
         )
-    if run.experts != "separate" and (tasks < 2 or recipe.adapter is None):
+    if run.is_personal or (run.experts == "shared" and run.task is not None):
+        _refuse_users(run, recipe)
+    elif run.experts != "separate" and (tasks < 2 or recipe.adapter is None):
         raise ValueError(f"experts: {run.experts} needs several tasks and a recipe with adapters")
     if run.training.sampling is not None and (
-        tasks < 2 or (run.experts == "separate" and run.mixture is None)
+        tasks < 2 or (run.across_tasks == "separate" and run.mixture is None)
     ):
         raise ValueError(
             "sampling draws a step's rows from several tasks for what they train together; use it with experts: "
@@ -237,4 +250,30 @@ def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
         raise ValueError(
             f"experts: both adds two experts up to one LoRA, and recipe {recipe.name} has no exact "
             "factors; choose another recipe, or experts: shared or separate"
+        )
+
+
+def _refuse_users(run: Run, recipe: Recipe) -> None:
+    """Refuse experts of users where there are none, or where they cannot stand on the population's."""
+    said = f"experts: {run.experts}"
+    if run.task is None:
+        raise ValueError(
+            f"{said} is for users of one task; give `task: NAME`, and train other tasks apart"
+        )
+    if "user" not in find_spec(run.task).columns:
+        raise ValueError(
+            f"{said} needs to know whose row each is, and task {run.task.label} names no such column: say it in the "
+            "task's file, `columns: {user: THE_COLUMN}`"
+        )
+    if run.mixture is not None:
+        raise ValueError(f"{said} trains experts and mixes none; leave `mixture` or `experts` away")
+    if recipe.adapter is None or not recipe.adapter.low_rank:
+        raise ValueError(
+            f"{said} adds a user's factors to the population's, and recipe {recipe.name} has none; choose a recipe "
+            "with exact factors (lora)"
+        )
+    if run.training.evaluate_on == "holdout" and run.is_personal:
+        raise ValueError(
+            f"{said} trains users on all their training rows, so none is held out to score on; give a validation split "
+            "and evaluate_on: validation"
         )

@@ -25,7 +25,7 @@ from weft.serving.entries import Entry
 from weft.serving.errors import LOG, ExpertInUse, Overloaded, ReplicaLost
 from weft.serving.gates import Gates
 from weft.serving.load import Load, summed
-from weft.serving.names import AUTO, checked, plain, whole
+from weft.serving.names import AUTO, checked, owner, plain, whole
 from weft.serving.places import Places
 from weft.serving.request.asking import asked_of
 from weft.serving.request.door import Door
@@ -228,7 +228,7 @@ class Replicas:
             NameRefused, BadInput: As names and weights are.
         """
         named = isinstance(expert, str)
-        own = checked(expert)[0] if named else asked_of(expert, NO_OPTIONS, None).flow
+        own = owner(checked(expert)[0])[0] if named else asked_of(expert, NO_OPTIONS, None).flow
         return own if own == AUTO or self._places.folder(own) is not None else ""
 
     def _at(self, key: str, *, stream: bool = False) -> Any:

@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from weft.config import Settings, model_at
+from weft.config import Settings
+from weft.guard import model_at
 from weft.registry import unknown
 from weft.serving.errors import Overloaded, ServingError
 from weft.serving.http.call import Call

@@ -12,7 +12,7 @@ AUTO = "auto"
 _PART = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?"
 OWN_NAME: dict[str, Any] = {"pattern": f"^{_PART}$", "not": {"const": AUTO}}
 """Of what comes and goes: an expert with all its tasks."""
-NAME: dict[str, Any] = {"pattern": f"^{_PART}(/{_PART})?$"}
+NAME: dict[str, Any] = {"pattern": f"^{_PART}(/{_PART}|@[^\\x00-\\x1f\\x7f]{{1,128}})?$"}
 """What the document says of names; the engine refuses others, in its words."""
 
 

@@ -10,10 +10,12 @@ from weft.config import RecipeSettings
 from weft.lowrank.intruders import SHRINK
 from weft.methods.recipes import file_of
 from weft.model.card import Card
-from weft.model.factoring import without_intruders
+from weft.model.factoring import added, plain_recipe, without_intruders
+from weft.registry import unknown
 from weft.runs import RunFolder
 from weft.storage.card import read_card
 from weft.storage.loading import LoadedRun, load_run_model
+from weft.storage.personal.users import Users
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Wanted:
         rank: Of the plain LoRA to write in place of the expert's own change; None is the expert as it is.
         quantise: The type of the weights to write; None is that of the expert.
         mitigate_intruders: What stays of intruder dimensions, 0 to 1; None leaves them as they are.
+        user: Whose expert, of a personal run; None is the population's.
     """
 
     run: RunFolder
     rank: int | None = None
     quantise: str | None = None
     mitigate_intruders: float | None = None
+    user: str | None = None
 
     @property
     def is_mixture(self) -> bool:
@@ -52,7 +56,9 @@ class Wanted:
         Args:
             precision: As of `load_run_model`.
         """
-        loaded = load_run_model(self.run.path, device="cpu", precision=precision)
+        loaded = load_run_model(self.run.path, device="cpu", precision=precision, user=self.user)
+        if self.user is not None:
+            loaded = _whole(loaded)
         if self.mitigate_intruders is None:
             return loaded
         own = loaded.model.expert(loaded.name)
@@ -60,6 +66,21 @@ class Wanted:
         loaded.model.replace(changed)
         # The scores on the card are those of the expert as it was trained.
         return replace(loaded, card=replace(loaded.card, metrics={"mitigated_intruders": count}))
+
+
+def _whole(loaded: LoadedRun) -> LoadedRun:
+    """A user's expert and the population's as one expert, whose ranks are those of both."""
+    model = loaded.model
+    own = model.expert(loaded.name)
+    owners = [model.expert(name) for name in loaded.members]
+    model.replace(added(loaded.name, owners, own.head, model.trunk))
+    recipe = plain_recipe(
+        {module: adapter.rank for module, adapter in model.expert(loaded.name).adapters.items()}
+    )
+    recipe = recipe.model_copy(update={"train_also": list(model.expert(loaded.name).copies)})
+    # The scores on the card are the population's.
+    card = replace(loaded.card, recipe=recipe.model_dump(mode="json"), metrics={})
+    return replace(loaded, members=(loaded.name,), card=card)
 
 
 class Form(ABC):
@@ -85,6 +106,10 @@ class Form(ABC):
             if getattr(wanted, option) is not None and option not in self.options:
                 takes = "peft" if option == "rank" else "onnx"
                 raise ValueError(f"{option}: only an export to {takes} has one; leave it away")
+        if wanted.user is not None:
+            users = Users(wanted.run.path)
+            if wanted.user not in users:
+                raise KeyError(unknown("user", wanted.user, users))
         if wanted.mitigate_intruders is not None:
             _check_mitigation(wanted, wanted.mitigate_intruders)
 

@@ -51,6 +51,10 @@ class Peft(Form):
             export_xlora(wanted.run.path, folder)
         elif wanted.rank is not None:
             _write_near(wanted, folder, wanted.rank)
+        elif wanted.user is not None and wanted.mitigate_intruders is None:
+            loaded = wanted.load()
+            own = loaded.model.expert(loaded.name)
+            save_expert(own, loaded.card, loaded.model.base, folder)
         elif wanted.mitigate_intruders is not None:
             _write_mitigated(wanted, folder)
         else:
@@ -80,7 +84,9 @@ def _write_mitigated(wanted: Wanted, folder: Path) -> None:
 
 
 def _write_near(wanted: Wanted, folder: Path, rank: int) -> None:
-    loaded = load_run_model(wanted.run.path, device="cpu")
+    loaded = (
+        wanted.load() if wanted.user is not None else load_run_model(wanted.run.path, device="cpu")
+    )
     near, metrics, alpha = loaded.model.expert(loaded.name), loaded.card.metrics, float(rank)
     nested = is_nested(near)
     if nested:

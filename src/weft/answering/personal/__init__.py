@@ -1,0 +1,1 @@
+"""Answers for users who have experts of their own."""

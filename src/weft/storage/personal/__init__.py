@@ -1,0 +1,1 @@
+"""Experts of users: thousands in one file, each read by its name alone."""
