@@ -215,6 +215,7 @@ def load_user_onto(path: str | Path, ground: Ground, user: str, *, name: str) ->
         ValueError: If a file is damaged, of another base, or the name is taken.
     """
     folder = RunFolder.open(path)
+    _check_bits(folder, ground)
     population, card = load_expert(folder.expert, ground.model.base)
     users = Users(folder.path)
     population.to(ground.device)
