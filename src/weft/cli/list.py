@@ -9,7 +9,7 @@ from weft.cli import Include
 
 What = Literal[
     "recipes", "tasks", "kinds", "bases", "adapters", "optimizers", "penalties", "controllers",
-    "plans", "balances", "heads", "mixtures", "merges", "grids", "questions",
+    "plans", "balances", "heads", "mixtures", "merges", "grids", "questions", "styles",
 ]  # fmt: skip
 
 
