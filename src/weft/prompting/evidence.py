@@ -30,7 +30,12 @@ class Evidence:
 
 
 def evidence_for(
-    rows: Sequence[Example], train: Sequence[Example], template: Template, settings: Prompting
+    rows: Sequence[Example],
+    train: Sequence[Example],
+    template: Template,
+    settings: Prompting,
+    *,
+    among: bool = False,
 ) -> list[Evidence]:
     """What each row is shown, in order. No row is shown itself, nor what it holds already.
 
@@ -39,49 +44,49 @@ def evidence_for(
         train: Examples come from them, and passages where there is no corpus.
         template: Their words.
         settings: How many of which.
+        among: Whether the rows are training rows themselves; other splits may number theirs alike.
 
     Raises:
         ValueError: If there are fewer training rows than examples are asked for, or no text in the corpus.
     """
-    shots = _shots(rows, train, template, settings)
-    passages = _passages(rows, train, template, settings)
+    shots = _shots(rows, train, template, settings, among)
+    passages = _passages(rows, train, template, settings, among)
     return [Evidence(*both) for both in zip(shots, passages, strict=True)]
 
 
 def _shots(
-    rows: Sequence[Example], train: Sequence[Example], template: Template, settings: Prompting
+    rows: Sequence[Example],
+    train: Sequence[Example],
+    template: Template,
+    settings: Prompting,
+    among: bool,
 ) -> list[tuple[tuple[str, str], ...]]:
     if not settings.shots:
         return [()] * len(rows)
-    if settings.shots > len(train):
+    if settings.shots > len(train) - among:
         raise ValueError(
-            f"shots {settings.shots}: there are {len(train)} training rows to show; ask for fewer"
+            f"shots {settings.shots}: there are {len(train) - among} training rows to show; ask for fewer"
         )
-    if not settings.nearest:
-        drawn = np.random.default_rng([settings.seed, *b"shots"]).permutation(len(train))
-        return [
-            _shown([train[at] for at in drawn if train[at]["id"] != row["id"]], template, settings)
-            for row in rows
-        ]
-    near = _nearest(rows, [template.about(own) for own in train], template, settings.shots)
-    return [
-        # Nearest last, where a model heeds it most.
-        _shown([train[at] for at in places if train[at]["id"] != row["id"]], template, settings)[
-            ::-1
-        ]
-        for row, places in zip(rows, near, strict=True)
-    ]
-
-
-def _shown(
-    examples: Sequence[Example], template: Template, settings: Prompting
-) -> tuple[tuple[str, str], ...]:
-    kept = examples[: settings.shots]
-    return tuple((template.question(own), template.answer(own)) for own in kept)
+    if settings.nearest:
+        near = _nearest(rows, [template.about(own) for own in train], template, settings.shots)
+    else:
+        drawn = np.random.default_rng([settings.seed, *b"shots"]).permutation(len(train)).tolist()
+        near = [drawn] * len(rows)
+    found = []
+    for row, places in zip(rows, near, strict=True):
+        others = [train[at] for at in places if not (among and train[at]["id"] == row["id"])]
+        # The nearest last, where a model heeds it most.
+        shown = others[: settings.shots][::-1]
+        found.append(tuple((template.question(own), template.answer(own)) for own in shown))
+    return found
 
 
 def _passages(
-    rows: Sequence[Example], train: Sequence[Example], template: Template, settings: Prompting
+    rows: Sequence[Example],
+    train: Sequence[Example],
+    template: Template,
+    settings: Prompting,
+    among: bool,
 ) -> list[tuple[str, ...]]:
     if not settings.retrieve:
         return [()] * len(rows)
@@ -92,11 +97,10 @@ def _passages(
     found = []
     near = _nearest(rows, texts, template, settings.retrieve)
     for row, places in zip(rows, near, strict=True):
-        own = template.question(row)
-        # What stands in the question need not stand before it.
-        kept = [
-            texts[at] for at in places if texts[at] not in own and not texts[at].startswith(own)
-        ]
+        asked = template.question(row)
+        # What stands in the question need not stand before it, and a row's own answer must not.
+        own = template.passage(row) if among and settings.corpus is None else None
+        kept = [texts[at] for at in places if texts[at] not in asked and texts[at] != own]
         found.append(tuple(kept[: settings.retrieve][::-1]))
     return found
 

@@ -128,7 +128,7 @@ def prompt(
             "made to chat (weft list bases)"
         )
     train = loaded.splits.get("train", [])
-    shown = evidence_for(rows, train, words, asked)
+    shown = evidence_for(rows, train, words, asked, among=split == "train")
     questions = [
         Question(row, words.question(row), words.instruction, own.shots, own.passages)
         for row, own in zip(rows, shown, strict=True)
