@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from weft.answering.gate_maps import gate_maps
+from weft.answering.generation import Generation, generate
 from weft.answering.inference import Progress, outputs, padding_id
+from weft.answering.prediction import refuse_generation
 from weft.answering.recognition import RECOGNITION, recognition
 from weft.atomic import write_text
 from weft.base.loading import Base
@@ -31,9 +33,11 @@ from weft.model.snapshot import Snapshot
 from weft.runs import RunFolder
 from weft.storage.loading import LoadedRun, load_mixture_model, load_run_model
 from weft.tasks.cases import Mistakes
+from weft.tasks.chat import prompt_of
 from weft.tasks.contract import Example, Prediction, Record, Task
 from weft.tasks.details import Details
 from weft.tasks.scoring import Score, mistakes, score
+from weft.tasks.written import check_written, reference_of, written_scores
 
 MASK_SEED = 0
 """Decides which tokens a masked language model is scored on: the same in every evaluation."""
@@ -72,6 +76,8 @@ def evaluate(
     save: bool = True,
     gates: bool = False,
     rank: int | None = None,
+    scores: Sequence[str] = (),
+    generation: Generation | None = None,
     progress: Progress | None = None,
 ) -> Evaluation | list[Evaluation]:
     """The scores of a run folder's expert; a list of one for each task if the run trained several.
@@ -90,12 +96,16 @@ def evaluate(
         gates: Write what a mixture's gates said as well: `gates-<split>.json`, by task.
         rank: How many ranks answer, of an expert that was trained for every number of them (recipe `dylora`); None is
             all. The folder keeps the scores of the whole expert, so nothing is written for fewer.
+        scores: Of kind `causal_lm`: what its text is scored by (bleu, chrf, rouge1, rouge2, rougeL), beside the scores
+            of its kind. It is written behind the prompts of rows that have a completion or end with the assistant's turn.
+        generation: scores: how it is written; None takes the defaults.
         progress: Told how far it is, task by task.
 
     Raises:
         ValueError: If the folder, its expert or the data is not what it should be.
     """
     folder = RunFolder.open(run)
+    check_written(scores)
     several = bool(folder.run.tasks)
     labels = [task.label for task in [folder.run.task, *folder.run.tasks] if task]
     root = Path(data) if isinstance(data, str | Path) else None
@@ -107,9 +117,12 @@ def evaluate(
         if root is not None:
             own = str(root / part.path.name if several else root)
         rows, records = _rows(loaded, own, split, max_examples)
+        references = _references(rows, split) if scores else []
         result = _evaluate(
             loaded, rows, records, split, tokens_per_batch=tokens_per_batch, progress=progress
         )
+        if scores:
+            result = _written(result, loaded, rows, references, names=scores, generation=generation)
         if save and rank is None:
             save_evaluation(part, result, loaded.run.seed)
         if gates:
@@ -170,6 +183,44 @@ def _evaluate(
     details = rows.task.details(found, examples)
     worst = mistakes(rows.task, found, examples, seed=loaded.run.seed)
     return Evaluation(rows.task.spec.name, split, len(found), scores, found, details, worst)
+
+
+def _references(rows: LoadedTask, split: Split) -> list[str]:
+    """What each row would have been answered.
+
+    Raises:
+        ValueError: If the task's kind writes nothing, or a row has no reference.
+    """
+    refuse_generation(rows.task, Generation())
+    return [reference_of(example) for example in rows.splits[split]]
+
+
+def _written(
+    result: Evaluation,
+    loaded: LoadedRun,
+    rows: LoadedTask,
+    references: Sequence[str],
+    *,
+    names: Sequence[str],
+    generation: Generation | None,
+) -> Evaluation:
+    """An evaluation with what the expert writes behind each row's prompt, and that text's scores."""
+    found = generate(
+        loaded.model,
+        loaded.name,
+        [prompt_of(example) for example in rows.splits[result.split]],
+        generation or Generation(),
+        members=loaded.members,
+        device=loaded.device,
+        precision=loaded.precision,
+    )
+    said = [
+        {**one, "continuation": own.text}
+        for one, own in zip(result.predictions, found, strict=True)
+    ]
+    texts = [own.text.strip() for own in found]
+    scores = result.scores | written_scores(texts, references, names, seed=loaded.run.seed)
+    return replace(result, predictions=said, scores=scores)
 
 
 def _rows(
