@@ -97,7 +97,7 @@ def evaluate(
         rank: How many ranks answer, of an expert that was trained for every number of them (recipe `dylora`); None is
             all. The folder keeps the scores of the whole expert, so nothing is written for fewer.
         scores: Of kind `causal_lm`: what its text is scored by (bleu, chrf, rouge1, rouge2, rougeL), beside the scores
-            of its kind. It is written behind the prompts of rows that have a completion or end with the assistant's turn.
+            of its kind; it is written behind the prompts of rows that have a completion or end in an assistant turn.
         generation: scores: how it is written; None takes the defaults.
         progress: Told how far it is, task by task.
 

@@ -51,7 +51,7 @@ def command(
     thought_tokens: Annotated[
         int | None, typer.Option(min=1, help="--style chain: longest reasoning.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of drawn examples, samples, intervals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of drawn examples and intervals.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="JSON-lines file of the answers; it is gone on with."),

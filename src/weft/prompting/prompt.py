@@ -25,6 +25,8 @@ from weft.tasks.scoring import mistakes, score
 
 TOGETHER = 32
 """Rows that are asked about before their answers are written to the file."""
+ROWS_SEED = 0
+"""Of a sample of rows: other examples drawn for them are other prompts for the same rows."""
 _FORMAT = 1
 
 
@@ -95,7 +97,7 @@ def prompt(
         task: A registered set, the path of a set's YAML file, or a run's settings of a task.
         data: Folder with the set's files; or rows in memory by split, as `weft.train` takes them.
         split: Which rows.
-        max_examples: Size of a seeded sample of them; None is all.
+        max_examples: Size of a seeded sample of them, the same whatever `seed` is; None is all.
         out: A JSON-lines file of the answers; rows that it has already are not asked again.
         device: auto, cpu, cuda or mps.
         precision: fp32, bf16, fp16 or fp64; None is an expert's own, and fp32 for a base.
@@ -166,7 +168,7 @@ def _rows(
     def read(*splits: Split) -> LoadedTask:
         # Kinds without classes need no training rows to tell them.
         labels = [] if kind.classes_per is None else None
-        return load_task(task, splits=splits, seed=asked.seed, labels=labels, given=given)
+        return load_task(task, splits=splits, seed=ROWS_SEED, labels=labels, given=given)
 
     if not shows or split == "train":
         return read(split)

@@ -36,4 +36,4 @@ class Prompting(Settings):
     cache: bool = True
     """Read what questions begin with alike once, and what options stand behind once; the answers are the same."""
     seed: int = 0
-    """Of drawn examples, of a sample of rows, of intervals."""
+    """Of drawn examples and of intervals."""
