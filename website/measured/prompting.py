@@ -27,8 +27,8 @@ def document() -> Document | None:
     sets = {task: result["sets"][task] for task in NAMES if result["sets"].get(task)}
     how = (
         f"{result['decoder']} in {result['precision']} is asked about {result['rows']:,} validation rows of each set; "
-        f"the LoRAs learnt from {result['train_rows']:,} training rows, at the rate that the recipe gives by rule: on the "
-        f"decoder in the words it is asked in, on {result['encoder']} by their kind's head. Where a seed decides "
+        f"the LoRAs learnt from {result['train_rows']:,} training rows, at the rate that the recipe gives by rule: on "
+        f"the decoder in the words it is asked in, on {result['encoder']} by their kind's head. Where a seed decides "
         "something the score is the mean over seeds; intervals are over rows. Tokens, seconds and memory are of one "
         "answer: prompts as if read alone, seconds without loading, the peak of the process with its weights.",
         measured_on(result),

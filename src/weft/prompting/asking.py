@@ -22,7 +22,7 @@ BETWEEN = "\n\n"
 
 
 @dataclass(frozen=True)
-class Question:
+class Asked:
     """A row as it is asked about."""
 
     example: Example
@@ -41,14 +41,14 @@ class Question:
         return f"row {self.example['id']!r}"
 
     @property
-    def asked(self) -> str:
+    def body(self) -> str:
         """Passages and question."""
         return BETWEEN.join([*self.passages, self.text])
 
     def plain(self) -> str:
         """All of it as one text."""
         shown = [f"{question} {answer}" for question, answer in self.shots]
-        parts = [self.instruction, *shown, self.asked]
+        parts = [self.instruction, *shown, self.body]
         begun = f" {self.begun}" if self.begun else ""
         return BETWEEN.join(filter(None, parts)) + begun
 
@@ -59,7 +59,7 @@ class Question:
             for pair in self.shots
             for role, text in zip(("user", ASSISTANT), pair, strict=True)
         ]
-        turns.append({"role": "user", "content": self.asked})
+        turns.append({"role": "user", "content": self.body})
         turns[0]["content"] = BETWEEN.join(filter(None, [self.instruction, turns[0]["content"]]))
         return turns
 
@@ -119,11 +119,11 @@ class Asker:
             return 0
         return self.settings.max_new_tokens or self.template.max_new_tokens
 
-    def context(self, question: Question) -> str:
+    def context(self, question: Asked) -> str:
         """A question as text."""
         return context_of(question, self.decoder.base.tokenizer, chat=self.settings.chat)
 
-    def ids(self, question: Question) -> tuple[int, ...]:
+    def ids(self, question: Asked) -> tuple[int, ...]:
         """A question as tokens."""
         return context_ids(
             self.decoder.base.tokenizer,
@@ -132,7 +132,7 @@ class Asker:
             special=not self.settings.chat,
         )
 
-    def pair(self, question: Question) -> Pair:
+    def pair(self, question: Asked) -> Pair:
         """A question with its options as tokens; without, where the answer is written."""
         if not isinstance(self.template, Choosing):
             return Pair(self.ids(question), ())
@@ -146,7 +146,7 @@ class Asker:
             special=not self.settings.chat,
         )
 
-    def decided(self, questions: Sequence[Question]) -> list[Answer]:
+    def decided(self, questions: Sequence[Asked]) -> list[Answer]:
         """An answer to each question, chosen or written as the kind has it."""
         if isinstance(self.template, Choosing):
             return self._chosen(questions, self.template)
@@ -164,7 +164,7 @@ class Asker:
         ]
 
     def written(
-        self, questions: Sequence[Question], max_new_tokens: int, stop: Sequence[str]
+        self, questions: Sequence[Asked], max_new_tokens: int, stop: Sequence[str]
     ) -> list[Written]:
         """What the model writes behind each question."""
         began = time.perf_counter()
@@ -176,7 +176,7 @@ class Asker:
             for context, one in zip(contexts, found, strict=True)
         ]
 
-    def _chosen(self, questions: Sequence[Question], template: Choosing) -> list[Answer]:
+    def _chosen(self, questions: Sequence[Asked], template: Choosing) -> list[Answer]:
         began = time.perf_counter()
         pairs = [self.pair(own) for own in questions]
         scores = self.decoder.scored(pairs)
@@ -198,7 +198,7 @@ class Asker:
         return np.array([len(own) for own in options], dtype=np.float64)
 
 
-def context_of(question: Question, tokenizer: "PreTrainedTokenizerFast", *, chat: bool) -> str:
+def context_of(question: Asked, tokenizer: "PreTrainedTokenizerFast", *, chat: bool) -> str:
     """A question as the text that its answer follows on."""
     if not chat:
         return question.plain()

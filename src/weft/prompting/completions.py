@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from weft.prompting.asking import Question
+from weft.prompting.asking import Asked
 from weft.prompting.templates.contract import Template
 from weft.tasks.contract import Example
 
@@ -23,7 +23,7 @@ def completions(rows: Sequence[Example], template: Template) -> list[dict[str, A
     return [
         {
             "id": row["id"],
-            "prompt": Question(row, template.question(row), template.instruction).plain(),
+            "prompt": Asked(row, template.question(row), template.instruction).plain(),
             "completion": f" {template.answer(row)}",
         }
         for row in rows

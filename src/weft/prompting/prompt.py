@@ -12,7 +12,7 @@ from weft.answering.inference import Progress
 from weft.config import Split, TaskSettings, validate
 from weft.data.memory import given_by_task
 from weft.data.reading import LoadedTask, find_kind, find_spec, load_task
-from weft.prompting.asking import Answer, Asker, Question
+from weft.prompting.asking import Answer, Asked, Asker
 from weft.prompting.decoder import check_base, load_decoder
 from weft.prompting.evidence import evidence_for
 from weft.prompting.kept import read_answers, write_answers
@@ -132,7 +132,7 @@ def prompt(
     train = loaded.splits.get("train", [])
     shown = evidence_for(rows, train, words, asked, among=split == "train")
     questions = [
-        Question(row, words.question(row), words.instruction, own.shots, own.passages)
+        Asked(row, words.question(row), words.instruction, own.shots, own.passages)
         for row, own in zip(rows, shown, strict=True)
     ]
     asker = Asker(decoder, words, asked)
@@ -185,7 +185,7 @@ def _rows(
 def _answers(
     asker: Asker,
     style: Style,
-    questions: Sequence[Question],
+    questions: Sequence[Asked],
     out: Path | None,
     progress: Progress | None,
 ) -> list[Answer]:
@@ -209,7 +209,7 @@ def _answers(
     return [found[own.example["id"]] for own in questions]
 
 
-def _checked(asker: Asker, question: Question, room: int) -> tuple[int, ...]:
+def _checked(asker: Asker, question: Asked, room: int) -> tuple[int, ...]:
     """A question's tokens.
 
     Raises:
@@ -226,7 +226,7 @@ def _checked(asker: Asker, question: Question, room: int) -> tuple[int, ...]:
     return pair.context
 
 
-def _marks(asker: Asker, questions: Sequence[Question]) -> dict[str, str]:
+def _marks(asker: Asker, questions: Sequence[Asked]) -> dict[str, str]:
     """By the row's id, what identifies a question and how it is answered."""
     how = asker.settings.model_dump(mode="json", exclude={"cache", "base", "corpus", "seed"})
     how |= {"format": _FORMAT, "who": asker.decoder.identity, "as": asker.decoder.precision}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from weft.prompting.styles.contract import Style
 
 if TYPE_CHECKING:
-    from weft.prompting.asking import Answer, Asker, Question
+    from weft.prompting.asking import Answer, Asked, Asker
     from weft.prompting.settings import Prompting
 
 BEGIN = "Let's think step by step."
@@ -32,7 +32,7 @@ class Chain(Style):
     def before(self, settings: "Prompting") -> int:
         return settings.thought_tokens + _CUES
 
-    def answers(self, asker: "Asker", questions: Sequence["Question"]) -> list["Answer"]:
+    def answers(self, asker: "Asker", questions: Sequence["Asked"]) -> list["Answer"]:
         begun = [replace(own, begun=BEGIN) for own in questions]
         written = asker.written(begun, asker.settings.thought_tokens, PARTED)
         concluded = [

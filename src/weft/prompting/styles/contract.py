@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from weft.prompting.asking import Answer, Asker, Question
+    from weft.prompting.asking import Answer, Asked, Asker
     from weft.prompting.settings import Prompting
 
 
@@ -17,5 +17,5 @@ class Style(ABC):
         return 0
 
     @abstractmethod
-    def answers(self, asker: "Asker", questions: Sequence["Question"]) -> list["Answer"]:
+    def answers(self, asker: "Asker", questions: Sequence["Asked"]) -> list["Answer"]:
         """An answer to each question, in order."""

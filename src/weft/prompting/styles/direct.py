@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from weft.prompting.styles.contract import Style
 
 if TYPE_CHECKING:
-    from weft.prompting.asking import Answer, Asker, Question
+    from weft.prompting.asking import Answer, Asked, Asker
 
 
 class Direct(Style):
     """Nothing stands between question and answer."""
 
-    def answers(self, asker: "Asker", questions: Sequence["Question"]) -> list["Answer"]:
+    def answers(self, asker: "Asker", questions: Sequence["Asked"]) -> list["Answer"]:
         return asker.decided(questions)
