@@ -16,6 +16,7 @@ from weft.config import TaskSettings
 from weft.data.reading import load_task
 from weft.prompting.decoder import context_ids, load_decoder
 from weft.prompting.prompt import Prompted
+from weft.prompting.settings import Prompting, Said
 from weft.prompting.templates import template_for
 
 SHOWN = {
@@ -189,6 +190,10 @@ def test_what_cannot_be_asked_is_refused(
 ) -> None:
     with pytest.raises((ValueError, KeyError), match=f"(?s){said}"):
         ask(name, **settings)
+
+
+def test_keywords_are_the_settings() -> None:
+    assert list(Said.__annotations__) == list(Prompting.model_fields)
 
 
 def test_no_rows_to_show_are_refused(ask: Callable[..., Prompted]) -> None:

@@ -63,6 +63,9 @@ def command(
         Literal["fp32", "bf16", "fp16", "fp64"] | None,
         typer.Option(help="Arithmetic; default: the expert's, fp32 for a base."),
     ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Read every prompt whole: slower, same answers.")
+    ] = False,
     include: Include = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -71,7 +74,7 @@ def command(
 
     own: dict[str, Any] = {"base": base, "shots": shots, "nearest": nearest, "style": style}
     own |= {"retrieve": retrieve, "corpus": corpus, "chat": chat, "normalise": normalise}
-    own |= {"max_new_tokens": max_new_tokens, "seed": seed}
+    own |= {"max_new_tokens": max_new_tokens, "seed": seed, "cache": not no_cache}
     own |= {} if thought_tokens is None else {"thought_tokens": thought_tokens}
     rows: dict[str, Any] = {"data": data, "split": split, "max_examples": max_examples, "out": out}
     with rows_shown("prompt") as progress:

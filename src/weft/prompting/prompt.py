@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from weft.answering.evaluation import Evaluation
 from weft.answering.inference import Progress
@@ -16,7 +17,7 @@ from weft.prompting.asking import Answer, Asked, Asker
 from weft.prompting.decoder import check_base, load_decoder
 from weft.prompting.evidence import evidence_for
 from weft.prompting.kept import read_answers, write_answers
-from weft.prompting.settings import Prompting
+from weft.prompting.settings import Prompting, Said
 from weft.prompting.styles import styles
 from weft.prompting.styles.contract import Style
 from weft.prompting.templates import template_for
@@ -86,7 +87,7 @@ def prompt(
     device: str = "auto",
     precision: str | None = None,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[Said],
 ) -> Prompted:
     """What a decoder says of a task's rows when it is asked in words, scored as an expert is.
 
@@ -195,12 +196,14 @@ def _answers(
     marks = _marks(asker, questions)
     found = {} if out is None else read_answers(out, marks)
     left = [own for own in questions if own.example["id"] not in found]
+    began = time.perf_counter()
     if left:
         asker.decoder.share(contexts)
+    shared = (time.perf_counter() - began) / max(len(left), 1)
     for start in range(0, len(left), TOGETHER):
         now = left[start : start + TOGETHER]
         for own, answer in zip(now, style.answers(asker, now), strict=True):
-            found[own.example["id"]] = answer
+            found[own.example["id"]] = replace(answer, seconds=answer.seconds + shared)
         if out is not None:
             write_answers(out, list(marks), marks, found)
         tell("rows answered", len(found), len(questions))

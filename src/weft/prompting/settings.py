@@ -1,10 +1,29 @@
 """How rows are asked about."""
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pydantic import Field
 
 from weft.config import Settings
+
+Normalise = Literal["characters", "tokens", "none"]
+
+
+class Said(TypedDict, total=False):
+    """What of `Prompting` is said by keywords."""
+
+    base: str
+    shots: int
+    nearest: bool
+    style: str
+    retrieve: int
+    corpus: str | None
+    chat: bool
+    normalise: Normalise
+    max_new_tokens: int | None
+    thought_tokens: int
+    cache: bool
+    seed: int
 
 
 class Prompting(Settings):
@@ -26,7 +45,7 @@ class Prompting(Settings):
     their kind tells them: paragraphs of questions, other rows with their answers."""
     chat: bool = False
     """Ask by the tokenizer's chat template, examples as turns; else as plain text, examples parted by blank lines."""
-    normalise: Literal["characters", "tokens", "none"] = "characters"
+    normalise: Normalise = "characters"
     """What the log-likelihood of an option is divided by before options are compared: characters (`acc_norm` of
     lm-evaluation-harness), tokens, or nothing (its `acc`)."""
     max_new_tokens: int | None = Field(default=None, ge=1)
