@@ -122,7 +122,14 @@ def evaluate(
             loaded, rows, records, split, tokens_per_batch=tokens_per_batch, progress=progress
         )
         if scores:
-            result = _written(result, loaded, rows, references, names=scores, generation=generation)
+            result = _written(
+                result,
+                loaded,
+                rows.splits[split],
+                references,
+                names=scores,
+                generation=generation,
+            )
         if save and rank is None:
             save_evaluation(part, result, loaded.run.seed)
         if gates:
@@ -198,7 +205,7 @@ def _references(rows: LoadedTask, split: Split) -> list[str]:
 def _written(
     result: Evaluation,
     loaded: LoadedRun,
-    rows: LoadedTask,
+    examples: Sequence[Example],
     references: Sequence[str],
     *,
     names: Sequence[str],
@@ -208,7 +215,7 @@ def _written(
     found = generate(
         loaded.model,
         loaded.name,
-        [prompt_of(example) for example in rows.splits[result.split]],
+        [prompt_of(example) for example in examples],
         generation or Generation(),
         members=loaded.members,
         device=loaded.device,

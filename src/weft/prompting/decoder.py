@@ -127,7 +127,7 @@ class Decoder:
         self._shared: tuple[int, ...] = ()
         self._kept: DynamicCache | None = None
 
-    def share(self, contexts: Sequence[Sequence[int]]) -> None:
+    def share(self, contexts: Sequence[tuple[int, ...]]) -> None:
         """Read once what these contexts begin with alike; contexts that begin otherwise are read whole."""
         first, last = min(contexts), max(contexts)
         most = min(map(len, contexts)) - 1  # something is left of every one
