@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from weft.merging.arithmetic import arithmetic
     from weft.merging.merge import merge
     from weft.model.attached import adapter_state, attach, detach, load_adapter_state
+    from weft.prompting.prompt import prompt
     from weft.pruning.prune import prune
     from weft.pruning.recovery import recover
     from weft.publishing.hub import push
@@ -53,6 +54,7 @@ __all__ = [
     "load_adapter_state",
     "merge",
     "predict",
+    "prompt",
     "prune",
     "push",
     "recover",
@@ -81,6 +83,7 @@ _PLACES = {
     "load_adapter_state": "weft.model.attached:load_adapter_state",
     "merge": "weft.merging.merge:merge",
     "predict": "weft.answering.opening:predict",
+    "prompt": "weft.prompting.prompt:prompt",
     "prune": "weft.pruning.prune:prune",
     "push": "weft.publishing.hub:push",
     "recover": "weft.pruning.recovery:recover",

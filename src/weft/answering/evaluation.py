@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from weft.answering.gate_maps import gate_maps
+from weft.answering.generation import Generation
 from weft.answering.inference import MASK_SEED, Progress, outputs, padding_id, sampled
 from weft.answering.personal.rows import predictions_by_user
 from weft.answering.recognition import RECOGNITION, recognition
+from weft.answering.written import references_of, written
 from weft.atomic import write_text
 from weft.base.loading import Base
 from weft.base.tokens import check_tokens
@@ -37,6 +39,7 @@ from weft.tasks.contract import Example, Prediction, Record, Task
 from weft.tasks.details import Details
 from weft.tasks.scoring import Score, mistakes, score
 from weft.tasks.users import over_users
+from weft.tasks.written import check_written
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def evaluate(
     gates: bool = False,
     rank: int | None = None,
     user: str | None = None,
+    scores: Sequence[str] = (),
+    generation: Generation | None = None,
     progress: Progress | None = None,
 ) -> Evaluation | list[Evaluation]:
     """The scores of a run folder's expert; a list of one for each task if the run trained several.
@@ -93,12 +98,16 @@ def evaluate(
             all. The folder keeps the scores of the whole expert, so nothing is written for fewer.
         user: Of a personal run, score this user's rows alone; None scores each row by its own user's expert, whoever
             has none by the population's. Nothing is written of one user.
+        scores: Of kind `causal_lm`: what its text is scored by (bleu, chrf, rouge1, rouge2, rougeL), beside the scores
+            of its kind; it is written behind the prompts of rows that have a completion or end in an assistant turn.
+        generation: scores: how it is written; None takes the defaults.
         progress: Told how far it is, task by task.
 
     Raises:
         ValueError: If the folder, its expert or the data is not what it should be.
     """
     folder = RunFolder.open(run)
+    check_written(scores)
     several = bool(folder.run.tasks)
     labels = [task.label for task in [folder.run.task, *folder.run.tasks] if task]
     root = Path(data) if isinstance(data, str | Path) else None
@@ -111,10 +120,27 @@ def evaluate(
             own = str(root / part.path.name if several else root)
         rows, records = _rows(loaded, own, split, max_examples)
         how: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "progress": progress}
-        if user is not None or has_users(part.path):
+        personal = user is not None or has_users(part.path)
+        if personal and scores:
+            raise ValueError(
+                f"scores: {part.path} answers each row by its user's expert, and what users' experts write is not "
+                "scored; leave `scores` away"
+            )
+        references = references_of(rows, split) if scores else []
+        if personal:
             result = _of_users(Users(part.path), loaded, rows, records, split, user=user, **how)
         else:
             result = _evaluate(loaded, rows, records, split, **how)
+        if scores:
+            said, found_scores = written(
+                loaded,
+                rows.splits[split],
+                result.predictions,
+                references,
+                names=scores,
+                generation=generation,
+            )
+            result = replace(result, predictions=said, scores=result.scores | found_scores)
         if save and rank is None and user is None:
             save_evaluation(part, result, loaded.run.seed)
         if gates:

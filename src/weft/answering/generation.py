@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from transformers import (
+    Cache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -109,22 +110,48 @@ def generate(
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
             with caching():
-                written = _write(writer, held.base, [ids[at] for at in rows], settings, device)
+                written = write_batch(writer, held.base, [ids[at] for at in rows], settings, device)
             tell("texts continued", start + len(rows), len(order))
             for at, row in zip(rows, written, strict=True):
                 found[at] = continuation(held.base.tokenizer, ids[at], row, settings.stop)
     return [found[at] for at in range(len(ids))]
 
 
-def _write(
+@dataclass(frozen=True)
+class Shared:
+    """What all prompts of a batch begin with, read already."""
+
+    length: int
+    """Tokens."""
+    kept: Cache
+    """Their keys and values, once for each prompt; the call writes into it."""
+
+
+def write_batch(
     writer: PreTrainedModel,
     base: Base,
     prompts: Sequence[Sequence[int]],
     settings: Generation,
     device: torch.device,
+    *,
+    shared: Shared | None = None,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt; rows that end early are padded."""
-    inputs, mask = left_padded(prompts, padding_id(base), device)
+    """The tokens that follow each prompt; rows that end early are padded.
+
+    Args:
+        writer: The language model.
+        base: Its base.
+        prompts: Token ids.
+        settings: How.
+        device: Where the model is.
+        shared: What all prompts begin with, if it was read already; something is left of each.
+    """
+    start = 0 if shared is None else shared.length
+    inputs, mask = left_padded([own[start:] for own in prompts], padding_id(base), device)
+    if shared is not None:
+        same = torch.tensor([list(prompts[0][:start])], device=device).expand(len(prompts), -1)
+        inputs = torch.cat([same, inputs], dim=1)
+        mask = torch.cat([torch.ones_like(same), mask], dim=1)
     stopping = StoppingCriteriaList()
     if settings.stop:
         stopping.append(_StopTexts(base.tokenizer, settings.stop, inputs.shape[1]))
@@ -133,6 +160,7 @@ def _write(
         attention_mask=mask,
         generation_config=_config(settings, base),
         stopping_criteria=stopping,
+        **({} if shared is None else {"past_key_values": shared.kept}),
     )
     return written[:, inputs.shape[1] :].tolist()
 

@@ -38,6 +38,7 @@ from weft.methods.recipes import (
     resolve,
 )
 from weft.model.heads import heads
+from weft.prompting.styles import styles
 from weft.registry import Registry, unknown
 from weft.tasks.kinds import kinds
 from weft.tasks.sets import sets
@@ -358,6 +359,7 @@ LISTS: dict[str, Callable[[], list[Entry]]] = {
     "merges": _methods(merges),
     "grids": _grids,
     "questions": _questions,
+    "styles": _methods(styles),
 }
 PAGES: dict[str, Callable[[str, str | None], Page]] = {
     "recipe": _recipe_page,

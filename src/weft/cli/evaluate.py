@@ -37,14 +37,30 @@ def command(
         str | None,
         typer.Option(metavar="NAME", help="Of a personal run, this user's rows alone."),
     ] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="causal_lm: what its text is scored by: bleu, chrf, rouge1, rougeL, ...",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="--scores: longest text; default: 64.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a run's expert; each score with its 95 % interval."""
     from weft.reporting.progress import rows_shown
 
+    names = [name.strip() for name in scores.split(",")] if scores else []
+    if max_new_tokens is not None and not names:
+        raise ValueError(
+            "--max-new-tokens: nothing is written unless --scores asks for scores of it"
+        )
     where = {"data": data, "device": device, "precision": precision}
     with rows_shown("evaluate") as progress:
         from weft.answering.evaluation import evaluate
+        from weft.answering.streaming import generation_of
 
         found = evaluate(
             run,
@@ -53,6 +69,8 @@ def command(
             gates=gates,
             rank=rank,
             user=user,
+            scores=names,
+            generation=generation_of({"max_new_tokens": max_new_tokens}),
             progress=progress,
             **where,
         )

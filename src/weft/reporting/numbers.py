@@ -13,6 +13,7 @@ NONE = "n/a"
 FRACTIONS = (
     *("accuracy", "f1", "precision", "recall", "exact_match", "recognition"),
     *("HasAns_", "NoAns_", "best_exact", "best_f1"),
+    *("bleu", "chrf", "rouge"),
 )
 """How names of scores between 0 and 1 begin."""
 _STEPS = {1e9: "G", 1e6: "M", 1e3: "k"}
