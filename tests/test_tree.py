@@ -29,7 +29,7 @@ ROOMS = (
     ("storage",),
     ("answering", "pruning"),
     ("training", "merging"),
-    ("comparison",),
+    ("comparison", "generating"),
     ("reporting",),
     ("analysis",),
     ("catalogue",),
