@@ -29,7 +29,7 @@ ROOMS = (
     ("storage",),
     ("answering", "pruning"),
     ("training", "merging", "prompting"),
-    ("comparison",),
+    ("comparison", "generating"),
     ("reporting",),
     ("analysis",),
     ("catalogue",),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from weft.client.client import Client
     from weft.client.wire import ServerError
     from weft.comparison.comparing import compare
+    from weft.generating.generate import generate
+    from weft.generating.learn import learn
     from weft.merging.arithmetic import arithmetic
     from weft.merging.merge import merge
     from weft.model.attached import adapter_state, attach, detach, load_adapter_state
@@ -47,9 +49,11 @@ __all__ = [
     "detach",
     "evaluate",
     "export",
+    "generate",
     "import_expert",
     "import_experts",
     "including",
+    "learn",
     "load",
     "load_adapter_state",
     "merge",
@@ -76,9 +80,11 @@ _PLACES = {
     "detach": "weft.model.attached:detach",
     "evaluate": "weft.answering.evaluation:evaluate",
     "export": "weft.storage.exporting:export",
+    "generate": "weft.generating.generate:generate",
     "import_expert": "weft.storage.importing:import_expert",
     "import_experts": "weft.storage.gathering:import_experts",
     "including": "weft.catalogue.including:including",
+    "learn": "weft.generating.learn:learn",
     "load": "weft.answering.opening:load",
     "load_adapter_state": "weft.model.attached:load_adapter_state",
     "merge": "weft.merging.merge:merge",

@@ -204,6 +204,9 @@ class TrainingSettings(Settings):
     """Steps between checkpoints; None is once an epoch."""
     keep_checkpoints: int = Field(default=1, ge=1)
     """Newest checkpoints kept while training; all go when the run is complete."""
+    trajectory: int = Field(default=0, ge=0)
+    """How many states of the expert stay in the run's `trajectory/`, spread evenly over the second half of training and
+    the last of them its end; a generator learns from them (`weft learn`)."""
     tracker: str | None = None
     """A tracker accelerate knows: tensorboard, wandb, mlflow, ..."""
 

@@ -84,6 +84,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def trajectory(self) -> Path:
+        """States of the expert late in its training, an expert folder each, where the run was to keep some."""
+        return self.path / "trajectory"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.jsonl"
 

@@ -68,3 +68,26 @@ def true_rank(S: Tensor, shape: tuple[int, int]) -> int:
     """How many singular values are more than rounding; numpy's `matrix_rank` has the same threshold."""
     floor = S.max() * max(shape) * torch.finfo(S.dtype).eps
     return int(S.gt(floor).sum())
+
+
+def balanced(A: Tensor, B: Tensor) -> Pair:
+    """Factors of the same change that depend on nothing but the change: `A = sqrt(S) Vh`, `B = U sqrt(S)`.
+
+    `(A, B)` and `(G A, B G^-1)` are the same change for every invertible G, and lie far apart; here both become the
+    same point: singular values fall, the entry of largest size in each row of A is positive, and terms that are
+    rounding are 0. As many ranks as before, filled up with zeros. Of equal singular values the vectors are not
+    determined, so where two come close the form may jump.
+    """
+    U, S, Vh = thin_svd(A, B)
+    S = torch.where(
+        torch.arange(len(S), device=S.device) < true_rank(S, (len(B), A.shape[1])), S, 0
+    )
+    # The signs of the small matrix' vectors follow from the gauge; those of the whole vectors do not.
+    sign = torch.where(Vh.gather(1, Vh.abs().argmax(dim=1, keepdim=True)) < 0, -1.0, 1.0).to(Vh)
+    root = S.sqrt()[:, None] * sign
+    rows, columns = root * Vh, (U * root.T)
+    short = len(A) - len(S)
+    return (
+        torch.cat([rows, rows.new_zeros(short, A.shape[1])]),
+        torch.cat([columns, columns.new_zeros(len(B), short)], dim=1),
+    )

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from weft.reporting.voice import current
 
 if TYPE_CHECKING:
+    from weft.generating.learn import Epoch
     from weft.training.loop import Event
 
 LINES = 10
@@ -124,6 +125,22 @@ def steps_shown(name: str, *, quiet: bool) -> Iterator[Callable[[int, int, str],
         return
     with Bar(name, Console(stderr=True)) as bar:
         yield lambda done, total, what: bar.show(done / max(total, 1), f"{done}/{total}  {what}")
+
+
+@contextmanager
+def epochs_shown(name: str, *, quiet: bool) -> "Iterator[Callable[[Epoch], None] | None]":
+    """A display for `learn(report=...)`; None where nothing is to be shown."""
+    if quiet:
+        yield None
+        return
+    with Bar(name, Console(stderr=True)) as bar:
+
+        def show(epoch: "Epoch") -> None:
+            words = f"epoch {epoch.epoch}/{epoch.total}  error {epoch.error:.4f}"
+            words += f"  divergence {epoch.divergence:.2f}  {clock(epoch.seconds_left)} left"
+            bar.show(epoch.epoch / epoch.total, words)
+
+        yield show
 
 
 def words_of(event: "Event", *, with_time: bool = True) -> str:

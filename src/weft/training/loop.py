@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 from weft.config import Run, load_run
 from weft.runs import RunFolder
 from weft.scoped import tell
+from weft.storage.experts import save_expert
 from weft.training import checkpointing
 from weft.training.assembly import Session, assemble
 from weft.training.callbacks import Callback, Callbacks, Event, Moment
@@ -184,6 +185,11 @@ def default_folder(run: Run) -> Path:
     return Path("runs") / f"{names}-{method}-seed{run.seed}"
 
 
+def kept_steps(total: int, count: int) -> frozenset[int]:
+    """The steps of `total` after which a trajectory of `count` states keeps one; fewer where there are fewer steps."""
+    return frozenset(total - at * total // (2 * count) for at in range(count))
+
+
 class Loop:
     """One training, from its first or a restored step to its run folder."""
 
@@ -205,6 +211,7 @@ class Loop:
         self.training = session.run.training
         self.total = max((learner.total for learner in self.learners), default=0)
         self.scores: dict[str, float] = {}
+        self.kept = kept_steps(self.total, self.training.trajectory)
         self.stepper = Stepper(session, accelerator)
         self.seconds = 0.0
 
@@ -241,6 +248,8 @@ class Loop:
             self.seconds = time.perf_counter() - began
             self.done = done = step + 1
             log.add(done, losses, self.stepper.tokens, self.learners)
+            if done in self.kept and self.accelerator.is_main_process:
+                self._keep(done)
             if self._is_due(done, self.training.eval_every, self.training.early_stopping):
                 self._evaluate(done, log)
                 self.seconds = time.perf_counter() - began
@@ -341,6 +350,12 @@ class Loop:
             return list(asked)
         flags = torch.tensor([float(one) for one in asked], device=self.accelerator.device)
         return (summed(self.accelerator, flags) > 0).tolist()
+
+    def _keep(self, done: int) -> None:
+        """Leave the expert as it is now in the run's trajectory."""
+        expert, card = self.session.result(self.session.streams[0].name, {})
+        folder = self.folder.trajectory / checkpointing.name_of(done)
+        save_expert(expert, card, self.session.base, folder)
 
     def _save(self, done: int) -> None:
         states = [checkpointing.random_state(self.session.device)]

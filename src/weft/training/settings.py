@@ -246,6 +246,13 @@ def _refuse(run: Run, recipe: Recipe, tasks: int) -> None:
             "training.learning_rate: search chooses on the rows that evaluate_on: holdout reports; evaluate on "
             "validation, or give a rate"
         )
+    if run.training.trajectory and (
+        run.task is None or run.mixture is not None or recipe.adapter is None
+    ):
+        raise ValueError(
+            "training.trajectory keeps states of one expert with adapters; train one task with such a recipe, or leave "
+            "trajectory at 0"
+        )
     if run.experts == "both" and recipe.adapter is not None and not recipe.adapter.low_rank:
         raise ValueError(
             f"experts: both adds two experts up to one LoRA, and recipe {recipe.name} has no exact "
