@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from weft.storage.importing import import_expert
     from weft.training.callbacks import STOP
     from weft.training.loop import train
+    from weft.vocabulary.retokenise import retokenise
 
     __version__: str
 
@@ -57,6 +58,7 @@ __all__ = [
     "push",
     "recover",
     "reproduce",
+    "retokenise",
     "train",
 ]
 
@@ -85,6 +87,7 @@ _PLACES = {
     "push": "weft.publishing.hub:push",
     "recover": "weft.pruning.recovery:recover",
     "reproduce": "weft.reproduction.reproducing:reproduce",
+    "retokenise": "weft.vocabulary.retokenise:retokenise",
     "train": "weft.training.loop:train",
 }
 

@@ -33,8 +33,8 @@ class Options(Settings):
     """Join the rows that are trained on to blocks of `max_length` tokens, as many whole rows as fit: less padding.
     Positions begin anew with every row, and no token looks at another row's. Scores are of rows, as ever."""
     tokenization: bool = False
-    """Score what the tokenizer does as well: the share of tokens that are bytes or parts of characters, tokens per byte,
-    and perplexities of whole characters, which byte fallback does not lower, of characters and of words."""
+    """Score what the tokenizer does as well: the share of tokens that are bytes or parts of characters, tokens per
+    byte, and perplexities of whole characters, which byte fallback does not lower, of characters and of words."""
 
 
 class CausalLM(Task):
