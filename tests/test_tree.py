@@ -27,7 +27,7 @@ ROOMS = (
     ("methods",),
     ("model",),
     ("storage",),
-    ("answering", "pruning"),
+    ("answering", "pruning", "vocabulary"),
     ("training", "merging", "prompting"),
     ("comparison", "generating"),
     ("reporting",),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from weft.storage.importing import import_expert
     from weft.training.callbacks import STOP
     from weft.training.loop import train
+    from weft.vocabulary.retokenise import retokenise
 
     __version__: str
 
@@ -63,6 +64,7 @@ __all__ = [
     "push",
     "recover",
     "reproduce",
+    "retokenise",
     "train",
 ]
 
@@ -94,6 +96,7 @@ _PLACES = {
     "push": "weft.publishing.hub:push",
     "recover": "weft.pruning.recovery:recover",
     "reproduce": "weft.reproduction.reproducing:reproduce",
+    "retokenise": "weft.vocabulary.retokenise:retokenise",
     "train": "weft.training.loop:train",
 }
 

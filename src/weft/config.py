@@ -40,6 +40,20 @@ def _labels(value: object) -> object:
     return {str(label): weight for label, weight in value.items()}
 
 
+class ReplaySettings(Settings):
+    """Rows of another set that are learnt beside a task's own, so that what the base knew is not forgotten."""
+
+    name: str
+    """A set of the same kind: registered, or the path of its YAML file."""
+    spec: dict[str, Any] | None = None
+    """The set's description, in place of a YAML file."""
+    data: str | None = None
+    """Folder with the set's files; its `train` rows are taken."""
+    share: float = Field(default=0.17, gt=0, lt=1)
+    """Of all tokens that are learnt in an epoch, replayed ones, to the nearest whole row: 0.17 is 2.4 M of 13.9 M
+    tokens (LLiMba)."""
+
+
 class TaskSettings(Settings):
     """One task of a run: a registered name, or a YAML file that says a task of the user's own."""
 
@@ -61,6 +75,8 @@ class TaskSettings(Settings):
     """Cut what is too long where windows make no sense, instead of refusing it."""
     max_examples: dict[Split, int] | int | None = None
     """Size of a seeded sample, of every split or by split; None takes all."""
+    replay: ReplaySettings | None = None
+    """Rows of another set, of a language model, mixed into those that are trained on; scores are of the task's own."""
     class_weights: Annotated[
         Literal["balanced"] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None,
         BeforeValidator(_labels),
@@ -90,7 +106,8 @@ class RecipeSettings(Settings):
     ranks: dict[str, int] | None = None
     """Rank by role or module name, where it differs from `rank`."""
     train_also: list[str] = []
-    """Parts of the base that the expert trains a private copy of: embeddings, norms, module names."""
+    """Parts of the base that the expert trains a private copy of: embeddings, norms, lm_head (a language model's head,
+    parted from the embeddings where it is tied to them, as in PEFT), module names."""
     modules: list[str] | None = None
     """What `targets` resolved to; written by training, never read."""
 

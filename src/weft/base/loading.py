@@ -134,7 +134,7 @@ def load_base(
     config = read_config(config_file(folder))
     check_form(config, name)
     stored_tensors(files)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     wanted = attention or attention_for(device, half=dtype in (torch.bfloat16, torch.float16))
     with quiet_transformers():
         trunk, info = AutoModel.from_pretrained(
@@ -268,7 +268,12 @@ def normalise_conv1d(trunk: nn.Module) -> list[str]:
     return names
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer in a folder, which neither cuts nor pads.
+
+    Raises:
+        ValueError: If there is none, or a slow one alone.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:

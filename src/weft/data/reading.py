@@ -35,6 +35,8 @@ class LoadedTask:
     """The kind, with the set's labels."""
     splits: dict[Split, list[Example]]
     """Checked examples by split."""
+    replay: tuple[Example, ...] = ()
+    """Of another set, to be learnt beside the training rows."""
 
 
 def find_spec(task: str | TaskSettings) -> TaskSpec:

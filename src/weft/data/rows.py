@@ -1,7 +1,7 @@
 """A run's tasks: their rows read, held apart and encoded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weft.base.loading import Base
 from weft.base.packing import check_packing
@@ -10,6 +10,7 @@ from weft.config import Run, Split, TaskSettings
 from weft.data.encoding import cache_folder, encode_examples
 from weft.data.memory import Given
 from weft.data.reading import LoadedTask, holdout, load_task
+from weft.data.replay import mixed, replayed
 from weft.data.users import check_apart
 from weft.tasks.contract import Example, Record
 from weft.tasks.weights import check_class_weights, class_weights
@@ -39,6 +40,8 @@ def load(run: Run, settings: TaskSettings, given: Given | None = None) -> Loaded
     loaded = load_task(settings, splits=splits, seed=run.seed, given=given)
     if run.personal.apart:
         check_apart(run, loaded)
+    if settings.replay is not None:
+        loaded = replace(loaded, replay=replayed(loaded.task, settings.replay, run.seed))
     if settings.class_weights is not None:
         check_class_weights(loaded.task, settings.class_weights)
     return loaded
@@ -82,6 +85,9 @@ def encode(run: Run, loaded: LoadedTask, base: Base) -> Rows:
             f"task {loaded.settings.label}: all {len(chosen[1])} rows that early stopping looks at have weight 0, so "
             "they have no loss; take more rows, or early_stopping_on: score"
         )
+    if loaded.settings.replay is not None:
+        others, share = encoded(loaded.replay), loaded.settings.replay.share
+        records = mixed(records, others, share, seed=run.seed, name=loaded.settings.label)
     joined = loaded.task.packed(records)
     if joined is not records:
         if run.mixture is not None:

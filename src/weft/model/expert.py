@@ -22,6 +22,8 @@ from weft.registry import unknown
 
 EMBEDDINGS = "embeddings"
 NORMS = "norms"
+LM_HEAD = "lm_head"
+"""In `train_also`: the language-model head, which is no module of the trunk."""
 
 
 class Expert(nn.Module):
@@ -127,15 +129,23 @@ def build(name: str, base: Base, recipe: Recipe, head: Head | None, seed: int) -
     Raises:
         ValueError: If a target matches nothing, a rank exceeds its map, or a setting fits no target.
     """
+    also = recipe.settings.train_also
+    if LM_HEAD in also:
+        if head is None:
+            raise ValueError(
+                "train_also: lm_head belongs to one task, and an expert that several share has none; train them apart"
+            )
+        head.thaw()
+        also = [part for part in also if part != LM_HEAD]
     if recipe.adapter is None or recipe.spec is None:
-        return Expert(name, {}, head, _copies(base, recipe.settings.train_also))
+        return Expert(name, {}, head, _copies(base, also))
     ranks = plan_ranks(base.trunk, recipe)
     weights = {module: frozen_linear(base.trunk, module).weight for module in ranks}
     for module, rank in ranks.items() if recipe.adapter.rank_bounded else ():
         check_rank(module, rank, tuple(weights[module].shape))
     generator = torch.Generator().manual_seed(seed)
     adapters, shared = make_adapters(recipe, weights, ranks, generator, trained_dtype(base))
-    return Expert(name, adapters, head, _copies(base, recipe.settings.train_also), shared)
+    return Expert(name, adapters, head, _copies(base, also), shared)
 
 
 def make_adapters(
@@ -227,7 +237,9 @@ def train_also_modules(trunk: nn.Module, names: Sequence[str]) -> list[str]:
     for name in names:
         matched = [leaf for leaf in leaves if _matches(trunk, leaf, name)]
         if not matched:
-            ends = sorted({leaf.rpartition(".")[2] for leaf in leaves} | {EMBEDDINGS, NORMS})
+            ends = sorted(
+                {leaf.rpartition(".")[2] for leaf in leaves} | {EMBEDDINGS, NORMS, LM_HEAD}
+            )
             raise ValueError(f"train_also: {unknown('module of the base', name, ends)}")
         chosen.update(dict.fromkeys(matched))
     return list(chosen)

@@ -137,6 +137,20 @@ class Head(nn.Module):
                 setattr(self.module.get_submodule(holder), last, twins[id(old)])
                 self._frozen.discard(name)
 
+    def thaw(self) -> None:
+        """Train a private copy of the head that came frozen with the base; a tied one is parted from the embeddings.
+
+        Raises:
+            ValueError: If no language-model head came with it.
+        """
+        frozen = {name for name in self._frozen if not name.startswith(f"{self.place}.")}
+        if not (self.kind.language_model and frozen):
+            raise ValueError(
+                f"train_also: lm_head is what comes with the base for causal_lm and masked_lm; a {self.kind_name} head "
+                "is trained anyway, so leave it out"
+            )
+        self.own({name.rpartition(".")[0] for name in frozen})
+
     def trained_names(self) -> list[str]:
         """Names, as in the task class, of the parameters that this head trains and saves."""
         return [name for name, _ in self.module.named_parameters() if name not in self._frozen]

@@ -189,12 +189,10 @@ def _tasks(run: Run) -> list[TaskSettings]:
         data = task.data
         if data is None and run.data is not None:
             data = run.data if run.task else str(Path(run.data) / task.label)
-        name = str(sets.included(task.name) or task.name)
-        is_file = name.endswith((".yaml", ".yml"))
-        values = {
-            "name": str(Path(name).resolve()) if is_file else name,
-            "data": None if data is None else str(Path(data).expanduser().resolve()),
-        }
+        values: dict[str, Any] = _placed(task.name, data)
+        if task.replay is not None:
+            own = _placed(task.replay.name, task.replay.data)
+            values["replay"] = task.replay.model_copy(update=own)
         found.append(task.model_copy(update=values))
     return found
 
@@ -205,6 +203,16 @@ def _of_population(personal: PersonalSettings) -> PersonalSettings:
         return personal
     where = str(Path(personal.population).expanduser().resolve())
     return personal.model_copy(update={"population": where})
+
+
+def _placed(name: str, data: str | None) -> dict[str, str | None]:
+    """A set's name and its folder, absolute where they are files."""
+    name = str(sets.included(name) or name)
+    is_file = name.endswith((".yaml", ".yml"))
+    return {
+        "name": str(Path(name).resolve()) if is_file else name,
+        "data": None if data is None else str(Path(data).expanduser().resolve()),
+    }
 
 
 def _absolute(name: str) -> str:

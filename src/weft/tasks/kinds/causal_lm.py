@@ -8,6 +8,8 @@ import numpy as np
 from weft.config import Settings, validate
 from weft.tasks.chat import chat_encoding, checked_messages, prompt_encoding, prompt_of
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
+from weft.tasks.language.perplexity import COUNTS, counted, tokenization_scores
+from weft.tasks.language.pieces import pieces_of
 from weft.tasks.metrics import language_scores
 from weft.tasks.packing import packed
 from weft.tasks.text import (
@@ -30,6 +32,9 @@ class Options(Settings):
     pack: bool = False
     """Join the rows that are trained on to blocks of `max_length` tokens, as many whole rows as fit: less padding.
     Positions begin anew with every row, and no token looks at another row's. Scores are of rows, as ever."""
+    tokenization: bool = False
+    """Score what the tokenizer does as well: the share of tokens that are bytes or parts of characters, tokens per
+    byte, and perplexities of whole characters, which byte fallback does not lower, of characters and of words."""
 
 
 class CausalLM(Task):
@@ -57,7 +62,9 @@ class CausalLM(Task):
     cover.
 
     Scores: `bits_per_byte` = nll / ln 2 / bytes, comparable between tokenizers; `perplexity` =
-    exp(nll / tokens), which is not. Lower is better. Selected on bits_per_byte.
+    exp(nll / tokens), which is not. Lower is better. Selected on bits_per_byte. With the option
+    `tokenization` those of `tasks/language/perplexity.py` too, of which `perplexity_of_characters` and
+    `perplexity_of_words` are comparable.
     """
 
     columns = ("text",)
@@ -112,12 +119,18 @@ class CausalLM(Task):
                 + [UNLABELLED] * (total - last)
             )
             scored = first + end
-        text = example["text"] if first else example["text"][encoding.offsets[0][1] :]
+        text, rest = example["text"], 0
+        if not first:
+            begun = text[: encoding.offsets[0][1]]
+            text, rest = text[len(begun) :], _rest_of_first(tokenizer, encoding.ids, begun)
+        counted_from = first if first else 1
+        own = [counted_from <= place < last for place in range(total)]
         return {
             "id": example["id"],
             **sequences(tokenizer, encoding, rows),
             "labels": labels,
-            "num_bytes": [len(text.encode())],
+            "num_bytes": [len(text.encode()) + rest],
+            **self._counts(tokenizer, encoding.ids, own, [text]),
         }
 
     def _completed(
@@ -154,6 +167,8 @@ class CausalLM(Task):
             raise ValueError(
                 f"{row}: max_length {self.spec.max_length} cuts off all that would be learnt; raise it"
             )
+        said = _said(tokenizer, encoding, [at for at in kept if own[at]], text)
+        scored = [own[place] and place > 0 for place in kept]
         return {
             "id": example["id"],
             **sequences(tokenizer, encoding, [kept]),
@@ -161,8 +176,23 @@ class CausalLM(Task):
             "labels": [
                 [encoding.ids[place] if own[place] and place else UNLABELLED for place in kept]
             ],
-            "num_bytes": [_bytes_of(tokenizer, encoding, [at for at in kept if own[at]], text)],
+            "num_bytes": [sum(len(part.encode()) for part in said)],
+            **self._counts(tokenizer, [encoding.ids[place] for place in kept], scored, said),
         }
+
+    def _counts(
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        ids: Sequence[int],
+        scored: Sequence[bool],
+        said: Sequence[str],
+    ) -> dict[str, list[int]]:
+        """What the option `tokenization` asks of a text: units, raw tokens, characters and words, in this order."""
+        if not self.options.tokenization:
+            return {}
+        units, raw = counted(pieces_of(tokenizer), ids, scored)
+        characters, words = sum(map(len, said)), sum(len(part.split()) for part in said)
+        return {"counts": [units, raw, characters, words]}
 
     def asked(self, example: Example, tokenizer: "PreTrainedTokenizerFast") -> Record:
         if "text" in example:
@@ -181,28 +211,44 @@ class CausalLM(Task):
             scored = np.asarray(labels) != UNLABELLED
             nll += float(np.asarray(values, dtype=np.float64)[scored, 0].sum())
             tokens += int(scored.sum())
-        return {"id": example["id"], "nll": nll, "tokens": tokens, "bytes": record["num_bytes"][0]}
+        found = {"id": example["id"], "nll": nll, "tokens": tokens, "bytes": record["num_bytes"][0]}
+        return found | dict(zip(COUNTS[3:], record.get("counts", ()), strict=False))
 
     def statistics(self, prediction: Prediction, example: Example) -> np.ndarray:
-        """Negative log-likelihood in nats, scored tokens, their bytes."""
-        return np.array([prediction[key] for key in ("nll", "tokens", "bytes")], dtype=np.float64)
+        """Negative log-likelihood in nats, scored tokens, their bytes; and the other `COUNTS`, where they are asked."""
+        asked = COUNTS if self.options.tokenization else COUNTS[:3]
+        return np.array([prediction[key] for key in asked], dtype=np.float64)
 
     def metrics(self, totals: np.ndarray) -> dict[str, np.ndarray]:
-        return language_scores(totals)
+        found = language_scores(totals[..., :3])
+        return found | (tokenization_scores(totals) if self.options.tokenization else {})
 
 
-def _bytes_of(
+def _rest_of_first(tokenizer: "PreTrainedTokenizerFast", ids: Sequence[int], begun: str) -> int:
+    """Bytes that a text's first token leaves to the next of the character it ends in, the last of `begun`."""
+    pieces = pieces_of(tokenizer)
+    own = pieces.bytes[ids[0]]
+    split = own is not None and any(pieces.joins(ids[:2]))
+    return max(0, len(begun.encode()) - len(own)) if split else 0
+
+
+def _said(
     tokenizer: "PreTrainedTokenizerFast", encoding: "Encoding", places: Sequence[int], text: str
-) -> int:
-    """UTF-8 bytes of what the tokens at these places say; special tokens say nothing."""
+) -> list[str]:
+    """What the tokens at these places say, one text where they follow one another; special tokens say nothing."""
     special = {at for at, token in tokenizer.added_tokens_decoder.items() if token.special}
-    found, before, behind = 0, -2, 0
+    found: list[str] = []
+    before, behind = -2, 0
     for place in places:
         start, stop = encoding.offsets[place]
         if encoding.ids[place] in special:
             continue
+        follows = place == before + 1
         # Some tokenizers leave the space before a word out of its offsets; tokens of one character share them.
-        start = behind if place == before + 1 else max(start, behind)
-        found += len(text[start:stop].encode())
+        start = behind if follows else max(start, behind)
+        if follows and found:
+            found[-1] += text[start:stop]
+        else:
+            found.append(text[start:stop])
         before, behind = place, max(stop, behind)
     return found
