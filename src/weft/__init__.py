@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from weft.client.client import Client
     from weft.client.wire import ServerError
     from weft.comparison.comparing import compare
+    from weft.judging.judge import judge
     from weft.merging.arithmetic import arithmetic
     from weft.merging.merge import merge
     from weft.model.attached import adapter_state, attach, detach, load_adapter_state
@@ -49,6 +50,7 @@ __all__ = [
     "import_expert",
     "import_experts",
     "including",
+    "judge",
     "load",
     "load_adapter_state",
     "merge",
@@ -77,6 +79,7 @@ _PLACES = {
     "import_expert": "weft.storage.importing:import_expert",
     "import_experts": "weft.storage.gathering:import_experts",
     "including": "weft.catalogue.including:including",
+    "judge": "weft.judging.judge:judge",
     "load": "weft.answering.opening:load",
     "load_adapter_state": "weft.model.attached:load_adapter_state",
     "merge": "weft.merging.merge:merge",

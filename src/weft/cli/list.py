@@ -10,6 +10,7 @@ from weft.cli import Include
 What = Literal[
     "recipes", "tasks", "kinds", "bases", "adapters", "optimizers", "penalties", "controllers",
     "plans", "balances", "heads", "mixtures", "merges", "grids", "questions",
+    "metrics", "judges", "protocols",
 ]  # fmt: skip
 
 
