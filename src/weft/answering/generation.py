@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     StoppingCriteria,
@@ -18,6 +20,8 @@ from transformers import (
 )
 
 from weft.answering.inference import autocast, padding_id
+from weft.answering.style.ngrams import NGrams, ngrams_of
+from weft.answering.style.steering import Steering
 from weft.base.loading import Base
 from weft.base.randomness import seeded
 from weft.base.tokens import check_tokens
@@ -30,6 +34,15 @@ from weft.model.snapshot import Snapshot
 from weft.scoped import tell
 from weft.tasks.chat import Prompt, prompt_encoding
 from weft.tasks.text import extent
+
+
+class Style(Settings):
+    """Whose style a text is written in, without training for it."""
+
+    corpus: Path
+    """Running text (.txt), or rows with a column `text`."""
+    strength: float = Field(default=0.1, ge=0, le=1)
+    """What its n-grams weigh beside the model; 0 is the model alone, and from some tenths on texts collapse."""
 
 
 class Generation(Settings):
@@ -53,6 +66,8 @@ class Generation(Settings):
     """Keep keys and values of earlier tokens: more memory, less time, the same text."""
     batch_size: int = Field(default=16, ge=1)
     """Prompts continued together."""
+    style: Style | None = None
+    """Steer each token towards a corpus; a server does not."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,9 @@ def generate(
             f"expert {name!r} has {kind}, so it writes no text; causal_lm is the kind that does"
         )
     ids = [prompt_ids(held.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)]
+    style = (
+        None if settings.style is None else ngrams_of(settings.style.corpus, held.base.tokenizer)
+    )
     order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
     found: dict[int, Continuation] = {}
     writer = head.assembled(held.trunk)
@@ -109,7 +127,8 @@ def generate(
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
             with caching():
-                written = _write(writer, held.base, [ids[at] for at in rows], settings, device)
+                own = [ids[at] for at in rows]
+                written = _write(writer, held.base, own, settings, device=device, style=style)
             tell("texts continued", start + len(rows), len(order))
             for at, row in zip(rows, written, strict=True):
                 found[at] = continuation(held.base.tokenizer, ids[at], row, settings.stop)
@@ -121,18 +140,25 @@ def _write(
     base: Base,
     prompts: Sequence[Sequence[int]],
     settings: Generation,
+    *,
     device: torch.device,
+    style: NGrams | None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt; rows that end early are padded."""
     inputs, mask = left_padded(prompts, padding_id(base), device)
     stopping = StoppingCriteriaList()
     if settings.stop:
         stopping.append(_StopTexts(base.tokenizer, settings.stop, inputs.shape[1]))
+    steering = LogitsProcessorList()
+    if settings.style is not None and style is not None:
+        starts = [inputs.shape[1] - len(prompt) for prompt in prompts]
+        steering.append(Steering(style, settings.style.strength, starts))
     written = writer.generate(  # type: ignore[operator] - nn.Module's __getattr__ hides the method's type
         inputs,
         attention_mask=mask,
         generation_config=_config(settings, base),
         stopping_criteria=stopping,
+        logits_processor=steering,
     )
     return written[:, inputs.shape[1] :].tolist()
 
