@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from weft.comparison.comparing import compare
     from weft.generating.generate import generate
     from weft.generating.learn import learn
+    from weft.judging.judge import judge
     from weft.merging.arithmetic import arithmetic
     from weft.merging.merge import merge
     from weft.model.attached import adapter_state, attach, detach, load_adapter_state
@@ -54,6 +55,7 @@ __all__ = [
     "import_expert",
     "import_experts",
     "including",
+    "judge",
     "learn",
     "load",
     "load_adapter_state",
@@ -86,6 +88,7 @@ _PLACES = {
     "import_expert": "weft.storage.importing:import_expert",
     "import_experts": "weft.storage.gathering:import_experts",
     "including": "weft.catalogue.including:including",
+    "judge": "weft.judging.judge:judge",
     "learn": "weft.generating.learn:learn",
     "load": "weft.answering.opening:load",
     "load_adapter_state": "weft.model.attached:load_adapter_state",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import (
     Cache,
     GenerationConfig,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     StoppingCriteria,
@@ -19,6 +21,8 @@ from transformers import (
 )
 
 from weft.answering.inference import autocast, padding_id
+from weft.answering.style.ngrams import NGrams, ngrams_of
+from weft.answering.style.steering import Steering
 from weft.base.loading import Base
 from weft.base.randomness import seeded
 from weft.base.tokens import check_tokens
@@ -31,6 +35,15 @@ from weft.model.snapshot import Snapshot
 from weft.scoped import tell
 from weft.tasks.chat import Prompt, prompt_encoding
 from weft.tasks.text import extent
+
+
+class Style(Settings):
+    """Whose style a text is written in, without training for it."""
+
+    corpus: Path
+    """Running text (.txt), or rows with a column `text`."""
+    strength: float = Field(default=0.1, ge=0, le=1)
+    """What its n-grams weigh beside the model; 0 is the model alone, and from some tenths on texts collapse."""
 
 
 class Generation(Settings):
@@ -54,6 +67,8 @@ class Generation(Settings):
     """Keep keys and values of earlier tokens: more memory, less time, the same text."""
     batch_size: int = Field(default=16, ge=1)
     """Prompts continued together."""
+    style: Style | None = None
+    """Steer each token towards a corpus; a server does not."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,9 @@ def generate(
             f"expert {name!r} has {kind}, so it writes no text; causal_lm is the kind that does"
         )
     ids = [prompt_ids(held.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)]
+    style = (
+        None if settings.style is None else ngrams_of(settings.style.corpus, held.base.tokenizer)
+    )
     order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
     found: dict[int, Continuation] = {}
     writer = head.assembled(held.trunk)
@@ -110,7 +128,8 @@ def generate(
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
             with caching():
-                written = write_batch(writer, held.base, [ids[at] for at in rows], settings, device)
+                own = [ids[at] for at in rows]
+                written = write_batch(writer, held.base, own, settings, device, style=style)
             tell("texts continued", start + len(rows), len(order))
             for at, row in zip(rows, written, strict=True):
                 found[at] = continuation(held.base.tokenizer, ids[at], row, settings.stop)
@@ -135,6 +154,7 @@ def write_batch(
     device: torch.device,
     *,
     shared: Shared | None = None,
+    style: NGrams | None = None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt; rows that end early are padded.
 
@@ -145,6 +165,7 @@ def write_batch(
         settings: How.
         device: Where the model is.
         shared: What all prompts begin with, if it was read already; something is left of each.
+        style: N-grams that weigh on every next token.
     """
     start = 0 if shared is None else shared.length
     inputs, mask = left_padded([own[start:] for own in prompts], padding_id(base), device)
@@ -155,12 +176,17 @@ def write_batch(
     stopping = StoppingCriteriaList()
     if settings.stop:
         stopping.append(_StopTexts(base.tokenizer, settings.stop, inputs.shape[1]))
+    steering = LogitsProcessorList()
+    if settings.style is not None and style is not None:
+        starts = [inputs.shape[1] - len(prompt) for prompt in prompts]
+        steering.append(Steering(style, settings.style.strength, starts))
     written = writer.generate(  # type: ignore[operator] - nn.Module's __getattr__ hides the method's type
         inputs,
         attention_mask=mask,
         generation_config=_config(settings, base),
         stopping_criteria=stopping,
         **({} if shared is None else {"past_key_values": shared.kept}),
+        logits_processor=steering,
     )
     return written[:, inputs.shape[1] :].tolist()
 

@@ -19,6 +19,9 @@ from weft.catalogue.including import grid_files
 from weft.catalogue.source import Kept, file_of, source_of
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind, find_spec
+from weft.judging.judges import judges
+from weft.judging.metrics import metrics
+from weft.judging.protocols import protocols
 from weft.methods.adapters import adapters
 from weft.methods.balances import balances
 from weft.methods.controllers import controllers
@@ -360,6 +363,9 @@ LISTS: dict[str, Callable[[], list[Entry]]] = {
     "grids": _grids,
     "questions": _questions,
     "styles": _methods(styles),
+    "metrics": _methods(metrics),
+    "judges": _methods(judges),
+    "protocols": _methods(protocols),
 }
 PAGES: dict[str, Callable[[str, str | None], Page]] = {
     "recipe": _recipe_page,

@@ -10,7 +10,8 @@ from weft.cli import Include
 
 What = Literal[
     "recipes", "tasks", "kinds", "bases", "adapters", "optimizers", "penalties", "controllers",
-    "plans", "balances", "heads", "mixtures", "merges", "grids", "questions", "styles", "users",
+    "plans", "balances", "heads", "mixtures", "merges", "grids", "questions", "styles",
+    "metrics", "judges", "protocols", "users",
 ]  # fmt: skip
 
 

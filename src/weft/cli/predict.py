@@ -48,10 +48,17 @@ def command(
     top_k: Annotated[int | None, typer.Option(help="--sample: from so many; 0 is all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="--sample: from so much probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="--sample: source of the draws.")] = None,
+    style_corpus: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Steer continuations to this text's style.")
+    ] = None,
+    style_strength: Annotated[
+        float | None, typer.Option(help="--style-corpus: 0 to 1; some tenths are much.")
+    ] = None,
 ) -> None:
     """Answer texts, or JSON lines on stdin (objects of the task's columns)."""
     settings = {"max_new_tokens": max_new_tokens, "sample": sample, "temperature": temperature}
     settings |= {"top_k": top_k, "top_p": top_p, "seed": seed}
+    settings |= {"style": _style(style_corpus, style_strength)}
     for text in texts or []:
         if len(os.fsencode(text)) <= _LONGEST_NAME and Path(text).is_file():
             said = (
@@ -71,6 +78,16 @@ def command(
             readable(answer) if texts and not as_json else json.dumps(answer, ensure_ascii=False)
         )
         typer.echo(shown)
+
+
+def _style(corpus: Path | None, strength: float | None) -> dict[str, Any] | None:
+    if corpus is None:
+        if strength is not None:
+            raise ValueError(
+                f"--style-strength {strength:g}: of what? Give --style-corpus FILE too"
+            )
+        return None
+    return {"corpus": str(corpus), **({} if strength is None else {"strength": strength})}
 
 
 def _here(

@@ -100,6 +100,10 @@ def settings_of(generation: object) -> dict[str, Any]:
             raise ValueError(f"generation: {unknown('setting', str(name), _SETTINGS)}")
     else:
         given = {n: v for n, v in vars(generation).items() if n in _SETTINGS}
+        if getattr(generation, "style", None) is not None:
+            raise ValueError(
+                "generation: a server does not steer towards a style; ask a run folder"
+            )
     return {n: list(v) if isinstance(v, tuple) else v for n, v in given.items() if v is not None}
 
 

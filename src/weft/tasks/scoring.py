@@ -164,7 +164,7 @@ def _drawn(
     every = np.concatenate(systems, axis=1)
     totals = [np.empty((0, every.shape[1]))]
     ranked: list[list[dict[str, np.ndarray]]] = [[] for _ in systems]
-    for counts in _resamples(len(every), resamples, seed):
+    for counts in counts_of_resamples(len(every), resamples, seed):
         totals.append(counts @ every)
         for found, own in zip(ranked, systems, strict=True):
             found.append(task.ranked(own, counts))
@@ -193,12 +193,14 @@ def mistakes(
         return None
 
     def resample(rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([counts @ rows for counts in _resamples(len(rows), resamples, seed)])
+        return np.concatenate(
+            [counts @ rows for counts in counts_of_resamples(len(rows), resamples, seed)]
+        )
 
     return mistakes_of(cases, resample)
 
 
-def _resamples(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def counts_of_resamples(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each resample draws each row, (some resamples, rows) at a time."""
     if resamples < 0:
         raise ValueError(f"resamples must not be negative, got {resamples}")
@@ -213,7 +215,7 @@ def _resamples(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 def resampled(statistics: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """The sums of rows' statistics in every resample, (some resamples, k) at a time."""
-    for counts in _resamples(len(statistics), resamples, seed):
+    for counts in counts_of_resamples(len(statistics), resamples, seed):
         yield counts @ statistics
 
 

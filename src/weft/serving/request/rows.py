@@ -86,6 +86,10 @@ def encoded(
             example = checked_input(own.task, value, at)
             if own.task.spec.kind == WRITES:
                 how = generation or Generation()
+                if how.style is not None:
+                    raise ValueError(
+                        "style: a server does not steer towards a corpus; ask a run folder (weft predict)"
+                    )
                 ids = prompt_ids(base, prompt_of(example), how, f"input {at}")
                 rows.append(Row(own, example, None, tuple(ids)))
             else:

@@ -1,0 +1,12 @@
+"""Lexical metrics of written text, one a file; found by its name."""
+
+from typing import TYPE_CHECKING
+
+from weft.registry import Registry
+
+if TYPE_CHECKING:
+    from weft.judging.metrics.contract import Metric
+
+metrics: "Registry[Metric]" = Registry(
+    "weft.judging.metrics", "weft.judging.metrics.contract:Metric"
+)

@@ -1,0 +1,38 @@
+"""BLEU by sacreBLEU: how many of a text's 1- to 4-grams stand in the reference, and whether it is as long.
+
+    BLEU = BP exp(mean_n log p_n),    BP = min(1, exp(1 - reference length / candidate length))
+
+Papineni et al. 2002, doi:10.3115/1073083.1073135; Post 2018, arXiv:1804.08771, whose signature is kept. A row alone is
+scored with effective order (`sentence_bleu` of sacreBLEU), since a short text has no 4-grams. sacreBLEU's numbers are
+percent; these are fractions.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from weft.judging.metrics.contract import Measured, Metric
+
+
+class BLEU(Metric):
+    """Corpus BLEU, tokenizer 13a, exponential smoothing."""
+
+    def measure(
+        self, candidates: Sequence[str], references: Sequence[str]
+    ) -> Mapping[str, Measured]:
+        try:
+            from sacrebleu.metrics import bleu as library
+        except ModuleNotFoundError:
+            raise ValueError("bleu needs sacrebleu: pip install 'weft[text]'") from None
+        corpus, alone = library.BLEU(), library.BLEU(effective_order=True)
+        pairs = list(zip(candidates, references, strict=True))
+        sums = corpus._extract_corpus_statistics(list(candidates), [list(references)])
+        return {
+            "bleu": Measured(
+                np.array([alone.sentence_score(own, [wanted]).score for own, wanted in pairs])
+                / 100,
+                np.array(sums, dtype=np.float64),
+                lambda total: corpus._compute_score_from_stats(total.tolist()).score / 100,
+                f"sacrebleu {corpus.get_signature()}",
+            )
+        }
