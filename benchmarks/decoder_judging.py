@@ -30,12 +30,12 @@ import numpy as np
 import weft
 from machine import machine
 from weft.answering.generation import Generation, generate
+from weft.answering.metrics import metrics
 from weft.atomic import make_folder, write_text
 from weft.base.loading import load_base
 from weft.cli.judge import settings_of
 from weft.config import Run
 from weft.judging import agreement
-from weft.judging.metrics import metrics
 from weft.judging.trust import RefusedError
 from weft.model.expert import Expert
 from weft.model.head import Head

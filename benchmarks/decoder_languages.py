@@ -42,10 +42,10 @@ from decoder_languages_runs import (
     task,
 )
 from machine import machine
+from weft.answering.texts.written import written_scores
 from weft.atomic import write_text
 from weft.tasks.contract import Prediction
 from weft.tasks.language.scripts import script_leakage
-from weft.tasks.language.translation import translation_scores
 from weft.tasks.scoring import mean_difference, mean_score
 from weft.vocabulary.record import read_record
 
@@ -130,7 +130,7 @@ def summed_up(study: Study, found: Mapping[str, dict[str, Any]]) -> dict[str, An
     def translations(own_cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         # All seeds are one system of as many translations: its interval is over sentences and seeds.
         said = [text for one in own_cells for text in one["written"]]
-        scores = translation_scores(said, right * len(own_cells))
+        scores = written_scores(said, right * len(own_cells), ["bleu", "chrf"])
         likely = {
             split: over([one["said"][split] for one in own_cells])
             for split in ("train", "validation")
@@ -139,10 +139,7 @@ def summed_up(study: Study, found: Mapping[str, dict[str, Any]]) -> dict[str, An
         return {
             "likelihood": likely,
             "leakage": {"letters": leaked.letters, "texts": asdict(leaked.texts)},
-            **{
-                name: {"score": asdict(one.score), "signature": one.signature}
-                for name, one in scores.items()
-            },
+            **{name: asdict(one) for name, one in scores.items()},
         }
 
     layra = by("layra")

@@ -62,7 +62,7 @@ REGISTRIES = {
     "weft.analysis.questions",
     "weft.prompting.styles",
     "weft.prompting.templates",
-    "weft.judging.metrics",
+    "weft.answering.metrics",
     "weft.judging.judges",
     "weft.judging.protocols",
     "weft.cli",

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 import weft
 from weft.answering.evaluation import Evaluation
 from weft.answering.generation import Generation
+from weft.answering.texts.written import reference_of, written_scores
 from weft.cli import app
 from weft.runs import RunFolder
-from weft.tasks.written import WRITTEN, reference_of, written_scores
 
 SAID = ["the cat sat on the mat", "a big red house by the river stood", "", "london, is old"]
 RIGHT = [
@@ -40,16 +40,16 @@ def theirs(said: list[str], right: list[str]) -> dict[str, float]:
         "bleu": sacrebleu.corpus_bleu(said, [right]).score / 100,
         "chrf": sacrebleu.corpus_chrf(said, [right]).score / 100,
     }
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     rows = [scorer.score(one, own) for own, one in zip(said, right, strict=True)]
     return found | {name: np.mean([row[name].fmeasure for row in rows]) for name in rows[0]}
 
 
 def test_scores_and_resamples_are_the_libraries() -> None:
-    found = written_scores(SAID, RIGHT, WRITTEN, resamples=50, seed=3)
+    found = written_scores(SAID, RIGHT, ["bleu", "chrf", "rouge"], resamples=50, seed=3)
     expected = theirs(SAID, RIGHT)
     assert {name: own.value for name, own in found.items()} == pytest.approx(expected, abs=1e-12)
-    drawn: dict[str, list[float]] = {name: [] for name in WRITTEN}
+    drawn: dict[str, list[float]] = {name: [] for name in expected}
     for rows in np.random.default_rng(3).integers(len(SAID), size=(50, len(SAID))):
         one = theirs([SAID[at] for at in rows], [RIGHT[at] for at in rows])
         for name, value in one.items():
@@ -82,7 +82,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[[str], P
 def test_an_expert_s_text_is_scored_beside_its_likelihood(run: RunFolder) -> None:
     settings = Generation(max_new_tokens=8)
     found = weft.evaluate(
-        run.path, data=ROWS["validation"], scores=["bleu", "rougeL"], generation=settings
+        run.path, data=ROWS["validation"], scores=["bleu", "rouge"], generation=settings
     )
     plain = weft.evaluate(run.path, data=ROWS["validation"], save=False)
     assert isinstance(found, Evaluation)
@@ -96,16 +96,14 @@ def test_an_expert_s_text_is_scored_beside_its_likelihood(run: RunFolder) -> Non
         [text.strip() for text in said], [r["completion"].strip() for r in ROWS["validation"]]
     )
     assert found.scores["rougeL"].value > 0
-    for name in ("bleu", "rougeL"):
+    for name in ("bleu", "rouge1", "rouge2", "rougeL"):
         assert found.scores.pop(name).value == pytest.approx(expected[name], abs=1e-12)
     assert found.scores == plain.scores
     assert {"bleu", "rougeL", "bits_per_byte"} <= {row["name"] for row in run.metrics}
 
 
 def test_what_cannot_be_scored_is_refused(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"no score of written text named 'blue'. Did you mean 'bleu'"
-    ):
+    with pytest.raises(KeyError, match=r"'blue'. Did you mean 'bleu'"):
         weft.evaluate(run.path, data=ROWS["validation"], scores=["blue"])
     with pytest.raises(ValueError, match="has no reference for what is written"):
         weft.evaluate(run.path, data=[{"text": "the good dog"}], scores=["bleu"])
@@ -115,10 +113,15 @@ def test_the_command_asks_by_names(run: RunFolder, tmp_path: Path) -> None:
     for split, rows in ROWS.items():
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     arguments: list[Any] = ["evaluate", str(run.path), "--data", str(tmp_path), "--json"]
-    said = CliRunner().invoke(
-        app, [*arguments, "--scores", "chrf, rouge1", "--max-new-tokens", "4"]
-    )
+    said = CliRunner().invoke(app, [*arguments, "--scores", "chrf, rouge", "--max-new-tokens", "4"])
     assert said.exit_code == 0, said.stderr
     assert {"chrf", "rouge1", "bits_per_byte"} <= set(json.loads(said.stdout)["scores"])
     refused = CliRunner().invoke(app, [*arguments, "--max-new-tokens", "4"])
     assert refused.exit_code == 2
+
+
+def test_one_text_is_needed_for_each_reference() -> None:
+    with pytest.raises(ValueError, match="4 texts for 2 references"):
+        written_scores(SAID, RIGHT[:2], ["bleu"])
+    with pytest.raises(ValueError, match="0 texts for 0 references"):
+        written_scores([], [], ["bleu"])

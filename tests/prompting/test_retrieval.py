@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import weft
+from weft.answering.texts.vectors import vectors_of
 from weft.base.loading import Base
 from weft.config import TaskSettings
 from weft.data.reading import LoadedTask, load_task
 from weft.prompting.evidence import evidence_for, paragraphs
+from weft.prompting.nearest import Index
 from weft.prompting.settings import Prompting
 from weft.prompting.templates import template_for
-from weft.prompting.vectors import Index, vectors_of
 
 TEXTS = [
     "A cat sleeps on the mat.",

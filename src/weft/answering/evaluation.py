@@ -16,7 +16,7 @@ from weft.answering.generation import Generation
 from weft.answering.inference import MASK_SEED, Progress, outputs, padding_id, sampled
 from weft.answering.personal.rows import predictions_by_user
 from weft.answering.recognition import RECOGNITION, recognition
-from weft.answering.written import references_of, written
+from weft.answering.texts.written import check_written, references_of, written
 from weft.atomic import write_text
 from weft.base.loading import Base
 from weft.base.tokens import check_tokens
@@ -39,7 +39,6 @@ from weft.tasks.contract import Example, Prediction, Record, Task
 from weft.tasks.details import Details
 from weft.tasks.scoring import Score, mistakes, score
 from weft.tasks.users import over_users
-from weft.tasks.written import check_written
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def evaluate(
             all. The folder keeps the scores of the whole expert, so nothing is written for fewer.
         user: Of a personal run, score this user's rows alone; None scores each row by its own user's expert, whoever
             has none by the population's. Nothing is written of one user.
-        scores: Of kind `causal_lm`: what its text is scored by (bleu, chrf, rouge1, rouge2, rougeL), beside the scores
+        scores: Of kind `causal_lm`: metrics of its text (`weft list metrics`: bleu, chrf, rouge), beside the scores
             of its kind; it is written behind the prompts of rows that have a completion or end in an assistant turn.
         generation: scores: how it is written; None takes the defaults.
         progress: Told how far it is, task by task.

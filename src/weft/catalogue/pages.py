@@ -14,13 +14,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from weft.analysis.questions import questions
+from weft.answering.metrics import metrics
 from weft.base.locate import ALIASES, Alias
 from weft.catalogue.including import grid_files
 from weft.catalogue.source import Kept, file_of, source_of
 from weft.config import RecipeSettings, validate
 from weft.data.reading import find_kind, find_spec
 from weft.judging.judges import judges
-from weft.judging.metrics import metrics
 from weft.judging.protocols import protocols
 from weft.methods.adapters import adapters
 from weft.methods.balances import balances

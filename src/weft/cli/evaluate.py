@@ -41,7 +41,7 @@ def command(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="causal_lm: what its text is scored by: bleu, chrf, rouge1, rougeL, ...",
+            help="causal_lm: metrics of its text (weft list metrics): bleu, chrf, rouge, ...",
         ),
     ] = None,
     max_new_tokens: Annotated[

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from weft.answering.metrics import metrics as metric_files
 from weft.atomic import make_folder, write_text
 from weft.config import validate
 from weft.judging import agreement as agree
@@ -15,7 +16,6 @@ from weft.judging.document import document
 from weft.judging.found import Agreement, Judged, Judging, Lexical
 from weft.judging.judges import judges as judge_files
 from weft.judging.judges.contract import Judge
-from weft.judging.metrics import metrics as metric_files
 from weft.judging.protocols import protocols
 from weft.judging.protocols.contract import CRITERIA, Protocol, Verdict
 from weft.judging.rows import Rows, Texts, rows_of
@@ -57,7 +57,7 @@ def judge(
         references: What people wrote, for the same rows.
         against: What another system wrote; then everything is a difference, candidates minus these.
         questions: What was asked, for judges; metrics do not look at it.
-        metrics: Files of `judging/metrics/`; None is all of them.
+        metrics: Files of `answering/metrics/`; None is all of them.
         judges: Each a judge's settings with its `name`, a file of `judging/judges/`:
             `{"name": "server", "url": ..., "model": ...}`, `{"name": "local", "base": "smollm2"}`.
         protocol: A file of `judging/protocols/`; None is pairwise for two systems, rubric for one.

@@ -8,9 +8,9 @@ import numpy as np
 
 from weft.data.encoding import cache_folder
 from weft.guard import read_text
+from weft.prompting.nearest import Index
 from weft.prompting.settings import Prompting
 from weft.prompting.templates.contract import Template
-from weft.prompting.vectors import Index
 from weft.tasks.contract import Example
 
 MOST = 2**30

@@ -213,12 +213,6 @@ def counts_of_resamples(rows: int, resamples: int, seed: int) -> Iterator[np.nda
         yield counts.astype(np.float64)
 
 
-def resampled(statistics: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """The sums of rows' statistics in every resample, (some resamples, k) at a time."""
-    for counts in counts_of_resamples(len(statistics), resamples, seed):
-        yield counts @ statistics
-
-
 def interval(value: float, drawn: np.ndarray, level: float) -> Score:
     """A value with the quantiles of its resamples; those that are no number do not count."""
     if not 0 < level < 1:

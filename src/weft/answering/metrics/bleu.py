@@ -11,19 +11,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from weft.judging.metrics.contract import Measured, Metric
+from weft.answering.metrics.contract import Measured, Metric
 
 
 class BLEU(Metric):
     """Corpus BLEU, tokenizer 13a, exponential smoothing."""
 
+    needs = "sacrebleu"
+
     def measure(
         self, candidates: Sequence[str], references: Sequence[str]
     ) -> Mapping[str, Measured]:
-        try:
-            from sacrebleu.metrics import bleu as library
-        except ModuleNotFoundError:
-            raise ValueError("bleu needs sacrebleu: pip install 'weft[text]'") from None
+        from sacrebleu.metrics import bleu as library
+
         corpus, alone = library.BLEU(), library.BLEU(effective_order=True)
         pairs = list(zip(candidates, references, strict=True))
         sums = corpus._extract_corpus_statistics(list(candidates), [list(references)])

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from weft.registry import Registry
 
 if TYPE_CHECKING:
-    from weft.judging.metrics.contract import Metric
+    from weft.answering.metrics.contract import Metric
 
 metrics: "Registry[Metric]" = Registry(
-    "weft.judging.metrics", "weft.judging.metrics.contract:Metric"
+    "weft.answering.metrics", "weft.answering.metrics.contract:Metric"
 )

@@ -6,10 +6,10 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu import corpus_bleu, corpus_chrf, sentence_bleu, sentence_chrf
 from sentence_transformers import SentenceTransformer
 
+from weft.answering.metrics import metrics
+from weft.answering.metrics.contract import Measured
+from weft.answering.metrics.similarity import LONGEST
 from weft.base.locate import locate
-from weft.judging.metrics import metrics
-from weft.judging.metrics.contract import Measured
-from weft.judging.metrics.similarity import LONGEST
 from weft.tasks.scoring import counts_of_resamples
 
 CANDIDATES = [

@@ -4,9 +4,11 @@ A corpus score such as BLEU is no mean of its rows' scores, but a function of su
 row's part of those sums, so that ten thousand resamples cost one matrix product and not ten thousand readings.
 """
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,7 +43,22 @@ class Measured:
 
 
 class Metric(ABC):
-    """How near texts are to what people wrote."""
+    """How near texts are to what people wrote.
+
+    Raises:
+        ValueError: If a library that it needs is not installed.
+    """
+
+    needs: ClassVar[str | None] = None
+    """A package that the extra `text` brings."""
+
+    def __init__(self) -> None:
+        if self.needs is not None and importlib.util.find_spec(self.needs) is None:
+            name = type(self).__module__.rpartition(".")[2]
+            package = self.needs.replace("_", "-")
+            raise ValueError(
+                f"metric {name} needs {package}, which is not installed: pip install 'weft[text]'"
+            )
 
     @abstractmethod
     def measure(
@@ -52,9 +69,6 @@ class Metric(ABC):
         Args:
             candidates: One a row; may be empty texts.
             references: One a row.
-
-        Raises:
-            ValueError: If a library that it needs is not installed.
         """
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from weft.judging.metrics.contract import Measured, Metric, averaged
+from weft.answering.metrics.contract import Measured, Metric, averaged
 
 KINDS = ("rouge1", "rouge2", "rougeL")
 
@@ -18,13 +18,13 @@ KINDS = ("rouge1", "rouge2", "rougeL")
 class ROUGE(Metric):
     """ROUGE-1, ROUGE-2 and ROUGE-L, F1."""
 
+    needs = "rouge_score"
+
     def measure(
         self, candidates: Sequence[str], references: Sequence[str]
     ) -> Mapping[str, Measured]:
-        try:
-            from rouge_score.rouge_scorer import RougeScorer
-        except ModuleNotFoundError:
-            raise ValueError("rouge needs rouge-score: pip install 'weft[text]'") from None
+        from rouge_score.rouge_scorer import RougeScorer
+
         scorer = RougeScorer(list(KINDS), use_stemmer=True)
         pairs = zip(candidates, references, strict=True)
         found = [scorer.score(wanted, own) for own, wanted in pairs]

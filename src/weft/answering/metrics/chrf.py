@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from weft.judging.metrics.contract import Measured, Metric
+from weft.answering.metrics.contract import Measured, Metric
 
 
 class CHRF(Metric):
     """Corpus chrF2, without words."""
 
+    needs = "sacrebleu"
+
     def measure(
         self, candidates: Sequence[str], references: Sequence[str]
     ) -> Mapping[str, Measured]:
-        try:
-            from sacrebleu.metrics import chrf as library
-        except ModuleNotFoundError:
-            raise ValueError("chrf needs sacrebleu: pip install 'weft[text]'") from None
+        from sacrebleu.metrics import chrf as library
+
         corpus = library.CHRF()
         sums = corpus._extract_corpus_statistics(list(candidates), [list(references)])
         pairs = zip(candidates, references, strict=True)

@@ -1,0 +1,1 @@
+"""Texts: vectors of them, and what is written beside what should have been."""
