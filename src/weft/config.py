@@ -69,6 +69,9 @@ class TaskSettings(Settings):
     """What a class counts in the loss: `balanced`, by how rare it is among the training rows, or a number by class name
     (1 where not named). Where a row has several classes: what a class counts in the rows that have it."""
 
+    loss_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What the task's mean loss counts beside those of the run's other tasks, where they train something together."""
+
     @property
     def label(self) -> str:
         """What the task is called in folders, logs and routes: its name, or its file's without the ending."""
@@ -231,6 +234,9 @@ class Run(Settings):
     """Tasks trained in the same batches over one base."""
     experts: Literal["separate", "shared", "both"] = "separate"
     """With several tasks: an expert for each, one shared by all, or a shared one plus one for each."""
+    encoders: Literal["shared", "own"] = "shared"
+    """With several tasks that read recordings or pictures: one encoder and projector of each kind of input for all of
+    them, which they train together, or each task its own."""
     data: str | None = None
     """Folder of the task's data; with several tasks, the folder that holds one sub-folder for each by name."""
     recipe: Annotated[RecipeSettings, BeforeValidator(_named)] = RecipeSettings()

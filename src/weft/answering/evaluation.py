@@ -4,7 +4,7 @@ records ─ outputs ─> logits ─ decode ─> predictions ─ statistics ─ m
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from weft.answering.gate_maps import gate_maps
+from weft.answering.generation import Generation, transcribe
 from weft.answering.inference import Progress, outputs, padding_id
 from weft.answering.recognition import RECOGNITION, recognition
 from weft.atomic import write_text
@@ -72,6 +73,7 @@ def evaluate(
     save: bool = True,
     gates: bool = False,
     rank: int | None = None,
+    rates: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation | list[Evaluation]:
     """The scores of a run folder's expert; a list of one for each task if the run trained several.
@@ -90,6 +92,8 @@ def evaluate(
         gates: Write what a mixture's gates said as well: `gates-<split>.json`, by task.
         rank: How many ranks answer, of an expert that was trained for every number of them (recipe `dylora`); None is
             all. The folder keeps the scores of the whole expert, so nothing is written for fewer.
+        rates: At which of the rates that they were trained at recordings and pictures are pooled, by input; None is
+            the finest. Nothing is written for others.
         progress: Told how far it is, task by task.
 
     Raises:
@@ -106,11 +110,11 @@ def evaluate(
         own: str | Given | None = given.get(loaded.run.task.label)
         if root is not None:
             own = str(root / part.path.name if several else root)
-        rows, records = _rows(loaded, own, split, max_examples)
+        rows, records = _rows(loaded, own, split, max_examples, rates)
         result = _evaluate(
             loaded, rows, records, split, tokens_per_batch=tokens_per_batch, progress=progress
         )
-        if save and rank is None:
+        if save and rank is None and rates is None:
             save_evaluation(part, result, loaded.run.seed)
         if gates:
             text = json.dumps(gate_maps(loaded, records), indent=1)
@@ -173,11 +177,21 @@ def _evaluate(
 
 
 def _rows(
-    loaded: LoadedRun, data: str | Given | None, split: Split, max_examples: int | None
+    loaded: LoadedRun,
+    data: str | Given | None,
+    split: Split,
+    max_examples: int | None,
+    rates: Mapping[str, int] | None,
 ) -> tuple[LoadedTask, list[Record]]:
     """A split of the run's task, read and encoded."""
     return rows_of(
-        loaded.run, loaded.card, loaded.model.base, split, data=data, max_examples=max_examples
+        loaded.run,
+        loaded.card,
+        loaded.model.base,
+        split,
+        data=data,
+        max_examples=max_examples,
+        rates=rates,
     )
 
 
@@ -189,6 +203,7 @@ def rows_of(
     *,
     data: str | Given | None = None,
     max_examples: int | None = None,
+    rates: Mapping[str, int] | None = None,
 ) -> tuple[LoadedTask, list[Record]]:
     """A split of the task that an expert was trained on, read and encoded.
 
@@ -199,6 +214,7 @@ def rows_of(
         split: Which rows.
         data: Folder of the task's data, or rows in memory; None takes the run's own.
         max_examples: Size of a seeded sample; None takes what the run says.
+        rates: As of `evaluate`.
     """
     settings = run.task
     assert settings is not None  # load_run_model refuses a folder of several tasks
@@ -213,6 +229,8 @@ def rows_of(
         labels=card.labels,
         given=given,
     )
+    if rates:
+        rows = replace(rows, task=rows.task.at(rates))
     records = encode_examples(rows.task, rows.splits[split], base.tokenizer, cache=cache_folder())
     check_tokens(base, records)
     found = rows.task.with_found(card.task.get("options", {}))
@@ -299,6 +317,21 @@ def predictions(
         sample_seed: Decides what `task.sample` draws; None draws nothing, a text's own masks count.
         progress: Told how far it is.
     """
+    if task.most_written:
+        written = transcribe(
+            model,
+            head,
+            records,
+            Generation(max_new_tokens=task.most_written),
+            members=members,
+            device=device,
+            precision=precision,
+            progress=progress,
+        )
+        return [
+            task.decode(example, record, one.text)
+            for example, record, one in zip(examples, records, written, strict=True)
+        ]
     if sample_seed is not None:
         records = sampled(task, records, sample_seed)
     raw = outputs(

@@ -33,11 +33,19 @@ def command(
         int | None,
         typer.Option(min=1, help="Ranks that answer, of an expert trained for each (dylora)."),
     ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=RATE", help="Pool recordings or pictures at this trained rate: audio=16."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a run's expert; each score with its 95 % interval."""
     from weft.reporting.progress import rows_shown
+    from weft.tasks.inputs.contract import rates_of
 
+    rates = rates_of(at)
     where = {"data": data, "device": device, "precision": precision}
     with rows_shown("evaluate") as progress:
         from weft.answering.evaluation import evaluate
@@ -48,6 +56,7 @@ def command(
             max_examples=max_examples,
             gates=gates,
             rank=rank,
+            rates=rates,
             progress=progress,
             **where,
         )

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +45,12 @@ def command(
     top_k: Annotated[int | None, typer.Option(help="--sample: from so many; 0 is all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="--sample: from so much probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="--sample: source of the draws.")] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=RATE", help="Pool recordings or pictures at this trained rate: audio=16."
+        ),
+    ] = None,
 ) -> None:
     """Answer texts, or JSON lines on stdin (objects of the task's columns)."""
     settings = {"max_new_tokens": max_new_tokens, "sample": sample, "temperature": temperature}
@@ -58,8 +65,12 @@ def command(
 
     lines = map(json.dumps, texts) if texts else sys.stdin
     if server is None:
-        found = _here(run, task, lines, settings)
+        found = _here(run, task, lines, settings, at)
     else:
+        if at:
+            raise ValueError(
+                "--at: a server answers no recordings or pictures; leave --server away"
+            )
         found = _there(server, run.as_posix(), task, lines, settings)
     for answer in found:
         shown = (
@@ -69,20 +80,30 @@ def command(
 
 
 def _here(
-    run: Path, task: str | None, lines: Iterable[str], settings: Mapping[str, Any]
+    run: Path,
+    task: str | None,
+    lines: Iterable[str],
+    settings: Mapping[str, Any],
+    at: list[str] | None,
 ) -> Iterator[Any]:
     from weft.answering.exported import Exported, is_exported
     from weft.answering.streaming import answers_to_lines, generation_of
 
     generation = generation_of(settings)
-    loaded = Exported(run) if is_exported(run) else _loaded(run, task)
+    if at and (is_exported(run) or task == "auto"):
+        raise ValueError("--at is of one expert that reads recordings or pictures; leave it away")
+    loaded = Exported(run) if is_exported(run) else _loaded(run, task, at)
     return answers_to_lines(loaded, lines, generation=generation)
 
 
-def _loaded(run: Path, task: str | None) -> "LoadedRun | LoadedMixture":
+def _loaded(run: Path, task: str | None, at: list[str] | None) -> "LoadedRun | LoadedMixture":
     from weft.storage.loading import load_mixture_model, load_run_model
+    from weft.tasks.inputs.contract import rates_of
 
-    return load_mixture_model(run) if task == "auto" else load_run_model(run, task=task)
+    if task == "auto":
+        return load_mixture_model(run)
+    rates, loaded = rates_of(at), load_run_model(run, task=task)
+    return loaded if rates is None else replace(loaded, task=loaded.task.at(rates))
 
 
 def _there(
