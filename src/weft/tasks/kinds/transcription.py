@@ -146,6 +146,8 @@ class Transcription(Task):
             given.append({**own[name], "rate": rate, "start": len(ids)})
             ids += [PLACEHOLDER] * count
         record: Record = {"id": example["id"], "input_ids": [ids], "given": given}
+        if "token_type_ids" in tokenizer.model_input_names:
+            record["token_type_ids"] = [[0] * len(ids)]
         finest = len(ids) + sum(
             pooled_steps(one["steps"], min(self.rates(one["name"])))
             - pooled_steps(one["steps"], one["rate"])
@@ -185,11 +187,8 @@ class Transcription(Task):
         if "labels" not in record:
             return record
         [ids], [labels] = record["input_ids"], record["labels"]
-        return {
-            **record,
-            "input_ids": [[*ids, *labels]],
-            "labels": [[*[UNLABELLED] * len(ids), *labels]],
-        }
+        whole = {**record, "labels": [[*[UNLABELLED] * len(ids), *labels]]}
+        return _with_ids(whole, [*ids, *labels])
 
     def decode(self, example: Example, record: Record, output: str) -> Prediction:
         return {"id": example["id"], "text": output.strip()}
@@ -235,7 +234,12 @@ def _pooled(record: Record, rates: Mapping[str, int]) -> Record:
         ids = [*ids[:start], *[PLACEHOLDER] * new, *ids[start + old :]]
         moved += new - old
         given.append({**one, "rate": rates[one["name"]], "start": start})
-    return {**record, "input_ids": [ids], "given": given}
+    return _with_ids({**record, "given": given}, ids)
+
+
+def _with_ids(record: Record, ids: list[int]) -> Record:
+    found = {**record, "input_ids": [ids]}
+    return found | ({"token_type_ids": [[0] * len(ids)]} if "token_type_ids" in record else {})
 
 
 def _frame(tokenizer: "PreTrainedTokenizerFast", row: str) -> tuple[list[int], list[int]]:
