@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny_sounds import RATES, spec_of, write_sounds
-from weft.config import TaskSettings
+from website.blocks import blocks_of
+from weft.config import Run, TaskSettings
 from weft.data.reading import load_task
+from weft.methods.recipes import resolve
 from weft.tasks.contract import TaskSpec
 from weft.tasks.kinds.transcription import Transcription
 
@@ -141,3 +144,14 @@ def test_word_errors_add_up(folder: Path) -> None:
     scores = task.metrics(np.sum(rows, axis=0))
     assert scores["word_error_rate"] == pytest.approx(2 / 6)
     assert scores["exact"] == pytest.approx(1 / 3)
+
+
+def test_the_settings_of_the_page_are_settings() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/sound-and-images.md").read_text("utf-8")
+    task, run = (
+        yaml.safe_load(block.text) for block in blocks_of(page) if block.language == "yaml"
+    )
+    Transcription(TaskSpec.model_validate({"name": "both", **task}))
+    settings = Run.model_validate(run)
+    assert [own.loss_weight for own in settings.tasks] == [1.0, 1.5, 1.0]
+    resolve(settings.recipe)
