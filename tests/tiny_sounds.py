@@ -19,9 +19,9 @@ INPUTS = {"hear": ["audio"], "see": ["image"], "both": ["audio", "image"]}
 
 
 def tone(words: list[str], generator: np.random.Generator) -> np.ndarray:
-    """(samples,): a tone for each word, of 0.14 to 0.16 seconds."""
+    """(samples,): a tone for each word, of 0.11 to 0.21 seconds."""
     parts = [
-        np.sin(np.arange(generator.integers(1120, 1280)) * (0.2 + 0.4 * WORDS.index(word)))
+        np.sin(np.arange(generator.integers(900, 1700)) * (0.2 + 0.4 * WORDS.index(word)))
         for word in words
     ]
     return 0.5 * np.concatenate(parts) + 0.01 * generator.normal(size=sum(map(len, parts)))

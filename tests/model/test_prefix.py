@@ -150,7 +150,6 @@ def test_a_prefix_matters_to_what_is_behind_it(base: Base, folder: Path, model: 
     rows = items(base, folder, "both")
     swapped: Record = {**rows[0].record, "given": [dict(one) for one in rows[0].record["given"]]}
     other = {one["name"]: one for one in rows[3].record["given"]}
-    assert other["audio"]["steps"] == pytest.approx(swapped["given"][0]["steps"], abs=1)
     swapped["given"][1] |= {key: other["image"][key] for key in ("path", "stamp")}
     with torch.no_grad():
         before = model.snapshot(collate([rows[0]], 0))["both"]

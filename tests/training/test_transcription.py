@@ -198,6 +198,11 @@ def test_each_row_passes_the_trunk_once_a_task_with_the_same_rows_and_draws(
         assert {name: len(own) for name, own in rates.items()} == {"audio": 1, "image": 1}
         drawn.add(tuple(min(own) for own in rates.values()))
     assert len(drawn) > 1
+    # By the length of what they are read from, they would be in other batches.
+    hear, see = (
+        [len(record["input_ids"][0]) for record in stream.records] for stream in session.streams[:2]
+    )
+    assert sorted(range(14), key=hear.__getitem__) != sorted(range(14), key=see.__getitem__)
 
 
 @pytest.mark.parametrize("experts", STRATEGIES)

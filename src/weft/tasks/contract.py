@@ -216,6 +216,10 @@ class Task(ABC):
         """The records that training sees: `records` itself, or them joined where the kind and its options say so."""
         return records
 
+    def length(self, record: Record) -> int:
+        """How long a row is, where rows of similar length share a batch."""
+        return max(len(ids) for ids in record["input_ids"])
+
     def at_step(self, record: Record, *, seed: int, step: int) -> Record:
         """`record` with what a training step draws once, alike for all rows, tasks and processes; itself if nothing."""
         return record

@@ -50,7 +50,7 @@ class Stream:
     _epoch: tuple[int, list[list[int]]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.lengths = [max(len(ids) for ids in record["input_ids"]) for record in self.records]
+        self.lengths = [self.task.length(record) for record in self.records]
 
     @property
     def steps_per_epoch(self) -> int:
