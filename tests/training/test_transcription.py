@@ -376,7 +376,9 @@ def test_any_trained_rate_answers_and_the_finest_is_the_default(
         weft.evaluate(path, rates={"audio": 3})
 
 
-def test_what_knows_only_texts_refuses_it(run_of: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_knows_only_texts_refuses_it(
+    run_of: Callable[..., Any], tmp_path: Path, folder: Path
+) -> None:
     path = weft.train(run_of("hear", training={"max_steps": 1}), out=tmp_path / "run").path
     with pytest.raises(ValueError, match="no place in a transformers checkpoint or a graph"):
         export(path, tmp_path / "merged", to="merged")
@@ -388,6 +390,10 @@ def test_what_knows_only_texts_refuses_it(run_of: Callable[..., Any], tmp_path: 
     assert head.encoders is not None
     for name, value in state_of(head.encoders).items():
         assert torch.equal(value, state[name])
+    # What weft exported comes back whole, and answers.
+    weft.import_expert(tmp_path / "peft", tmp_path / "back")
+    rows = [{"audio": str(folder / "validation0.wav")}]
+    assert weft.predict(tmp_path / "back", rows) == weft.predict(path, rows)
     with pytest.raises(ValueError, match="encoders of several experts have no sum"):
         weft.merge([path, path], out=tmp_path / "sum")
     with pytest.raises(ValueError, match="hidden states are of texts"):
