@@ -20,7 +20,7 @@ def document() -> Document | None:
         "Word error rate in per cent [95 % interval over rows], mean over "
         f"{len(settings['seeds'])} seeds, by the noise on the channels.",
         "The decoder is a Llama of four layers, 128 wide, that was taught to copy digit strings on texts and then "
-        "frozen (`smollm2`: SmolLM2-135M, frozen, one seed). Trained are LoRA on queries and values, and small "
+        "frozen (smollm2: SmolLM2-135M, frozen, one seed). Trained are LoRA on queries and values, and small "
         "encoders and projectors, which the three tasks of a run share. What these tables say holds for this set.",
     )
     noises = list(settings["conditions"])
