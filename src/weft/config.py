@@ -84,6 +84,9 @@ class TaskSettings(Settings):
     """What a class counts in the loss: `balanced`, by how rare it is among the training rows, or a number by class name
     (1 where not named). Where a row has several classes: what a class counts in the rows that have it."""
 
+    loss_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What the task's mean loss counts beside those of the run's other tasks, where they train something together."""
+
     @property
     def label(self) -> str:
         """What the task is called in folders, logs and routes: its name, or its file's without the ending."""
@@ -284,6 +287,9 @@ class Run(Settings):
     rows have users: one shared by all, one for each user, or a shared one plus one for each user."""
     personal: PersonalSettings = PersonalSettings()
     """What each user's expert is like, where users have experts."""
+    encoders: Literal["shared", "own"] = "shared"
+    """With several tasks that read recordings or pictures: one encoder and projector of each kind of input for all of
+    them, which they train together, or each task its own."""
     data: str | None = None
     """Folder of the task's data; with several tasks, the folder that holds one sub-folder for each by name."""
     recipe: Annotated[RecipeSettings, BeforeValidator(_named)] = RecipeSettings()
@@ -352,37 +358,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def with_overrides(values: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """`values` with each `a.b=c` of `overrides` put in its place; `c` is read as YAML.
-
-    A string in the way (`recipe: lora`) becomes the mapping it stands for (`recipe: {name: lora}`).
-    """
-    result = dict(values)
-    for override in overrides:
-        path, found, text = override.partition("=")
-        if not found or not path.strip():
-            raise ValueError(f"--set {override!r}: expected KEY=VALUE, e.g. training.epochs=1")
-        *parents, last = path.strip().split(".")
-        place = result
-        for name in parents:
-            inner = _named(place.get(name) or {})
-            if not isinstance(inner, Mapping):
-                raise ValueError(f"--set {override!r}: {name!r} holds {inner!r}, which has no keys")
-            place[name] = dict(inner)
-            place = place[name]
-        value = guard.parse_yaml(text, f"--set {override!r:.200}")
-        # YAML 1.1 reads 1e-3 as a string: it wants a dot and a sign.
-        place[last] = _number(value) if isinstance(value, str) else value
-    return result
-
-
-def _number(text: str) -> object:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def load_run(
     source: str | Path | Mapping[str, Any] | Run, overrides: list[str] | None = None
 ) -> Run:
@@ -403,7 +378,7 @@ def load_run(
         raise ValueError(
             f"{where}: describes a set of rows, no run; give a config with a base and `task: {where}`"
         )
-    return validate(Run, with_overrides(values, overrides or []), where)
+    return validate(Run, guard.with_overrides(values, overrides or []), where)
 
 
 def to_yaml(settings: BaseModel) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -357,3 +357,35 @@ def model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
                 break
             pending.extend(getattr(kind, "__args__", ()))
     return model
+
+
+def with_overrides(values: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """`values` with each `a.b=c` of `overrides` put in its place; `c` is read as YAML.
+
+    A string in the way (`recipe: lora`) becomes the mapping it stands for (`recipe: {name: lora}`).
+    """
+    result = dict(values)
+    for override in overrides:
+        path, found, text = override.partition("=")
+        if not found or not path.strip():
+            raise ValueError(f"--set {override!r}: expected KEY=VALUE, e.g. training.epochs=1")
+        *parents, last = path.strip().split(".")
+        place = result
+        for name in parents:
+            inner = place.get(name) or {}
+            inner = {"name": inner} if isinstance(inner, str) else inner
+            if not isinstance(inner, Mapping):
+                raise ValueError(f"--set {override!r}: {name!r} holds {inner!r}, which has no keys")
+            place[name] = dict(inner)
+            place = place[name]
+        value = parse_yaml(text, f"--set {override!r:.200}")
+        # YAML 1.1 reads 1e-3 as a string: it wants a dot and a sign.
+        place[last] = _number(value) if isinstance(value, str) else value
+    return result
+
+
+def _number(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,8 +1,10 @@
 """What every kind of task promises, checked on every file of the folder."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from weft.tasks.contract import Example, Record, Task, TaskSpec
+from weft.tasks.inputs.audio import write_wav
 from weft.tasks.kinds import kinds
 
 LONG = "The river runs past the old city and on to the sea, and nobody knows its name. " * 3
@@ -54,6 +57,10 @@ def certain(columns: int) -> Callable[[Task, Record], list[np.ndarray]]:
 
     return right
 
+
+SOUND = Path(os.environ["WEFT_CACHE"]) / "sound.wav"
+"""Goes with the cache."""
+write_wav(SOUND, np.sin(np.arange(1600) / 5), 8000)
 
 CASES = {
     "sequence_classification": Case(
@@ -118,6 +125,16 @@ CASES = {
         ],
         lambda prediction: prediction["similarity"],
         spec={"metrics": ["pearson", "spearman"]},
+    ),
+    "transcription": Case(
+        [
+            {"id": "a", "audio": str(SOUND), "text": "two words"},
+            {"id": "b", "audio": str(SOUND), "text": "one"},
+        ],
+        lambda task, record: {"a": "two words", "b": "one"}[record["id"]],
+        lambda prediction: prediction["text"],
+        best=0.0,
+        spec={"options": {"encoders": {"audio": {"sample_rate": 8000}}}},
     ),
     "causal_lm": Case(
         [{"id": "a", "text": LONG}, {"id": "b", "text": "A word."}],

@@ -27,6 +27,12 @@ class Rows:
 
     higher_is_better = True
 
+    def length(self, record: Record) -> int:
+        return max(len(ids) for ids in record["input_ids"])
+
+    def at_step(self, record: Record, *, seed: int, step: int) -> Record:
+        return record
+
     def sample(self, record: Record, draw: np.random.Generator) -> Record:
         return {**record, "drawn": int(draw.integers(1_000_000))}
 

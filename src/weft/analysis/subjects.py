@@ -19,7 +19,7 @@ from weft.model.expert import Expert
 from weft.model.model import Model
 from weft.runs import RunFolder
 from weft.scoped import tell
-from weft.storage.card import read_card
+from weft.storage.card import read_card, refuse_files
 from weft.storage.experts import load_expert, load_full
 from weft.storage.loading import load_mixture_model
 
@@ -99,6 +99,8 @@ def find(runs: Sequence[str | Path]) -> list[Found]:
         Found(name, RunFolder(place), _card(RunFolder(place)))
         for name, place in zip(names, places, strict=True)
     ]
+    for own in found:
+        refuse_files(own.card, own.folder.path, "the measures read texts, so analyse others")
     first = found[0]
     for other in found[1:]:
         if other.card.digest != first.card.digest:

@@ -4,7 +4,7 @@ records ─ outputs ─> logits ─ decode ─> predictions ─ statistics ─ m
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from weft.answering.gate_maps import gate_maps
-from weft.answering.generation import Generation
+from weft.answering.generation import Generation, transcribe
 from weft.answering.inference import MASK_SEED, Progress, outputs, padding_id, sampled
 from weft.answering.personal.rows import predictions_by_user
 from weft.answering.recognition import RECOGNITION, recognition
@@ -77,6 +77,7 @@ def evaluate(
     user: str | None = None,
     scores: Sequence[str] = (),
     generation: Generation | None = None,
+    rates: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation | list[Evaluation]:
     """The scores of a run folder's expert; a list of one for each task if the run trained several.
@@ -100,6 +101,8 @@ def evaluate(
         scores: Of kind `causal_lm`: metrics of its text (`weft list metrics`: bleu, chrf, rouge), beside the scores
             of its kind; it is written behind the prompts of rows that have a completion or end in an assistant turn.
         generation: scores: how it is written; None takes the defaults.
+        rates: At which of the rates that they were trained at recordings and pictures are pooled, by input; None is
+            the finest. Nothing is written for others.
         progress: Told how far it is, task by task.
 
     Raises:
@@ -117,13 +120,12 @@ def evaluate(
         own: str | Given | None = given.get(loaded.run.task.label)
         if root is not None:
             own = str(root / part.path.name if several else root)
-        rows, records = _rows(loaded, own, split, max_examples)
+        rows, records = _rows(loaded, own, split, max_examples, rates)
         how: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "progress": progress}
         personal = user is not None or has_users(part.path)
         if personal and scores:
             raise ValueError(
-                f"scores: {part.path} answers each row by its user's expert, and what users' experts write is not "
-                "scored; leave `scores` away"
+                f"scores: what users' experts of {part.path} write is not scored; leave `scores` away"
             )
         references = references_of(rows, split) if scores else []
         if personal:
@@ -140,7 +142,7 @@ def evaluate(
                 generation=generation,
             )
             result = replace(result, predictions=said, scores=result.scores | found_scores)
-        if save and rank is None and user is None:
+        if save and rank is None and user is None and rates is None:
             save_evaluation(part, result, loaded.run.seed)
         if gates:
             text = json.dumps(gate_maps(loaded, records), indent=1)
@@ -235,11 +237,21 @@ def evaluated(
 
 
 def _rows(
-    loaded: LoadedRun, data: str | Given | None, split: Split, max_examples: int | None
+    loaded: LoadedRun,
+    data: str | Given | None,
+    split: Split,
+    max_examples: int | None,
+    rates: Mapping[str, int] | None,
 ) -> tuple[LoadedTask, list[Record]]:
     """A split of the run's task, read and encoded."""
     return rows_of(
-        loaded.run, loaded.card, loaded.model.base, split, data=data, max_examples=max_examples
+        loaded.run,
+        loaded.card,
+        loaded.model.base,
+        split,
+        data=data,
+        max_examples=max_examples,
+        rates=rates,
     )
 
 
@@ -251,6 +263,7 @@ def rows_of(
     *,
     data: str | Given | None = None,
     max_examples: int | None = None,
+    rates: Mapping[str, int] | None = None,
 ) -> tuple[LoadedTask, list[Record]]:
     """A split of the task that an expert was trained on, read and encoded.
 
@@ -261,6 +274,7 @@ def rows_of(
         split: Which rows.
         data: Folder of the task's data, or rows in memory; None takes the run's own.
         max_examples: Size of a seeded sample; None takes what the run says.
+        rates: As of `evaluate`.
     """
     settings = run.task
     assert settings is not None  # load_run_model refuses a folder of several tasks
@@ -275,6 +289,8 @@ def rows_of(
         labels=card.labels,
         given=given,
     )
+    if rates:
+        rows = replace(rows, task=rows.task.at(rates))
     records = encode_examples(rows.task, rows.splits[split], base.tokenizer, cache=cache_folder())
     check_tokens(base, records)
     found = rows.task.with_found(card.task.get("options", {}))
@@ -353,6 +369,21 @@ def predictions(
         sample_seed: Decides what `task.sample` draws; None draws nothing, a text's own masks count.
         progress: Told how far it is.
     """
+    if task.most_written:
+        written = transcribe(
+            model,
+            head,
+            records,
+            Generation(max_new_tokens=task.most_written),
+            members=members,
+            device=device,
+            precision=precision,
+            progress=progress,
+        )
+        return [
+            task.decode(example, record, one.text)
+            for example, record, one in zip(examples, records, written, strict=True)
+        ]
     if sample_seed is not None:
         records = sampled(task, records, sample_seed)
     raw = outputs(

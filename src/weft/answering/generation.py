@@ -20,7 +20,7 @@ from transformers import (
     StopStringCriteria,
 )
 
-from weft.answering.inference import autocast, padding_id
+from weft.answering.inference import Progress, autocast, padding_id
 from weft.answering.style.ngrams import NGrams, ngrams_of
 from weft.answering.style.steering import Steering
 from weft.base.loading import Base
@@ -28,12 +28,13 @@ from weft.base.randomness import seeded
 from weft.base.tokens import check_tokens
 from weft.config import Settings
 from weft.lowrank.route import Members, Route
-from weft.model.heads.causal_lm import CausalLM
 from weft.model.mixed import caching
 from weft.model.model import Model
+from weft.model.prefix import places_of
 from weft.model.snapshot import Snapshot
 from weft.scoped import tell
 from weft.tasks.chat import Prompt, prompt_encoding
+from weft.tasks.contract import Record
 from weft.tasks.text import extent
 
 
@@ -105,20 +106,71 @@ def generate(
     Raises:
         ValueError: If the expert does not write text, or a prompt leaves too little room.
     """
-    device, held = torch.device(device), model.snapshot
+    held = model.snapshot
     head = held.resident(name).head
-    if head is None or not isinstance(head.kind, CausalLM):
+    if head is None or head.kind_name != "causal_lm":
         kind = "no head" if head is None else f"a head for {head.kind_name}"
         raise ValueError(
             f"expert {name!r} has {kind}, so it writes no text; causal_lm is the kind that does"
         )
     ids = [prompt_ids(held.base, text, settings, f"prompt {at}") for at, text in enumerate(prompts)]
+    where = {"device": torch.device(device), "members": members, "precision": precision}
+    return _written(held, name, ids, settings, **where)
+
+
+def transcribe(
+    model: Model | Snapshot,
+    name: str,
+    records: Sequence[Record],
+    settings: Generation,
+    *,
+    device: torch.device | str,
+    members: Members | None = None,
+    precision: str = "fp32",
+    progress: Progress | None = None,
+) -> list[Continuation]:
+    """What one expert writes behind the prefix of each record, in order.
+
+    Args:
+        model: As of `generate`.
+        name: The expert; its head is a transcription's.
+        records: As `Task.encode` makes them.
+        settings: How.
+        device: Where the model is.
+        members: What speaks beside the head; None is the expert itself.
+        precision: fp32, bf16, fp16 or fp64.
+        progress: Told how far it is.
+
+    Raises:
+        ValueError: If a prefix leaves too little room.
+    """
+    held = model.snapshot
+    ids = [record["input_ids"][0] for record in records]
+    for record, own in zip(records, ids, strict=True):
+        _check_room(held.base, f"row {record['id']!r}", len(own), settings)
+    where = {"device": torch.device(device), "members": members, "precision": precision}
+    return _written(held, name, ids, settings, records=records, progress=progress, **where)
+
+
+def _written(
+    held: Snapshot,
+    name: str,
+    ids: Sequence[list[int]],
+    settings: Generation,
+    *,
+    device: torch.device,
+    members: Members | None,
+    precision: str,
+    records: Sequence[Record] | None = None,
+    progress: Progress | None = None,
+) -> list[Continuation]:
+    """What follows each row of tokens, those of `records` where they are given."""
     style = (
         None if settings.style is None else ngrams_of(settings.style.corpus, held.base.tokenizer)
     )
     order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
     found: dict[int, Continuation] = {}
-    writer = head.assembled(held.trunk)
+    writer = held.head(name).assembled(held.trunk)
     with (
         torch.inference_mode(),
         held.routed(Route.everywhere(*(members or (name,))).owned([name])),
@@ -127,12 +179,17 @@ def generate(
     ):
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
+            given = None if records is None else (name, [records[at] for at in rows])
             with caching():
                 own = [ids[at] for at in rows]
-                written = write_batch(writer, held.base, own, settings, device, style=style)
+                written = write_batch(writer, held, own, settings, device, style=style, given=given)
             tell("texts continued", start + len(rows), len(order))
+            if progress is not None:
+                progress(start + len(rows), len(order))
             for at, row in zip(rows, written, strict=True):
-                found[at] = continuation(held.base.tokenizer, ids[at], row, settings.stop)
+                # A prefix is no text that the answer could be read behind.
+                before = ids[at] if records is None else []
+                found[at] = continuation(held.base.tokenizer, before, row, settings.stop)
     return [found[at] for at in range(len(ids))]
 
 
@@ -148,47 +205,58 @@ class Shared:
 
 def write_batch(
     writer: PreTrainedModel,
-    base: Base,
+    held: Snapshot,
     prompts: Sequence[Sequence[int]],
     settings: Generation,
     device: torch.device,
     *,
     shared: Shared | None = None,
     style: NGrams | None = None,
+    given: tuple[str, Sequence[Record]] | None = None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt; rows that end early are padded.
 
     Args:
         writer: The language model.
-        base: Its base.
+        held: What it is made of.
         prompts: Token ids.
         settings: How.
         device: Where the model is.
         shared: What all prompts begin with, if it was read already; something is left of each.
         style: N-grams that weigh on every next token.
+        given: The expert and the records whose prefix the prompts are, where part of it is no text.
     """
+    base = held.base
     start = 0 if shared is None else shared.length
-    inputs, mask = left_padded([own[start:] for own in prompts], padding_id(base), device)
+    ids, mask = left_padded([own[start:] for own in prompts], padding_id(base), device)
     if shared is not None:
         same = torch.tensor([list(prompts[0][:start])], device=device).expand(len(prompts), -1)
-        inputs = torch.cat([same, inputs], dim=1)
+        ids = torch.cat([same, ids], dim=1)
         mask = torch.cat([torch.ones_like(same), mask], dim=1)
-    stopping = StoppingCriteriaList()
-    if settings.stop:
-        stopping.append(_StopTexts(base.tokenizer, settings.stop, inputs.shape[1]))
+    width = ids.shape[1]
+    inputs: dict[str, Tensor] = {"inputs": ids}
     steering = LogitsProcessorList()
     if settings.style is not None and style is not None:
-        starts = [inputs.shape[1] - len(prompt) for prompt in prompts]
+        starts = [width - len(prompt) for prompt in prompts]
         steering.append(Steering(style, settings.style.strength, starts))
+    if given is not None:
+        name, records = given
+        places = places_of(records, [width - len(row) for row in prompts])
+        inputs = {"inputs_embeds": held.embed(ids, [(name, slice(0, len(prompts)), places)])}
+        # What was written is then all that comes back.
+        width = 0
+    stopping = StoppingCriteriaList()
+    if settings.stop:
+        stopping.append(_StopTexts(base.tokenizer, settings.stop, width))
     written = writer.generate(  # type: ignore[operator] - nn.Module's __getattr__ hides the method's type
-        inputs,
+        **inputs,
         attention_mask=mask,
         generation_config=_config(settings, base),
         stopping_criteria=stopping,
         **({} if shared is None else {"past_key_values": shared.kept}),
         logits_processor=steering,
     )
-    return written[:, inputs.shape[1] :].tolist()
+    return written[:, width:].tolist()
 
 
 def prompt_ids(base: Base, prompt: Prompt, settings: Generation, where: str) -> list[int]:
@@ -201,14 +269,19 @@ def prompt_ids(base: Base, prompt: Prompt, settings: Generation, where: str) -> 
     encoding = prompt_encoding(base.tokenizer, prompt, where)
     _, stop = extent(encoding, 0, where)
     check_tokens(base, [{"id": where, "input_ids": [encoding.ids[:stop]]}])
+    _check_room(base, where, stop, settings)
+    return encoding.ids[:stop]
+
+
+def _check_room(base: Base, where: str, tokens: int, settings: Generation) -> None:
+    """Refuse a prompt of so many tokens that leaves too little room."""
     limit = base.max_positions
-    if limit is not None and stop + settings.max_new_tokens > limit:
+    if limit is not None and tokens + settings.max_new_tokens > limit:
         raise ValueError(
-            f"{where} has {stop} tokens, which leaves {max(0, limit - stop)} of the {limit} "
+            f"{where} has {tokens} tokens, which leaves {max(0, limit - tokens)} of the {limit} "
             f"positions of {base.name} for max_new_tokens {settings.max_new_tokens}; "
             "ask for fewer, or shorten the prompt"
         )
-    return encoding.ids[:stop]
 
 
 class _StopTexts(StoppingCriteria):

@@ -1,11 +1,12 @@
 """Answers for inputs of a user's own: entities, spans, choices, classes, masked words, texts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from weft.answering.generation import Continuation, Generation, generate
+from weft.answering.generation import Continuation, Generation, generate, transcribe
 from weft.answering.inference import Progress, outputs, padding_id
 from weft.answering.inputs import Input, checked_input
 from weft.base.tokens import check_tokens
@@ -32,6 +33,7 @@ def predict(
     tokens_per_batch: int | None = None,
     device: str = "auto",
     precision: str | None = None,
+    rates: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
     """What a run's expert says of each input, in order.
@@ -48,6 +50,8 @@ def predict(
         tokens_per_batch: Padded tokens in one forward call; None takes what is fastest on the device.
         device: Where to compute; a loaded run is where it is.
         precision: Arithmetic of the forward pass; None takes the run's. A loaded run keeps its own.
+        rates: At which of the rates that they were trained at recordings and pictures are pooled, by input; None is
+            the finest.
         progress: Told how far it is.
 
     Raises:
@@ -56,6 +60,8 @@ def predict(
     if not isinstance(run, LoadedRun):
         run = load_run_model(run, task=task, device=device, precision=precision)
     refuse_generation(run.task, generation)
+    if rates:
+        run = replace(run, task=run.task.at(rates))
     return predict_mixed(
         run.model,
         {run.name: run.task},
@@ -109,10 +115,13 @@ def predict_mixed(
     examples = [checked_input(tasks[name], value, at) for at, (name, value) in enumerate(rows)]
     found: dict[int, Prediction] = {}
     writing: dict[str, list[int]] = {}
+    transcribing: dict[str, list[int]] = {}
     reading: list[int] = []
     for at, (name, _) in enumerate(rows):
         if tasks[name].spec.kind == "causal_lm":
             writing.setdefault(name, []).append(at)
+        elif tasks[name].most_written:
+            transcribing.setdefault(name, []).append(at)
         else:
             reading.append(at)
     records = {at: tasks[rows[at][0]].encode(examples[at], held.base.tokenizer) for at in reading}
@@ -144,6 +153,25 @@ def predict_mixed(
         )
         for at, one in zip(places, written, strict=True):
             found[at] = continued(examples[at], one)
+    for name, places in transcribing.items():
+        own = [tasks[name].encode(examples[at], held.base.tokenizer) for at in places]
+        check_tokens(held.base, own)
+        for at, record, one in zip(
+            places,
+            own,
+            transcribe(
+                held,
+                name,
+                own,
+                generation or Generation(max_new_tokens=tasks[name].most_written),
+                members=speaking[name],
+                device=device,
+                precision=precision,
+                progress=progress,
+            ),
+            strict=True,
+        ):
+            found[at] = tasks[name].decode(examples[at], record, one.text)
     return [found[at] for at in range(len(rows))]
 
 
@@ -158,7 +186,7 @@ def refuse_generation(task: Task, generation: Generation | None) -> None:
     Raises:
         ValueError: If there are any, and the task is of another kind.
     """
-    if generation is not None and task.spec.kind != "causal_lm":
+    if generation is not None and not (task.spec.kind == "causal_lm" or task.most_written):
         raise ValueError(
             "generation settings are for causal language models; this expert's kind is "
             f"{task.spec.kind}"

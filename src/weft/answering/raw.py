@@ -14,6 +14,7 @@ from weft.model.batching import Item
 from weft.model.heads import kind_of
 from weft.model.heads.contract import ByToken
 from weft.model.snapshot import Snapshot
+from weft.storage.card import refuse_files
 from weft.storage.loading import LoadedRun
 
 Pool = Literal["mean", "first", "last"]
@@ -109,6 +110,7 @@ def hidden(
     Raises:
         ValueError: If there is no such layer, or no such pooling.
     """
+    refuse_files(run.card, run.name, "hidden states are of texts; ask for logits")
     held = run.model.snapshot
     depth = int(held.base.config.num_hidden_layers)
     if not -depth - 1 <= layer <= depth:

@@ -47,16 +47,24 @@ def command(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="--scores: longest text; default: 64.")
     ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=RATE", help="Pool recordings or pictures at this trained rate: audio=16."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a run's expert; each score with its 95 % interval."""
     from weft.reporting.progress import rows_shown
+    from weft.tasks.inputs.contract import rates_of
 
     names = [name.strip() for name in scores.split(",")] if scores else []
     if max_new_tokens is not None and not names:
         raise ValueError(
             "--max-new-tokens: nothing is written unless --scores asks for scores of it"
         )
+    rates = rates_of(at)
     where = {"data": data, "device": device, "precision": precision}
     with rows_shown("evaluate") as progress:
         from weft.answering.evaluation import evaluate
@@ -71,6 +79,7 @@ def command(
             user=user,
             scores=names,
             generation=generation_of({"max_new_tokens": max_new_tokens}),
+            rates=rates,
             progress=progress,
             **where,
         )

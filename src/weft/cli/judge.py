@@ -84,7 +84,7 @@ def command(
 
 def settings_of(text: str) -> dict[str, object]:
     """A judge's settings from `name,key=value,...`."""
-    from weft.config import with_overrides
+    from weft.guard import with_overrides
 
     name, *pairs = text.split(",")
     return {

@@ -54,7 +54,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge the experts of several runs into one and leave a run folder."""
-    from weft.config import with_overrides
+    from weft.guard import with_overrides
     from weft.merging.arithmetic import arithmetic as add_up
     from weft.merging.arithmetic import notes_of
     from weft.merging.merge import merge

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,12 @@ def command(
     style_strength: Annotated[
         float | None, typer.Option(help="--style-corpus: 0 to 1; some tenths are much.")
     ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=RATE", help="Pool recordings or pictures at this trained rate: audio=16."
+        ),
+    ] = None,
 ) -> None:
     """Answer texts, or JSON lines on stdin (objects of the task's columns)."""
     settings = {"max_new_tokens": max_new_tokens, "sample": sample, "temperature": temperature}
@@ -69,8 +76,12 @@ def command(
 
     lines = map(json.dumps, texts) if texts else sys.stdin
     if server is None:
-        found = _here(run, task, user, lines, settings)
+        found = _here(run, task, user, lines, settings, at=at)
     else:
+        if at:
+            raise ValueError(
+                "--at: a server answers no recordings or pictures; leave --server away"
+            )
         name = run.as_posix() if user is None else f"{run.as_posix()}@{user}"
         found = _there(server, name, task, lines, settings)
     for answer in found:
@@ -96,24 +107,31 @@ def _here(
     user: str | None,
     lines: Iterable[str],
     settings: Mapping[str, Any],
+    *,
+    at: list[str] | None,
 ) -> Iterator[Any]:
     from weft.answering.exported import Exported, is_exported
     from weft.answering.streaming import answers_to_lines, generation_of
 
     generation = generation_of(settings)
-    loaded = Exported(run) if is_exported(run) else _loaded(run, task, user)
+    if at and (is_exported(run) or task == "auto"):
+        raise ValueError("--at is of one expert that reads recordings or pictures; leave it away")
+    loaded = Exported(run) if is_exported(run) else _loaded(run, task, user, at)
     return answers_to_lines(loaded, lines, generation=generation)
 
 
-def _loaded(run: Path, task: str | None, user: str | None) -> "LoadedRun | LoadedMixture":
+def _loaded(
+    run: Path, task: str | None, user: str | None, at: list[str] | None
+) -> "LoadedRun | LoadedMixture":
     from weft.storage.loading import load_mixture_model, load_run_model
+    from weft.tasks.inputs.contract import rates_of
 
     if task == "auto":
         return load_mixture_model(run)
-    found = load_run_model(run, task=task, user=user)
+    rates, found = rates_of(at), load_run_model(run, task=task, user=user)
     if found.user != user:
         typer.echo(f"weft: {run} has no expert of {user!r}; the population's answers", err=True)
-    return found
+    return found if rates is None else replace(found, task=found.task.at(rates))
 
 
 def _there(

@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Show equation, settings, sizes and source of one of them."""
     from weft.catalogue.pages import described
-    from weft.config import with_overrides
+    from weft.guard import with_overrides
     from weft.reporting.tables import show_page
 
     values = with_overrides({}, set_ or [])

@@ -15,8 +15,8 @@ from weft.config import (
     read_yaml,
     to_yaml,
     validate,
-    with_overrides,
 )
+from weft.guard import with_overrides
 from weft.methods.recipes import self_contained
 from weft.registry import unknown
 from weft.tasks.sets import sets

@@ -209,7 +209,7 @@ def _read(
         needed = [*needed, *weighed, *owned]
         _refuse_missing([*needed, *named], row, where, columns)
         canonical = _canonical(kind, row, where, spec=spec, columns=columns)
-        example = dict(kind.read(spec, canonical, where))
+        example = dict(kind.located(kind.read(spec, canonical, where), source.folder))
         null = [name for name in needed if name not in example]
         if null:
             raise ValueError(

@@ -38,6 +38,13 @@ def zero_product(weight: Tensor, rank: int, generator: torch.Generator) -> tuple
     return A, torch.zeros(out_features, rank, device=weight.device)
 
 
+def zero_first(weight: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The mirror of `zero_product`: `A (rank, in)` of zeros and `B (out, rank)` drawn by `kaiming`."""
+    out_features, in_features = weight.shape
+    B = kaiming((out_features, rank), generator, weight)
+    return torch.zeros(rank, in_features, device=weight.device), B
+
+
 def wide(weight: Tensor) -> Tensor:
     """`weight`, detached, in single precision, or in double where it is double."""
     return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))

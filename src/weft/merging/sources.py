@@ -17,7 +17,7 @@ from weft.model.expert import Expert, check_rank, factors_of
 from weft.model.factoring import approximated
 from weft.runs import RunFolder
 from weft.scoped import tell
-from weft.storage.card import read_card
+from weft.storage.card import read_card, refuse_files
 from weft.storage.experts import load_expert
 
 
@@ -84,6 +84,9 @@ def find(runs: Sequence[str | Path], dense: int | None) -> list[Found]:
     for run in runs:
         for folder in RunFolder.open(run).parts():
             part = Part(folder, _card(folder))
+            refuse_files(
+                part.card, folder.path, "encoders of several experts have no sum, so merge others"
+            )
             # Of tasks that share one expert the change is the same, and counts once.
             shared = folder.run.experts == "shared"
             own = grouped.setdefault(_place(folder.path.parent if shared else folder.path), [])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from weft.lowrank.route import Members, Route
 from weft.model.heads import kind_of
+from weft.model.prefix import Place, places_of
 from weft.tasks.contract import Record
 
 BUCKET = 50
@@ -65,6 +66,8 @@ class Part:
     """What each labelled item's loss is multiplied by; None is 1 everywhere."""
     count: float = 0
     """Labelled items, or the sum of their weights."""
+    places: tuple[Place, ...] = ()
+    """Where its sequences have what is no text."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ def _part(head: str, rows: list[int], items: Sequence[Item], start: int, labels:
         labels=own[0],
         weights=own[1],
         count=own[2],
+        places=places_of(records),
     )
 
 

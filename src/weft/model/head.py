@@ -18,6 +18,7 @@ from weft.base.forms import trunk_class
 from weft.base.loading import Base, checkpoint_tensors
 from weft.model.heads import kind_for
 from weft.model.passage import Passage, ask, blank, initialise
+from weft.model.prefix import Encoders
 
 
 class Head(nn.Module):
@@ -47,6 +48,8 @@ class Head(nn.Module):
         self._frozen: set[str] = set()
         self._initialise(module, base, seed)
         self.module: PreTrainedModel = module
+        self.encoders: Encoders | None = None
+        """What reads the inputs of its task that are no text."""
 
     def _initialise(self, module: PreTrainedModel, base: Base, seed: int) -> None:
         initialise(module, self.kind, seed)

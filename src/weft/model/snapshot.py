@@ -1,11 +1,12 @@
 """All that a model holds at one moment, as one value; a call answers from the one it took at its start."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -17,6 +18,7 @@ from weft.lowrank.woven import Woven
 from weft.model.batching import Batch
 from weft.model.expert import Expert
 from weft.model.head import Head
+from weft.model.prefix import Place
 from weft.registry import unknown
 
 Kind = TypeVar("Kind", bound=nn.Module)
@@ -115,9 +117,40 @@ class Snapshot:
         with self.routed(route):
             return self.trunk(**_read(inputs), **extra, output_hidden_states=True).hidden_states
 
+    def read(self, batch: Batch) -> Tensor:
+        """Last trunk states of a batch, what is no text in it read by the encoders of whose rows it is."""
+        if not any(part.places for part in batch.parts):
+            return self.states(batch.inputs, batch.route)
+        inputs = dict(_read(batch.inputs))
+        with self.routed(batch.route):
+            own = [(one.head, slice(one.start, one.stop), one.places) for one in batch.parts]
+            embeddings = self.embed(inputs.pop("input_ids"), own)
+            extra = {"use_cache": False} if self.is_decoder else {}
+            return self.trunk(inputs_embeds=embeddings, **inputs, **extra).last_hidden_state
+
+    def embed(
+        self, input_ids: Tensor, given: Iterable[tuple[str, slice, Sequence[Place]]]
+    ) -> Tensor:
+        """The embeddings of tokens, and in place of placeholders those of what is no text, (sequences, seq, hidden).
+
+        Inside of `routed`, as private copies of the embeddings ask for.
+
+        Args:
+            input_ids: (sequences, seq).
+            given: By head, its sequences and what they have that is no text.
+        """
+        found = self.trunk.get_input_embeddings()(input_ids)  # type: ignore[operator]
+        for head, rows, places in given:
+            if places:
+                own = self.head(head).encoders
+                assert own is not None  # its task has inputs that are no text
+                parts = found[: rows.start], own(places, found[rows]), found[rows.stop :]
+                found = torch.cat(parts)
+        return found
+
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Each head's logits by expert name, in the shape of its kind."""
-        hidden = self.states(batch.inputs, batch.route)
+        hidden = self.read(batch)
         mask = batch.inputs["attention_mask"]
         answers = {}
         for part in batch.parts:

@@ -166,7 +166,7 @@ class Decoder:
                 kept = self._kept_for([contexts[at] for at in rows], len(rows))
                 shared = None if kept is None else Shared(len(self._shared), kept)
                 written = write_batch(
-                    self._writer, self.base, own, settings, self.device, shared=shared
+                    self._writer, self.held, own, settings, self.device, shared=shared
                 )
                 for at, context, row in zip(rows, own, written, strict=True):
                     found[at] = continuation(self.base.tokenizer, context, row, settings.stop)

@@ -27,6 +27,7 @@ from weft.model.expert import Expert, factors_of
 from weft.pruning.record import FILE, Pruning, read_pruning
 from weft.pruning.units import groups_of
 from weft.runs import CONFIG, RunFolder
+from weft.storage.card import refuse_files
 from weft.storage.experts import head_of, save_expert, versions
 from weft.storage.loading import LoadedRun, load_run_model
 from weft.storage.tensors import exact_state, is_plain, plain_adapters, plain_state
@@ -65,6 +66,11 @@ def recover(
     run_folder = RunFolder(Path(out))
     run_folder.refuse_existing()
     loaded = load_run_model(run, device="cpu")
+    refuse_files(
+        loaded.card,
+        run,
+        "its encoders learned the pruned base's width and states; train on the whole base",
+    )
     small, expert = loaded.model.base, loaded.model.expert(loaded.name)
     _check_expert(loaded, run)
     pruning = _pruning_of(small, pruned)

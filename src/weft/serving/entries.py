@@ -17,7 +17,7 @@ from weft.runs import CONFIG
 from weft.serving.errors import ExpertRefused
 from weft.serving.names import is_name
 from weft.serving.settings import Room
-from weft.storage.card import CARD, read_card
+from weft.storage.card import CARD, read_card, refuse_files
 from weft.storage.mixture import HEADS
 from weft.storage.personal.users import Users
 from weft.tasks.kinds import kinds
@@ -93,6 +93,9 @@ class Place:
         return sorted(path for folder in own for path in folder.glob("*.safetensors"))
 
 
+_NOT_SERVED = "whoever asks a server may name any file of its disk, so none is served: answer with weft predict"
+
+
 def place_of(folder: Path) -> Place | None:
     """What a folder holds; None if it is no run folder, or a run has not come to its end."""
     if not (folder / CONFIG).is_file():
@@ -125,6 +128,8 @@ def described(name: str, place: Place) -> Entry:
     """The entry of an expert that is not in memory; a damaged one says why it is refused."""
     try:
         cards = {task: read_card(folder) for task, folder in place.cards.items()}
+        for card in cards.values():
+            refuse_files(card, name, _NOT_SERVED)
         return entry_of(name, place, cards)
     except (OSError, ValueError, KeyError) as error:
         reason = said_by(error).replace(str(place.folder), name)
@@ -153,6 +158,11 @@ def stored_bytes(place: Place, task: str | None, room: Room) -> int:
         ExpertRefused: If a file is no safetensors, or holds more than the shelf lets in.
     """
     where = place.folder / (task or "")
+    try:
+        for card in place.cards.values():
+            refuse_files(read_card(card), where, _NOT_SERVED)
+    except (ValueError, KeyError) as error:
+        raise ExpertRefused(said_by(error)) from None
     files = place.tensors(task)
     if not files:
         raise ExpertRefused(

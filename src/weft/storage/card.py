@@ -15,6 +15,7 @@ from weft.config import validate
 from weft.data.reading import find_kind
 from weft.model.card import Card
 from weft.tasks.contract import Task, TaskSpec
+from weft.tasks.kinds import kinds
 
 CARD = "weft.json"
 FORMAT = 1
@@ -68,6 +69,21 @@ def task_of(card: Card) -> Task:
     """The task an expert was trained on, from its card alone."""
     spec = validate(TaskSpec, card.task, "the expert's task")
     return find_kind(spec)(spec, card.labels)
+
+
+def refuse_files(card: Card, where: object, what: str) -> None:
+    """Refuse an expert whose rows are recordings or pictures, where only texts are known.
+
+    Args:
+        card: The expert's.
+        where: What the error calls it.
+        what: Why not, and what to do.
+
+    Raises:
+        ValueError: If its kind reads files.
+    """
+    if card.head and kinds.load(card.head).files:
+        raise ValueError(f"{where}: a {card.head} reads recordings or pictures; {what}")
 
 
 def versions() -> dict[str, str]:

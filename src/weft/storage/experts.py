@@ -5,6 +5,7 @@
     config.json, index, tokenizer                    its class, labels and tokenizer, for transformers
     native.safetensors                               its own state, where that is more
     head.safetensors                                 in place of PEFT's files: no adapters
+    encoders.safetensors                             what reads its recordings and pictures, which PEFT has no place for
     config.json, model.safetensors, tokenizer        in place of all those: recipe `full`
 
 An expert without adapters has no PEFT form, because PEFT refuses a config without targets.
@@ -29,9 +30,10 @@ from weft.methods.adapters.contract import Adapter
 from weft.methods.recipes import Recipe, resolve
 from weft.model.card import Card
 from weft.model.expert import Expert
-from weft.model.head import Head
+from weft.model.head import Head, trained_dtype
 from weft.model.heads import kind_of
 from weft.model.model import Model
+from weft.model.prefix import encoders_for, state_of, take_state
 from weft.storage.card import CARD, read_card, versions, write_card
 from weft.storage.dense import write_checkpoint, write_frame
 from weft.storage.tensors import (
@@ -51,6 +53,7 @@ from weft.tasks.contract import TaskSpec
 
 NATIVE = "native.safetensors"
 HEAD = "head.safetensors"
+ENCODERS = "encoders.safetensors"
 
 
 def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
@@ -89,7 +92,21 @@ def save_expert(expert: Expert, card: Card, base: Base, folder: Path) -> None:
                 write_frame(draft, head=expert.head, base=base, labels=card.labels)
         else:
             write_tensors(draft / HEAD, extra)
+        _write_encoders(draft, expert.head)
         write_card(_with_versions(card), draft)
+
+
+def _write_encoders(folder: Path, head: Head | None) -> None:
+    if head is not None and head.encoders is not None:
+        write_tensors(folder / ENCODERS, state_of(head.encoders))
+
+
+def _take_encoders(folder: Path, head: Head) -> None:
+    if head.encoders is not None:
+        try:
+            take_state(head.encoders, read_tensors(folder / ENCODERS))
+        except ValueError as error:
+            raise ValueError(f"{folder / ENCODERS}: {error}") from None
 
 
 def load_expert(folder: Path, base: Base, *, name: str | None = None) -> tuple[Expert, Card]:
@@ -165,6 +182,7 @@ def restore(folder: Path, card: Card, base: Base, recipe: Recipe) -> Expert:
     copies = take_copies(extra, _copied(card, prefix, config), base, prefix, path)
     if head is not None:
         take_head(extra, head, path)
+        _take_encoders(folder, head)
     elif extra:
         raise ValueError(f"{path}: {CARD} names no head, but there is a tensor {sorted(extra)[0]}")
     return Expert(str(card.task["name"]), adapters, head, copies, shared)
@@ -221,7 +239,10 @@ def head_of(card: Card, base: Base, folder: Path) -> Head | None:
             f"{folder / CARD}: the task's labels are {spec.labels}, but the head's "
             f"{list(card.labels)}"
         )
-    return Head(card.head, base, find_kind(spec)(spec, card.labels).num_labels, seed=0)
+    task = find_kind(spec)(spec, card.labels)
+    head = Head(card.head, base, task.num_labels, seed=0)
+    head.encoders = encoders_for(task, base.config.hidden_size, trained_dtype(base), seed=0)
+    return head
 
 
 def save_full(model: Model, expert: Expert, card: Card, folder: Path) -> None:
@@ -246,6 +267,7 @@ def save_full(model: Model, expert: Expert, card: Card, folder: Path) -> None:
         write_checkpoint(
             draft, head=expert.head, trunk=model.trunk, base=model.base, labels=card.labels
         )
+        _write_encoders(draft, expert.head)
         write_card(_with_versions(card), draft)
 
 
@@ -265,6 +287,7 @@ def load_full(folder: Path) -> tuple[Model, Expert, Card]:
     if head is None:
         raise ValueError(f"{folder / CARD} names no head")
     take_head(checkpoint_tensors(base, head.trained_names()), head, folder)
+    _take_encoders(folder, head)
     expert = Expert(str(card.task["name"]), {}, head)
     model = Model(base)
     model.add(expert)

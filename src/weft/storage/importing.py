@@ -152,6 +152,11 @@ def prepared(
     if task is None:
         assert card is not None
         return _own(folder, run_folder, loaded, run, spec)
+    if find_kind(spec).files:
+        raise ValueError(
+            f"{folder}: a folder of PEFT has no encoders, without which a {spec.kind} reads no recordings or pictures; "
+            "import what weft exported, without --task, or name a task of texts"
+        )
     given = _Given(folder, spec, _labels(spec), loaded, run)
     if xlora_folder(folder) is not None:
         return partial(_write_mixture, given)

@@ -10,6 +10,7 @@ Plain Python values up to `records`; numpy for `outputs` and `statistics`. No to
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -139,6 +140,10 @@ class Task(ABC):
     """What has a class that can be given a weight: a `row`, a `word`; None where nothing has."""
     found_in_training: ClassVar[tuple[str, ...]] = ()
     """Options that `tuned` may find, where the set does not say them."""
+    files: ClassVar[bool] = False
+    """Whether rows name files, so that whoever may ask may have them opened."""
+    most_written: int = 0
+    """Tokens of the longest answer of a kind whose answers are written; 0 where none are."""
 
     def __init__(self, spec: TaskSpec, labels: Sequence[str] = ()) -> None:
         self.spec = spec
@@ -174,6 +179,11 @@ class Task(ABC):
         return example
 
     @classmethod
+    def located(cls, example: Example, folder: Path | None) -> Example:
+        """`example` with the files that it names looked for in `folder`, that of the data; None leaves them as said."""
+        return example
+
+    @classmethod
     def settle(cls, spec: TaskSpec, examples: Sequence[Example]) -> TaskSpec:
         """`spec` with what it leaves to the training rows written out."""
         return spec
@@ -206,6 +216,24 @@ class Task(ABC):
         """The records that training sees: `records` itself, or them joined where the kind and its options say so."""
         return records
 
+    def length(self, record: Record) -> int:
+        """How long a row is, where rows of similar length share a batch."""
+        return max(len(ids) for ids in record["input_ids"])
+
+    def at_step(self, record: Record, *, seed: int, step: int) -> Record:
+        """`record` with what a training step draws once, alike for all rows, tasks and processes; itself if nothing."""
+        return record
+
+    def at(self, rates: Mapping[str, int]) -> "Task":
+        """This task answering at one of the rates that its inputs were trained at, by input.
+
+        Raises:
+            ValueError: If it has no such input, or was not trained at that rate.
+        """
+        raise ValueError(
+            f"task {self.spec.name}: rates are of inputs that are no text; a {self.spec.kind} has none"
+        )
+
     def sample(self, record: Record, generator: np.random.Generator) -> Record:
         """`record` with what is drawn anew each time it is used (masks); itself where nothing is."""
         return record
@@ -231,7 +259,7 @@ class Task(ABC):
             output: Float32 logits of this row without padding: (classes,) for sequence classification, (choices,)
                 for multiple choice; ragged kinds get a list-like of one array per sequence: (tokens, labels) for
                 token classification, (tokens, 2) for spans, (tokens, 1) for causal and
-                (tokens, 1 + 2k) for masked language models (see the kind).
+                (tokens, 1 + 2k) for masked language models (see the kind). Where answers are written: the text.
         """
 
     @abstractmethod

@@ -22,11 +22,12 @@ from weft.methods.recipes import Recipe
 from weft.model.card import Card
 from weft.model.expert import Expert, build, check_head_settings
 from weft.model.factoring import added
-from weft.model.head import Head
+from weft.model.head import Head, trained_dtype
 from weft.model.heads import kind_for
 from weft.model.mixed import Mix
 from weft.model.mixing import MIX, Ingredient, make_mix
 from weft.model.model import Model
+from weft.model.prefix import Encoders, encoders_for, united
 from weft.scoped import tell
 from weft.storage.card import read_card
 from weft.storage.experts import versions
@@ -151,9 +152,14 @@ def assemble(
         attention=attention_for(device, half=run.training.precision in ("bf16", "fp16")),
         quantised=run.quantise,
     )
-    for item in loaded.values():
+    for name, item in loaded.items():
         kind_for(item.task.spec.kind, base.config)
         check_max_length(base, item.task.spec.max_length)
+        if run.mixture is not None and item.task.files:
+            raise ValueError(
+                f"task {name} reads recordings or pictures, whose prefix no mixture's gates know; train experts apart, "
+                "shared, or both"
+            )
     model = Model(base, private=recipe.trains == "base").to(device)
     ingredients = {}
     if run.mixture is not None and run.mixture.runs:
@@ -203,11 +209,21 @@ def _experts(
     if together in tasks and (run.mixture is not None or run.across_tasks != "separate"):
         raise ValueError(f"a task may not be called {together!r} here; rename its file")
     shared = run.across_tasks == "shared"
+    encoders: list[Encoders] = []
     for name, task in tasks.items():
         recipe = complete.head_only() if shared else complete.recipe.again()
         head = Head(task.spec.kind, base, task.num_labels, seed=run.seed)
+        head.encoders = encoders_for(
+            task,
+            base.config.hidden_size,
+            trained_dtype(base),
+            run.seed,
+            shared=united(encoders) if run.encoders == "shared" else None,
+        )
+        encoders += [head.encoders] if head.encoders is not None else []
         check_head_settings(head, run.training)
-        if complete.recipe.trains == "head" and run.mixture is None and not head.trained_names():
+        learns = head.trained_names() or head.encoders is not None
+        if complete.recipe.trains == "head" and run.mixture is None and not learns:
             raise ValueError(
                 f"recipe {run.recipe.name} has nothing to train on {name}: the head of {task.spec.kind} comes whole "
                 "with the base; choose a recipe with adapters, or full"
@@ -290,6 +306,7 @@ def _stream(run: Run, name: str, rows: Mapping[str, Rows], recipe: Recipe) -> St
         "records": own.train,
         "held": own.held,
         "class_weights": own.class_weights,
+        "loss_weight": own.loaded.settings.loss_weight,
         "training": run.training,
         "seed": run.seed,
     }
@@ -316,7 +333,9 @@ def _learners(
 ) -> list[Learner]:
     if run.mixture is not None and not any(expert.trained() for expert, _ in experts.values()):
         return []
-    if run.across_tasks != "separate" or run.mixture is not None:
+    heads = [expert.head for expert, _ in experts.values() if expert.head is not None]
+    listens = run.encoders == "shared" and sum(head.encoders is not None for head in heads) > 1
+    if run.across_tasks != "separate" or run.mixture is not None or listens:
         together = list(streams.values()), list(experts.values())
         return [Learner(*together, run.training, balance=balance)]
     trunk = model.trunk if model.is_private else None

@@ -33,6 +33,7 @@ class Stream:
         members: Experts whose adapters speak for its rows.
         held: Rows kept out of training, with their records; stopping looks at them.
         class_weights: What each class counts in the loss; None is 1 everywhere.
+        loss_weight: What the task's mean loss counts beside those of others.
     """
 
     name: str
@@ -45,10 +46,11 @@ class Stream:
     training: TrainingSettings
     seed: int
     class_weights: tuple[float, ...] | None = None
+    loss_weight: float = 1.0
     _epoch: tuple[int, list[list[int]]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.lengths = [max(len(ids) for ids in record["input_ids"]) for record in self.records]
+        self.lengths = [self.task.length(record) for record in self.records]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -77,12 +79,13 @@ class Stream:
 
     def weight(self, step: int) -> float:
         """What this task's mean loss counts in step `step`."""
-        return 1.0
+        return self.loss_weight
 
     def item(self, row: int, step: int) -> Item:
         """One row as step `step` sees it: what is drawn anew each time (masks) is drawn."""
         draw = np.random.default_rng([self.seed, step, row])
-        return self.item_of(self.task.sample(self.records[row], draw))
+        record = self.task.at_step(self.records[row], seed=self.seed, step=step)
+        return self.item_of(self.task.sample(record, draw))
 
     def item_of(self, record: Record) -> Item:
         """A record of this task on its way into a batch."""
@@ -282,13 +285,15 @@ class Learner:
     def _clip(self) -> None:
         if not self.training.max_grad_norm:
             return
+        seen: set[int] = set()
         for expert, _ in self.experts:
             own = [*expert.trained().values()]
             if self._trunk is not None:
                 own += [value for value in self._trunk.parameters() if value.requires_grad]
-            nn.utils.clip_grad_norm_(
-                [p for p in own if p.grad is not None], self.training.max_grad_norm
-            )
+            # What several experts share is clipped with the first of them.
+            own = [p for p in own if p.grad is not None and id(p) not in seen]
+            seen |= {id(p) for p in own}
+            nn.utils.clip_grad_norm_(own, self.training.max_grad_norm)
 
     def keep_best(self) -> None:
         """Remember the weights as they are."""

@@ -59,7 +59,7 @@ class Sampled(Stream):
         return [self.item(self._row(at), step) for at in range(start, stop)]
 
     def weight(self, step: int) -> float:
-        return float(self._counts[step]) / self.training.batch_size
+        return self.loss_weight * float(self._counts[step]) / self.training.batch_size
 
     def _row(self, at: int) -> int:
         """The row at a place of the endless sequence of this task's epochs, each a new order."""

@@ -6,16 +6,20 @@ Hu et al. 2021, arXiv:2106.09685, section 4.1. A's initial law is the authors' c
 loralib/layers.py, Kaiming-uniform with a = sqrt 5), not the paper's Gaussian. The rank-stabilised scale is
 Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2. With ranks that differ by module, alpha is divided by each
 module's own rank, as PEFT does.
+
+`zero: A` starts the other way round, A = 0 and B ~ U(±1/sqrt(rank)): no change either, but the first gradient goes to
+A, dL/dA = s B^T G, where it else goes to B, dL/dB = s G A^T (G = dL/dW). So start Omni-AVSR's adapters (Cappellazzo et
+al. 2025, arXiv:2511.07253; authors' code, Omni_AVSR/Llama_LoRA.py).
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.lowrank.start import zero_product
+from weft.lowrank.start import zero_first, zero_product
 from weft.methods.adapters import contract
 
 
@@ -26,6 +30,8 @@ class Spec(contract.Spec):
     """Strength of the change: the product is scaled by alpha / rank."""
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(rank) instead, so that large ranks learn as fast as small ones."""
+    zero: Literal["A", "B"] = "B"
+    """The factor that starts at 0; the other is drawn."""
 
 
 class LoRA(contract.Adapter):
@@ -38,7 +44,8 @@ class LoRA(contract.Adapter):
     def start(self, weight: Tensor, generator: torch.Generator) -> None:
         rank = self.rank
         self.scaling = self.spec.alpha / (math.sqrt(rank) if self.spec.rank_stabilised else rank)
-        A, B = zero_product(weight, rank, generator)
+        begin = zero_product if self.spec.zero == "B" else zero_first
+        A, B = begin(weight, rank, generator)
         self.A, self.B = nn.Parameter(A), nn.Parameter(B)
 
     def delta(self, weight: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from weft.model.card import Card
 from weft.model.factoring import added, plain_recipe, without_intruders
 from weft.registry import unknown
 from weft.runs import RunFolder
-from weft.storage.card import read_card
+from weft.storage.card import read_card, refuse_files
 from weft.storage.loading import LoadedRun, load_run_model
 from weft.storage.personal.users import Users
 
@@ -90,6 +90,8 @@ class Form(ABC):
     """What it takes of `rank` and `quantise`."""
     mixtures: ClassVar[bool] = False
     """Whether it can hold a mixture."""
+    encoders: ClassVar[bool] = False
+    """Whether it can hold what reads recordings and pictures."""
 
     def check(self, wanted: Wanted) -> None:
         """Refuse what this form cannot hold; nothing is loaded.
@@ -97,6 +99,13 @@ class Form(ABC):
         Raises:
             ValueError: With the reason, and what to do.
         """
+        if not (wanted.is_mixture or self.encoders):
+            refuse_files(
+                wanted.card,
+                wanted.run.path,
+                "its encoders have no place in a transformers checkpoint or a graph; export it to peft, whose folder "
+                "has them beside PEFT's files",
+            )
         if wanted.is_mixture and not self.mixtures:
             raise ValueError(
                 f"{wanted.run.path} holds a mixture, which changes with its input: it has no merged form and no LoRA "

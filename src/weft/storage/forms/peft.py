@@ -28,6 +28,7 @@ class Peft(Form):
 
     options = frozenset({"rank"})
     mixtures = True
+    encoders = True
 
     def check(self, wanted: Wanted) -> None:
         super().check(wanted)
