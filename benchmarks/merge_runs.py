@@ -45,6 +45,14 @@ class Study:
         """The expert of one task, on all of its rows."""
         return self._run(f"own/{task}", {"task": self._task(task)}, task, seed)
 
+    def other(
+        self, way: str, recipe: Mapping[str, Any], rate: float, task: str, seed: int
+    ) -> RunFolder:
+        """One task on the same rows, trained in another way."""
+        training = TRAINING | {"learning_rate": rate, "epochs": EPOCHS[task]}
+        values = {"task": self._task(task), "recipe": recipe, "training": training}
+        return self._run(f"{way}/{task}", values, task, seed)
+
     def parts(self, task: str, count: int, seed: int) -> list[RunFolder]:
         """Experts of one task, each on a part of the same rows: together they saw what `own` saw."""
         found = []

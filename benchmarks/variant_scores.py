@@ -146,7 +146,7 @@ def final_runs(grid: Grid, runs: Path, row: Row) -> list[RunFolder]:
 def _last_loss(run: RunFolder) -> float:
     """The mean training loss over the last third of a run."""
     lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line]
+    losses = [mean(line["loss"].values()) for line in lines if "loss" in line]
     return mean(losses[-max(1, len(losses) // 3) :])
 
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from weft.analysis.intervals import Number
 from weft.analysis.seeds import Seeds
 from weft.analysis.subjects import find
 from weft.config import load_run, to_yaml
+from weft.merging.merge import merge
 from weft.runs import RunFolder
 from weft.tasks.scoring import Score
 
@@ -39,6 +41,34 @@ def test_only_the_seed_may_differ(runs: list[Path], made: Made) -> None:
     assert seeds.together("topic-0", "topic-2")
     assert not seeds.together("topic-0", "topic-wide")
     assert not seeds.together("topic-0", "tags")
+
+
+def test_runs_of_one_method_are_told_apart_by_what_differs(made: Made) -> None:
+    def seeded(called: str, **recipe: Any) -> list[Path]:
+        runs = [made("topic", called=f"{called}-{seed}", **recipe) for seed in range(2)]
+        for seed, run in enumerate(runs):
+            values = load_run(run / "run.yaml").model_copy(update={"seed": seed})
+            RunFolder(run).write_config(values)
+        return runs
+
+    few, wide = seeded("few"), seeded("wide", rank=4, targets=["query", "key"])
+    assert Seeds(find([*few, *wide])).several == {
+        "topic lora, targets query + value, rank 2 (2 seeds)": ("few-0", "few-1"),
+        "topic lora, targets query + key, rank 4 (2 seeds)": ("wide-0", "wide-1"),
+    }
+
+
+def test_merges_of_seeds_belong_together(runs: list[Path], tmp_path: Path) -> None:
+    """One seed of one task with the other task each; a merge with other weights is another."""
+    paths = [
+        merge([runs[seed], runs[3]], "cat", out=tmp_path / f"merge-{seed}").path for seed in (0, 1)
+    ]
+    other = merge([runs[2], runs[3]], "cat", weights=[1.0, 0.2], out=tmp_path / "merge-2").path
+    parts = [part for path in (*paths, other) for part in sorted(path.glob("*/")) if part.name]
+    found = find([part for part in parts if (part / "run.yaml").is_file()])
+    several = Seeds(found).several
+    assert len(several) == 2
+    assert all(len(own) == 2 and "merge-2" not in " ".join(own) for own in several.values())
 
 
 def test_numbers_are_means_with_deviation_and_student_s_interval(runs: list[Path]) -> None:

@@ -32,10 +32,15 @@ class Seeds:
             grouped.setdefault(_settings(one), []).append(one)
         self.groups: dict[str, tuple[str, ...]] = {}
         """By what they are called together, the names of runs; those of one seed stand alone under their own."""
+        alike: dict[tuple[str, str], list[Found]] = {}
+        for own in grouped.values():
+            if len(own) > 1:
+                alike.setdefault((own[0].task, own[0].method), []).append(own[0])
         for own in grouped.values():
             name = own[0].name
             if len(own) > 1:
-                name = f"{own[0].task} {own[0].method} ({len(own)} seeds)"
+                apart = _apart(own[0], alike[own[0].task, own[0].method])
+                name = f"{own[0].task} {own[0].method}{apart} ({len(own)} seeds)"
                 if name in self.groups:
                     name = f"{name}, {len(self.groups)}"
             self.groups[name] = tuple(one.name for one in own)
@@ -129,12 +134,21 @@ def _line(name: str, own: Sequence[Line]) -> Line:
     return Line(name, points, spread=spread)
 
 
+def _apart(one: Found, alike: Sequence[Found]) -> str:
+    """What of a run's recipe is not so in all runs of the same task and method: ", targets all-linear"."""
+    recipes = [own.folder.run.recipe.model_dump(mode="json") for own in alike]
+    mine = one.folder.run.recipe.model_dump(mode="json")
+    other = [key for key, value in mine.items() if any(own.get(key) != value for own in recipes)]
+    return "".join(f", {key} {_shown(mine[key])}" for key in other if mine[key] is not None)
+
+
+def _shown(value: Any) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _settings(found: Found) -> str:
     """All that decides a run but its seed."""
-    run = found.folder.run
-    if run.merge is not None:
-        return str(found.folder.path)  # what it was made of is not among its settings
-    return repr(_without_seed(run.model_dump(mode="json")))
+    return repr(_without_seed(found.folder.run.model_dump(mode="json")))
 
 
 def _without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,9 +156,10 @@ def _without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in values.items() if key not in ("seed", "device")}
     if found.get("init_from"):
         found["init_from"] = _named(found["init_from"])
-    mixture = found.get("mixture")
-    if mixture and mixture.get("runs"):
-        found["mixture"] = {**mixture, "runs": [_named(run) for run in mixture["runs"]]}
+    for made in ("mixture", "merge"):
+        if found.get(made) and found[made].get("runs"):
+            own = {key: value for key, value in found[made].items() if key != "seed"}
+            found[made] = {**own, "runs": [_named(run) for run in own["runs"]]}
     return found
 
 
