@@ -92,7 +92,10 @@ class Study:
         return self.folder / f"seed{seed}" / what / task
 
     def job(self, seed: int, what: str, task: str, steps: int, **more: Any) -> Job:
-        settings = {"name": str(self.tasks[task]), "data": str(self.tasks[task].parent)}
+        settings: dict[str, Any] = {
+            "name": str(self.tasks[task]),
+            "data": str(self.tasks[task].parent),
+        }
         training = {
             "max_steps": steps,
             "batch_size": 16,

@@ -7,8 +7,9 @@ A reader's task counts words that nobody asked them about as known. CODAH (`swag
 Rows are drawn so that half of them hold the class, where there are enough; sentences are of 4 to 30 words.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def write_tasks(data: Path, folder: Path, most: int | None = None) -> dict[str, 
     return found
 
 
-def _sources(data: Path) -> Iterator[tuple[str, tuple[list, list], list[str]]]:
+def _sources(data: Path) -> Iterator[tuple[str, Sequence[list[Any]], Sequence[str]]]:
     """A source's name, its training and validation sentences as (word, classes), and its classes."""
     trees = [_lines(data / "ud_ewt" / f"{split}.conllu") for split in ("train", "validation")]
     pos, relations = (

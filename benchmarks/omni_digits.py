@@ -114,6 +114,7 @@ class Study:
         start, folder = self.runs / "decoder-start", self.runs / "decoder"
         if not start.is_dir():
             words = tokenizer()
+            sizes: dict[str, Any] = dict(DECODER)
             config = transformers.LlamaConfig(
                 vocab_size=len(words),
                 intermediate_size=4 * DECODER["hidden_size"],
@@ -122,7 +123,7 @@ class Study:
                 pad_token_id=0,
                 bos_token_id=1,
                 eos_token_id=2,
-                **DECODER,
+                **sizes,
             )
             torch.manual_seed(0)
             with atomic_folder(start) as draft:
@@ -276,7 +277,9 @@ def main() -> None:
     strings = compose(Path(given.recordings).resolve(), Path(given.set).resolve(), rows=rows)
     study = Study(strings, Path(given.runs).resolve(), given.steps, given.small)
     path = Path(given.out)
-    result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
+    result: dict[str, Any] = {"rows": []}
+    if path.is_file():
+        result = json.loads(path.read_text(encoding="utf-8"))
     result |= {
         "script": "benchmarks/omni_digits.py",
         "settings": {

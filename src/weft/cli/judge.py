@@ -1,7 +1,7 @@
 """`weft judge`: written answers by metrics and by judges, and whether the two agree."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,7 +56,9 @@ def command(
     columns = dict(_pair(one, "--column") for one in column or [])
     judges = [settings_of(one) for one in judge or []]
     wanted = None if metrics is None else [name.strip() for name in metrics.split(",")]
-    own = {} if criteria is None else {"criteria": read_text(criteria, SETTINGS).strip()}
+    own: dict[str, Any] = (
+        {} if criteria is None else {"criteria": read_text(criteria, SETTINGS).strip()}
+    )
     with steps_shown("judge", quiet=quiet) as progress:
         from weft.judging.document import document
         from weft.judging.judge import judge as judged

@@ -23,8 +23,8 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Train a generator on the experts of several runs; weft generate asks it for new ones."""
-    from weft.guard import with_overrides
     from weft.generating.learn import learn
+    from weft.guard import with_overrides
     from weft.reporting.progress import epochs_shown
 
     settings = with_overrides({}, set_ or [])

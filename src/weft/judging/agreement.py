@@ -6,7 +6,7 @@ points. All statistics stay as they are when the two systems change places, whic
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,8 +30,11 @@ def kendall(a: np.ndarray, j: np.ndarray) -> float:
     """Kendall's tau-b; NaN where one of the two is constant."""
     from scipy.stats import kendalltau
 
+    if _constant(a, j):
+        return math.nan
     # Its p value, which nobody asks for, is cheapest so.
-    return math.nan if _constant(a, j) else float(kendalltau(a, j, method="asymptotic").statistic)
+    found: Any = kendalltau(a, j, method="asymptotic")
+    return float(found.statistic)
 
 
 def spearman(a: np.ndarray, j: np.ndarray) -> float:

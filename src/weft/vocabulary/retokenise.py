@@ -119,7 +119,7 @@ def replace_embeddings(model: PreTrainedModel, made: Translation, name: str) -> 
     Raises:
         ValueError: If the tokenizer that was translated from numbers tokens that the model has no row of.
     """
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    inputs, outputs = _embeddings(model)
     old_in = inputs.weight.detach().clone()
     highest = max((max(own) for own in made.weights if own), default=0)
     if highest >= len(old_in):
@@ -129,17 +129,17 @@ def replace_embeddings(model: PreTrainedModel, made: Translation, name: str) -> 
             "save_pretrained), or take the tokenizer that it was trained with"
         )
     tied = outputs is None or outputs.weight is inputs.weight
-    old_out: Tensor | None = None if tied else outputs.weight.detach().clone()
+    old_out = None if tied or outputs is None else outputs.weight.detach().clone()
     bias = getattr(outputs, "bias", None)
     old_bias: Tensor | None = None if bias is None else bias.detach().clone()
     with quiet_transformers():
         model.resize_token_embeddings(len(made.weights), mean_resizing=False)
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    inputs, outputs = _embeddings(model)
     with torch.no_grad():
         inputs.weight.copy_(made.rows(old_in))
-        if old_out is not None:
+        if outputs is not None and old_out is not None:
             outputs.weight.copy_(made.rows(old_out))
-        if old_bias is not None:
+        if outputs is not None and old_bias is not None:
             outputs.bias.copy_(made.rows(old_bias))
     return tied
 
@@ -212,3 +212,9 @@ def _notes(
             "the tokenizer has neither bytes nor an unknown token, so it drops what it does not know"
         )
     return found
+
+
+def _embeddings(model: PreTrainedModel) -> tuple[Any, Any]:
+    """What turns tokens into states, and states into tokens; None where a model has no such part."""
+    own: Any = model
+    return own.get_input_embeddings(), own.get_output_embeddings()

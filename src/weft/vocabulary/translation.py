@@ -108,7 +108,8 @@ def translation(new: "PreTrainedTokenizerFast", old: "PreTrainedTokenizerFast") 
             found.append({vocabulary[token]: 1.0})
         else:
             found.append(_made_of(own, old, there, bytes_there))
-    return Translation(found, old.unk_token_id)
+    unknown = old.unk_token_id
+    return Translation(found, unknown if isinstance(unknown, int) else None)
 
 
 def special_tokens(

@@ -94,4 +94,4 @@ class Local(Judge):
         tokenizer = self.model.base.tokenizer
         ids = tokenizer(option, add_special_tokens=False)["input_ids"]
         end = tokenizer.eos_token_id
-        return [*ids, *([] if end is None else [end])]
+        return [*ids, *([end] if isinstance(end, int) else [])]

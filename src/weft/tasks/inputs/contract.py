@@ -72,7 +72,8 @@ class Input(ABC):
             path: The file.
             stamp: As `stamp_of` found it: another one is another file.
         """
-        return _kept(type(self), self.settings, path, stamp)
+        # Frozen settings are hashable.
+        return _kept(type(self), self.settings, path, stamp)  # pyright: ignore[reportArgumentType]
 
 
 @lru_cache(maxsize=MOST_KEPT)

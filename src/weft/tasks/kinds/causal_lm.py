@@ -228,8 +228,9 @@ def _rest_of_first(tokenizer: "PreTrainedTokenizerFast", ids: Sequence[int], beg
     """Bytes that a text's first token leaves to the next of the character it ends in, the last of `begun`."""
     pieces = pieces_of(tokenizer)
     own = pieces.bytes[ids[0]]
-    split = own is not None and any(pieces.joins(ids[:2]))
-    return max(0, len(begun.encode()) - len(own)) if split else 0
+    if own is None or not any(pieces.joins(ids[:2])):
+        return 0
+    return max(0, len(begun.encode()) - len(own))
 
 
 def _said(

@@ -250,8 +250,11 @@ def _frame(tokenizer: "PreTrainedTokenizerFast", row: str) -> tuple[list[int], l
     """The tokens before any text, and those that end one."""
     encoding = encoding_of(tokenizer, "a")
     first, last = extent(encoding, 0, row)
-    behind = encoding.ids[last:] or [tokenizer.eos_token_id]
-    if behind == [None]:
+    behind: list[int] = list(encoding.ids[last:])
+    end = tokenizer.eos_token_id
+    if not behind and isinstance(end, int):
+        behind = [end]
+    if not behind:
         raise ValueError(
             f"{row}: the base's tokenizer has no end-of-text token, so an answer would never end; give it one "
             "(eos_token)"
