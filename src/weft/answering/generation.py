@@ -44,7 +44,7 @@ class Style(Settings):
     corpus: Path
     """Running text (.txt), or rows with a column `text`."""
     strength: float = Field(default=0.1, ge=0, le=1)
-    """What its n-grams weigh beside the model; 0 is the model alone, and from some tenths on texts collapse."""
+    """What its n-grams weigh beside the model; 0 is the model alone."""
 
 
 class Generation(Settings):
