@@ -13,8 +13,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-WITHOUT = {"lint", "test", "docs"}
-"""Extras for work on weft: their versions are those of whoever works on it."""
+WITHOUT = {"lint", "test", "docs", "quantised"}
+"""Extras for work on weft, whose versions are those of whoever works on it; and what tests do without."""
 
 
 def lowest(pyproject: str) -> dict[str, str]:

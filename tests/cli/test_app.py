@@ -42,16 +42,20 @@ def test_a_command_exists_because_its_file_does() -> None:
                     "compare",
                     "demo",
                     "doctor",
+                    "generate",
                     "init",
+                    "judge",
                     "key",
+                    "learn",
                     "merge",
                     "mix",
+                    "prompt",
                     "prune",
                     "push",
                     "recover",
                     "report",
                 ),
-                *("reproduce", "serve"),
+                *("reproduce", "retokenise", "serve"),
             ]
         )
         == FILES

@@ -131,7 +131,13 @@ def test_a_recipe_s_page_has_its_equation_settings_and_source(say: Say) -> None:
     page = say("show", "recipe", "rslora", "--json").json
     defaults = {setting["name"]: setting["default"] for setting in page["settings"]}
     assert page["equation"].startswith("dW = s B A,")
-    assert defaults == {"rank": "8", "alpha": "16", "dropout": "0.0", "rank_stabilised": "True"}
+    assert defaults == {
+        "rank": "8",
+        "alpha": "16",
+        "dropout": "0.0",
+        "rank_stabilised": "True",
+        "zero": "B",
+    }
     assert [setting["name"] for setting in page["settings"] if not setting["meaning"]] == []
     assert page["citation"] == "arXiv:2312.03732"
     assert page["file"].endswith("weft/methods/recipes/rslora.yaml")

@@ -110,11 +110,10 @@ def evaluate(
     """
     folder = RunFolder.open(run)
     check_written(scores)
-    several = bool(folder.run.tasks)
+    several, found = bool(folder.run.tasks), []
     labels = [task.label for task in [folder.run.task, *folder.run.tasks] if task]
     root = Path(data) if isinstance(data, str | Path) else None
     given = {} if root is not None else given_by_task(data, labels, split)
-    found = []
     for part, loaded in _loaded(folder, device, precision, rank):
         assert loaded.run.task is not None  # a part has one
         own: str | Given | None = given.get(loaded.run.task.label)

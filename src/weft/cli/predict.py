@@ -53,7 +53,8 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Steer continuations to this text's style.")
     ] = None,
     style_strength: Annotated[
-        float | None, typer.Option(help="--style-corpus: 0 to 1, begin with a tenth; 0 is the model alone.")
+        float | None,
+        typer.Option(help="--style-corpus: 0 to 1, begin with a tenth; 0 is the model alone."),
     ] = None,
     at: Annotated[
         list[str] | None,

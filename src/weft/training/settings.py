@@ -277,8 +277,8 @@ def _refuse_users(run: Run, recipe: Recipe) -> None:
         )
     if "user" not in find_spec(run.task).columns:
         raise ValueError(
-            f"{said} needs to know whose row each is, and task {run.task.label} names no such column: say it in the "
-            "task's file, `columns: {user: THE_COLUMN}`"
+            f"{said} is for several tasks, or for users of one, and task {run.task.label} names no column that says "
+            "whose row each is: say it in the task's file, `columns: {user: THE_COLUMN}`"
         )
     if run.mixture is not None:
         raise ValueError(f"{said} trains experts and mixes none; leave `mixture` or `experts` away")

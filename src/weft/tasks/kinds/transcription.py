@@ -10,9 +10,9 @@ from pydantic import Field
 from weft.config import Settings, validate
 from weft.registry import unknown
 from weft.tasks.contract import Example, Prediction, Record, Task, TaskSpec
-from weft.tasks.edits import edits
 from weft.tasks.inputs import inputs
 from weft.tasks.inputs.contract import Input, pooled_steps, rate_at, stamp_of
+from weft.tasks.language.edits import edits
 from weft.tasks.text import UNLABELLED, encoding_of, extent, identity, text_of
 
 if TYPE_CHECKING:

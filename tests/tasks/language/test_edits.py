@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from weft.tasks.edits import edits
+from weft.tasks.language.edits import edits
 
 
 @cache
