@@ -180,7 +180,10 @@ def test_an_interrupted_training_goes_on_at_the_user_where_it_stopped(
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"columns": {}}, r"names no such column: say it in the task's file, `columns: \{user"),
+        (
+            {"columns": {}},
+            r"names no column that says whose row each is: say it in the task's file, `columns: \{user",
+        ),
         ({"columns": {"user": "writer"}}, r"no column named 'writer'"),
         ({"recipe": {"name": "dora"}}, r"recipe dora has none; choose a recipe with exact factors"),
         ({"training": {"evaluate_on": "holdout"}}, "users on all their training rows"),
