@@ -122,7 +122,7 @@ def widened(grid: Grid, rows: list[Row], beyond: Beyond) -> Grid:
 
 def lowered(grid: Grid, runs: Path, rows: list[Row], beyond: Beyond) -> Grid:
     """The grid without the rates at which a seed has learnt less than the head alone; `beyond` gains them."""
-    losses = {row.recipe: [_last_loss(run) for run in final_runs(grid, runs, row)] for row in rows}
+    losses = {row.recipe: [last_loss(run) for run in final_runs(grid, runs, row)] for row in rows}
     head = max(losses[HEAD])
     recipes = dict(grid.recipes)
     for row in rows:
@@ -143,7 +143,7 @@ def final_runs(grid: Grid, runs: Path, row: Row) -> list[RunFolder]:
     return [RunFolder.open(job.folder) for job in jobs]
 
 
-def _last_loss(run: RunFolder) -> float:
+def last_loss(run: RunFolder) -> float:
     """The mean training loss over the last third of a run."""
     lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     losses = [mean(line["loss"].values()) for line in lines if "loss" in line]
