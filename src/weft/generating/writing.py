@@ -63,7 +63,9 @@ def write_run(
         versions=versions(),
     )
     settings = loaded.settings
-    spec = {**(settings.spec or {}), "labels": list(task.labels) or None}
+    # Whole, whatever the settings said: a run says everything.
+    spec = task.spec.model_dump(mode="json", exclude={"name"})
+    spec["labels"] = list(task.labels) or None
     run = Run(
         base=base_name,
         revision=base.revision,
