@@ -70,6 +70,13 @@ class RunFolder:
         return load_run(self.path / CONFIG)
 
     @property
+    def label(self) -> str:
+        """What the task of a run of one is called."""
+        task = self.run.task
+        assert task is not None  # a part has one
+        return task.label
+
+    @property
     def expert(self) -> Path:
         return self.path / "expert"
 

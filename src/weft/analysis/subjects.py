@@ -35,9 +35,7 @@ class Found:
     @property
     def task(self) -> str:
         """What the task is called."""
-        run = self.folder.run
-        assert run.task is not None  # a part has one
-        return run.task.label
+        return self.folder.label
 
     @property
     def mixes(self) -> bool:

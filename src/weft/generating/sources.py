@@ -32,9 +32,7 @@ class Source:
     @property
     def label(self) -> str:
         """What the task is called."""
-        task = self.folder.run.task
-        assert task is not None  # refused otherwise
-        return task.label
+        return self.folder.label
 
     @property
     def experts(self) -> list[Path]:

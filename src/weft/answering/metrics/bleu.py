@@ -9,9 +9,7 @@ percent; these are fractions.
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from weft.answering.metrics.contract import Measured, Metric
+from weft.answering.metrics.contract import Measured, Metric, of_corpus
 
 
 class BLEU(Metric):
@@ -24,15 +22,7 @@ class BLEU(Metric):
     ) -> Mapping[str, Measured]:
         from sacrebleu.metrics import bleu as library
 
-        corpus, alone = library.BLEU(), library.BLEU(effective_order=True)
-        pairs = list(zip(candidates, references, strict=True))
-        sums = corpus._extract_corpus_statistics(list(candidates), [list(references)])
-        return {
-            "bleu": Measured(
-                np.array([alone.sentence_score(own, [wanted]).score for own, wanted in pairs])
-                / 100,
-                np.array(sums, dtype=np.float64),
-                lambda total: corpus._compute_score_from_stats(total.tolist()).score / 100,
-                f"sacrebleu {corpus.get_signature()}",
-            )
-        }
+        measured = of_corpus(
+            library.BLEU(), library.BLEU(effective_order=True), candidates, references
+        )
+        return {"bleu": measured}

@@ -7,9 +7,7 @@ Popovic 2015, doi:10.18653/v1/W15-3049. sacreBLEU's numbers are percent; these a
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from weft.answering.metrics.contract import Measured, Metric
+from weft.answering.metrics.contract import Measured, Metric, of_corpus
 
 
 class CHRF(Metric):
@@ -23,15 +21,4 @@ class CHRF(Metric):
         from sacrebleu.metrics import chrf as library
 
         corpus = library.CHRF()
-        sums = corpus._extract_corpus_statistics(list(candidates), [list(references)])
-        pairs = zip(candidates, references, strict=True)
-        return {
-            "chrf": Measured(
-                np.array([corpus.sentence_score(own, [wanted]).score for own, wanted in pairs])
-                / 100,
-                np.array(sums, dtype=np.float64),
-                lambda total: corpus._compute_score_from_stats(total.tolist()).score / 100,
-                # Asked after a measurement: before one, the library does not know how many references there are.
-                f"sacrebleu {corpus.get_signature()}",
-            )
-        }
+        return {"chrf": of_corpus(corpus, corpus, candidates, references)}

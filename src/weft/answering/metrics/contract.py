@@ -8,7 +8,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -70,6 +70,29 @@ class Metric(ABC):
             candidates: One a row; may be empty texts.
             references: One a row.
         """
+
+
+def of_corpus(
+    corpus: Any, alone: Any, candidates: Sequence[str], references: Sequence[str]
+) -> Measured:
+    """A score that sacreBLEU computes of a corpus from sums over rows; percent there, a fraction here.
+
+    Args:
+        corpus: Its metric.
+        alone: The same for a row by itself.
+        candidates: One a row.
+        references: One a row.
+    """
+    # What its own resampling stands on: there is no public way to the sums of a row.
+    sums = corpus._extract_corpus_statistics(list(candidates), [list(references)])
+    pairs = zip(candidates, references, strict=True)
+    return Measured(
+        np.array([alone.sentence_score(own, [wanted]).score for own, wanted in pairs]) / 100,
+        np.array(sums, dtype=np.float64),
+        lambda total: corpus._compute_score_from_stats(total.tolist()).score / 100,
+        # Asked after a measurement: before one, the library does not know how many references there are.
+        f"sacrebleu {corpus.get_signature()}",
+    )
 
 
 def averaged(rows: np.ndarray, signature: str) -> Measured:
