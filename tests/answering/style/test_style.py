@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from weft.answering.generation import Continuation, Generation, Style, generate, prompt_ids
+from weft.answering import generation
+from weft.answering.generation import (
+    Continuation,
+    Generation,
+    Style,
+    generate,
+    prompt_ids,
+    write_batch,
+)
 from weft.answering.style.measures import (
     Measured,
     distinct,
@@ -237,6 +245,36 @@ def test_a_padded_batch_writes_what_the_equation_says_one_token_at_a_time(
             whole[ordinary] = steer / steer.sum() * whole[ordinary].sum()
             ids.append(int(whole.argmax()))
         assert tuple(ids[start:]) == one.tokens
+
+
+def test_a_batch_filled_with_a_token_of_the_corpus_writes_what_each_text_does_alone(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPT-2's tokenizer puts nothing before a text and has no padding: an ordinary token, its first, fills batches."""
+    base = load_base(str(tiny_folder("gpt2")))
+    head = Head("causal_lm", base, 0, seed=0)
+    model = Model(base)
+    model.add(Expert(NAME, {}, head))
+    corpus = tmp_path / "corpus.txt"
+    # Letters that the tokenizer joins to nothing: behind x stands k, but behind qx z.
+    corpus.write_text("qxz" + "\n\njxk" * 5, encoding="utf-8")
+    own = ngrams_of(corpus, base.tokenizer)
+    filler, word, rare = ids_of(base.tokenizer, "qxz")
+    usual = ids_of(base.tokenizer, "jxk")[-1]
+    monkeypatch.setattr(generation, "padding_id", lambda base: filler)
+    settings = Generation.model_validate(
+        {"max_new_tokens": 4, "style": {"corpus": corpus, "strength": 1.0}}
+    )
+    held = model.snapshot
+    writer = held.head(NAME).assembled(held.trunk)
+
+    def said(*prompts: list[int]) -> list[list[int]]:
+        with torch.inference_mode(), held.routed(None):
+            return write_batch(writer, held, prompts, settings, torch.device("cpu"), style=own)
+
+    long = [word, word, filler, word]
+    assert (said([word])[0][0], said(long)[0][0]) == (usual, rare)
+    assert said([word], long) == [said([word])[0], said(long)[0]]
 
 
 def test_divergence_is_zero_of_the_same_and_ln_2_of_what_shares_nothing() -> None:
