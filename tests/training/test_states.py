@@ -1,5 +1,6 @@
 """Rows that come with what is known of whom they are for, and a mixture whose gates read it."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 import weft
 from weft.runs import RunFolder
+from weft.serving import Engine, Shelf
+from weft.serving.errors import BadInput
 from weft.training.loop import train
 
 Settings = Callable[..., dict[str, Any]]
@@ -110,3 +113,21 @@ def test_a_row_that_is_asked_without_its_state_is_refused(
     for row in ("a film", {"text": "a film"}, {"text": "a film", "state": [1.0]}):
         with pytest.raises(ValueError, match="this mixture's gates read 3 of whom it is for"):
             weft.predict(folder.path, [row], device="cpu")
+
+
+def test_a_server_answers_by_state_and_refuses_the_row_that_has_none(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = trained(settings(), tmp_path)
+    asked = [{"text": "a film of number 1", "state": STATES[who]} for who in ("ann", "bob")]
+
+    async def ask() -> None:
+        async with Engine(Shelf(folders=[tmp_path], device="cpu")) as engine:
+            said = await asyncio.gather(*(engine.predict("run/films", [row]) for row in asked))
+            wanted = weft.predict(folder.path, asked, device="cpu")
+            assert [one.predictions[0]["label"] for one in said] == [row["label"] for row in wanted]
+            for row in ({"text": "a film"}, {"text": "a film", "state": [1.0]}):
+                with pytest.raises(BadInput, match="gates read 3 of whom it is for"):
+                    await engine.predict("run/films", [row])
+
+    asyncio.run(ask())
