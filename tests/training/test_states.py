@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.testing import assert_close
 
 import weft
+from weft.answering.inference import units_of
+from weft.model.batching import Item, collate
 from weft.runs import RunFolder
 from weft.serving import Engine, Shelf
 from weft.serving.errors import BadInput
+from weft.storage.loading import load_run_model
 from weft.training.loop import train
 
 Settings = Callable[..., dict[str, Any]]
@@ -131,3 +136,30 @@ def test_a_server_answers_by_state_and_refuses_the_row_that_has_none(
                     await engine.predict("run/films", [row])
 
     asyncio.run(ask())
+
+
+def test_rows_of_others_need_no_state_in_a_shared_batch(settings: Settings, tmp_path: Path) -> None:
+    loaded = load_run_model(trained(settings(), tmp_path).path, device="cpu")
+    ids = [5, 6, 7, 8]
+    told = {"id": "a", "input_ids": [ids], "token_type_ids": [[0] * 4], "state": STATES["bob"]}
+    silent = {name: own for name, own in told.items() if name != "state"}
+    kind = loaded.task.spec.kind
+    items = [
+        Item(loaded.name, kind, (), silent),
+        Item(loaded.name, kind, loaded.members, told),
+        Item(loaded.name, kind, loaded.members, {**told, "state": STATES["ann"]}),
+    ]
+    with torch.inference_mode():
+        together = loaded.model.snapshot(collate(items, 0))[loaded.name]
+        for at, item in enumerate(items):
+            alone = loaded.model.snapshot(collate([item], 0))[loaded.name]
+            assert_close(together[at], alone[0])
+        with pytest.raises(ValueError, match="gates read 3 of whom it is for"):
+            loaded.model.snapshot(collate([Item(loaded.name, kind, loaded.members, silent)], 0))
+    assert not torch.allclose(together[1], together[2])
+
+
+def test_each_window_of_a_row_keeps_its_state() -> None:
+    record = {"id": "a", "input_ids": [[1, 2], [3, 4]], "state": STATES["ann"]}
+    own = units_of(Item("where", "span_extraction", ("where",), record))
+    assert [unit.record["state"] for unit in own] == [STATES["ann"]] * 2
