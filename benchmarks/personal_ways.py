@@ -22,7 +22,7 @@ META: dict[str, Any] = {
     "name": "reclora", "num_experts": 8, "rank": 2, "alpha": 4, "state_size": SIZE,
 }  # fmt: skip
 SHOTS = (0, 8)
-ASKED = 40
+ASKED = 60
 """Words that each reader's decoder is asked about."""
 PROMPTED: dict[str, Any] = {
     "kind": "sequence_classification",
