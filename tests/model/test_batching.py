@@ -1,5 +1,7 @@
 """Rows become batches without loss, whatever their tasks and lengths."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,24 @@ def test_choices_are_answered_together_and_windows_apart() -> None:
     assert [part.head for part in batch.parts] == ["choice", "spans", "text", "words"]
     assert batch.route.rows == (0, 0, 2, 2, 4, 5, 6, 7, 8, 9)
     assert collate([MIXED[0], MIXED[2]], PAD).route.rows is None
+
+
+def test_a_row_s_state_goes_with_each_of_its_sequences_wherever_they_lie() -> None:
+    states = [[float(at)] if at % 2 else None for at in range(len(MIXED))]
+    rows = [
+        replace(own, record=own.record if state is None else {**own.record, "state": state})
+        for own, state in zip(MIXED, states, strict=True)
+    ]
+    batch = collate(rows, PAD)
+    wanted = [
+        states[row]
+        for part in batch.parts
+        for row, count in zip(part.rows, part.sequences_per_row, strict=True)
+        for _ in range(count)
+    ]
+    assert batch.route.states == tuple(wanted)
+    assert {None, *map(len, filter(None, wanted))} == {None, 1}
+    assert collate(MIXED, PAD).route.states is None
 
 
 def test_a_base_without_token_types_gets_none() -> None:

@@ -21,7 +21,6 @@ def document() -> Document | None:
         "stands in for jargon as researchers know it, and is not that. The population has seen none of the readers "
         "that are scored.",
         _tenth(rows[TENTH]["from_all_labels"]),
-        "Not tried: meta experts behind a gate, and a language model that is asked with the reader's history.",
     )
     lines = [_line(row) for row in result["rows"]]
     headers = (
@@ -35,9 +34,18 @@ def document() -> Document | None:
         headers,
         tuple(lines),
     )
+    few = Table(
+        f"Of {own['asked']} words a reader, which the decoder was asked about; the first of the seeds for the decoder.",
+        headers[:3],
+        tuple((row["method"], _score(row["f1"]), _score(row["f1_macro"])) for row in result["few"]),
+    )
     return Document(
         "Experts of users",
-        (Section("short", "In short", words), Section("table", "The table", parts=(table,))),
+        (
+            Section("short", "In short", words),
+            Section("table", "The table", parts=(table,)),
+            Section("few", "Beside a decoder that is shown the reader's words", parts=(few,)),
+        ),
     )
 
 
