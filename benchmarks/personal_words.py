@@ -12,7 +12,9 @@ threshold the best on the labels that the expert had too (frequency, counted in 
 the unknown words, averaged over readers, and macro F1 over both classes; intervals draw readers, 95 %, each reader's
 score the mean of its seeds. Interrupt it as you like: the same call goes on. The result is results/personal/words.json.
 
-Not here: meta experts behind a gate, and a language model that is asked with the reader's history in its prompt.
+Beside these (`personal_ways.py`): meta experts, mixed by a gate that reads the reader's history (RecLoRA), trained on
+the population's readers once for all shares; and SmolLM2-135M, which is asked without examples and with the reader's
+labels of the words most alike, of some words alone, the first seed, and compared with the others on these (`few`).
 """
 
 import argparse
@@ -27,7 +29,9 @@ from typing import Any
 
 import numpy as np
 
+import weft
 from machine import machine
+from personal_ways import ASKED, META, SHOTS, Histories, config, prompted, with_states
 from weft.answering.evaluation import read_predictions
 from weft.atomic import make_folder, write_text
 from weft.runs import RunFolder
@@ -162,9 +166,13 @@ class Study:
         self.seeds = SEEDS[:seeds]
         self.runs = runs
         self.counts = frequencies(data / "squad")
+        self.histories = Histories(self.train)
         self.scores: Scores = {}
+        self.few: Scores = {}
+        drawn = np.random.default_rng(0).permutation(len(self.validation))[:ASKED]
+        self.asked = sorted(drawn.tolist())
         self.began, self.done = time.monotonic(), 0
-        self.total = 2 * seeds * (1 + len(SHARES) + len(ALONE))
+        self.total = 2 * seeds * (2 + len(SHARES) + len(ALONE))
 
     def run(self) -> None:
         for seed in self.seeds:
@@ -174,6 +182,8 @@ class Study:
                 ((order[half:], order[:half]), (order[:half], order[half:]))
             ):
                 self._fold(seed, self.runs / f"seed{seed}-half{fold}", own, others)
+        for shots in SHOTS:
+            self._prompt(shots)
 
     def _fold(self, seed: int, runs: Path, own: list[str], others: list[str]) -> None:
         training = {**POPULATION, **({"max_steps": self.steps} if self.steps else {})}
@@ -183,6 +193,7 @@ class Study:
         }
         population = finished(runs / "population", settings(seed, "shared", training, {}), data)
         self._take("population", population, own)
+        self._meta(seed, runs / "meta", own, others, data)
         for reader in own:
             right = [row[reader] for row in self.validation]
             self._add("majority", reader, ["0"] * len(right), right)
@@ -202,6 +213,48 @@ class Study:
                 found = finished(runs / f"{method}-{share:g}", config, {**data, "train": rows})
                 self._take(f"{method} {share:g}", found, own)
 
+    def _meta(self, seed: int, runs: Path, own: list[str], others: list[str], data: Row) -> None:
+        """Experts mixed by history: trained on histories of every share, asked with the reader's of each."""
+
+        def states(readers: list[str], share: float) -> dict[str, list[float]]:
+            return {
+                reader: self.histories.state(share_of(self.train, share, reader, seed), reader)
+                for reader in readers
+            }
+
+        learnt = [states(others, share) for share in SHARES]
+        whole = states(own, 1.0)
+        rows = {
+            "train": with_states(data["train"], learnt),
+            "validation": with_states(data["validation"], [whole]),
+        }
+        training = {**POPULATION, **({"max_steps": self.steps} if self.steps else {})}
+        found = finished(runs, config(settings(seed, "shared", {}, {}), SPEC, training), rows)
+        self.done += 1
+        for share in SHARES:
+            known = states(own, share)
+            for reader in own:
+                asked = rows_of(self.validation, [reader], "validation")
+                given = [
+                    {"word": row["word"], "sentence": row["sentence"], "state": known[reader]}
+                    for row in asked
+                ]
+                said = weft.predict(found.path / "words", given, device="cpu")
+                labels = [str(row["label"]) for row in said]
+                self._add(f"meta experts {share:g}", reader, labels, [r["unknown"] for r in asked])
+
+    def _prompt(self, shots: int) -> None:
+        seed = self.seeds[0]
+        for reader in self.readers:
+            asked = [self.validation[at] for at in self.asked]
+            labelled = share_of(self.train, 1.0, reader, seed)
+            said = prompted(reader, labelled, asked, shots, seed)
+            pair = f1_of(said, [row[reader] for row in asked])
+            self.few.setdefault(f"SmolLM2, {shots} of the reader's words shown", {})[reader] = [
+                pair
+            ]
+            print(f"prompted with {shots} words  {reader}  {pair[0]:.3f}", flush=True)
+
     def _take(self, method: str, folder: RunFolder, readers: list[str]) -> None:
         said = read_predictions(folder.path)
         for reader in readers:
@@ -215,6 +268,8 @@ class Study:
     def _add(self, method: str, reader: str, said: list[str], right: list[str]) -> None:
         own = self.scores.setdefault(method, {}).setdefault(reader, [])
         own.append(f1_of(said, right))
+        few = self.few.setdefault(method, {}).setdefault(reader, [])
+        few.append(f1_of([said[at] for at in self.asked], [right[at] for at in self.asked]))
 
 
 def over_readers(own: dict[str, list[tuple[float, float]]], which: int) -> Score:
@@ -257,6 +312,7 @@ def main() -> None:
             "spec": SPEC, "population": POPULATION, "personal": PERSONAL, "steps": STEPS,
             "seeds": study.seeds, "shares": SHARES, "readers": len(study.readers),
             "words": {"train": len(study.train), "validation": len(study.validation)},
+            "meta": META, "asked": len(study.asked), "shots": SHOTS,
         },
         "rows": [
             {
@@ -267,6 +323,14 @@ def main() -> None:
                 "from_all_labels": asdict(difference(scores, everything)),
             }
             for method, scores in study.scores.items()
+        ],
+        "few": [
+            {
+                "method": method,
+                "f1": asdict(over_readers(scores, 0)),
+                "f1_macro": asdict(over_readers(scores, 1)),
+            }
+            for method, scores in study.few.items()
         ],
         "machine": machine("cpu"),
     }  # fmt: skip

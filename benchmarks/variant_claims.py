@@ -227,7 +227,9 @@ def ba_lora(study: Study, told: Told) -> Found:
     for rows in ("noisy", "few"):
         runs = {}
         for name, own in settings.items():
-            runs[name] = study.each(f"ba_lora/{name}-{rows}", own, rate=study.rate(own), rows=rows)
+            # Few rows are few steps, which want a rate of their own; wrong labels do not change how many there are.
+            rate = study.rate(own, rows="few") if rows == "few" else study.rate(own)
+            runs[name] = study.each(f"ba_lora/{name}-{rows}", own, rate=rate, rows=rows)
             shown(told, f"{name}, {rows}", runs[name])
         found += [
             held(f"ba_lora - {name}, {rows}", runs["ba_lora"], runs[name])

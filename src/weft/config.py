@@ -188,7 +188,7 @@ class TrainingSettings(Settings):
     rate_from: RateSource | None = None
     """Where `learning_rate` comes from, if not from the user; written by training, never read."""
     head_learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate of the head; None takes `learning_rate`."""
+    """Peak rate of the head; None takes the recipe's, and where it has none, `learning_rate`."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the rate after warm-up; linear and cosine end at 0."""
     warmup: float = Field(default=0.06, ge=0, le=1)

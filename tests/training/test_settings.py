@@ -82,6 +82,19 @@ def test_a_rate_that_the_user_says_is_never_touched() -> None:
         assert training.rate_from is None
 
 
+def test_a_head_has_the_rate_that_the_recipe_says_for_it_unless_the_user_says_one() -> None:
+    said = {"task": "swag", "recipe": "altlora"}
+    own = completed(load_run(said)).run
+    assert own.training.head_learning_rate == 2e-3
+    assert completed(own).run == own
+    searched = said | {"training": {"learning_rate": 0.9}}
+    assert completed(load_run(searched)).run.training.head_learning_rate == 2e-3
+    users = said | {"training": {"head_learning_rate": 1e-4}}
+    assert completed(load_run(users)).run.training.head_learning_rate == 1e-4
+    plain = completed(load_run(said | {"recipe": "lora"})).run
+    assert plain.training.head_learning_rate is None
+
+
 def test_a_rate_changed_in_a_complete_run_is_the_users() -> None:
     complete = completed(load_run({"task": "swag"})).run
     changed = completed(load_run(complete, ["training.learning_rate=0.01"])).run

@@ -171,7 +171,7 @@ def units_of(item: Item) -> list[Item]:
     if count == 1 or kind_of(item.kind).compares:
         return [item]
     names = [name for name in ("input_ids", "token_type_ids", "labels") if name in record]
-    whole = {"weight": record["weight"]} if "weight" in record else {}
+    whole = {name: record[name] for name in ("weight", "state") if name in record}
     return [
         replace(item, record={**whole, **{name: [record[name][at]] for name in names}})
         for at in range(count)

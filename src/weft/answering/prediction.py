@@ -10,6 +10,7 @@ from weft.answering.generation import Continuation, Generation, generate, transc
 from weft.answering.inference import Progress, outputs, padding_id
 from weft.answering.inputs import Input, checked_input
 from weft.base.tokens import check_tokens
+from weft.data.encoding import carried
 from weft.lowrank.route import Members
 from weft.model.batching import Item
 from weft.model.folded import alone, is_folded
@@ -124,7 +125,10 @@ def predict_mixed(
             transcribing.setdefault(name, []).append(at)
         else:
             reading.append(at)
-    records = {at: tasks[rows[at][0]].encode(examples[at], held.base.tokenizer) for at in reading}
+    records = {
+        at: carried(tasks[rows[at][0]].encode(examples[at], held.base.tokenizer), examples[at])
+        for at in reading
+    }
     check_tokens(held.base, records.values())
     items = [
         Item(name, tasks[name].spec.kind, speaking[name], records[at])

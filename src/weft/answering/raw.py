@@ -10,6 +10,7 @@ from torch import Tensor
 from weft.answering.inference import autocast, batched, padding_id, units_of
 from weft.answering.inputs import Input, checked_input
 from weft.base.tokens import check_tokens
+from weft.data.encoding import carried
 from weft.model.batching import Item
 from weft.model.heads import kind_of
 from weft.model.heads.contract import ByToken
@@ -151,7 +152,7 @@ def _pooled(states: Tensor, pool: Pool | None) -> Tensor:
 def _items(run: LoadedRun, inputs: Sequence[Input]) -> list[Item]:
     task, base = run.task, run.model.base
     examples = [checked_input(task, value, at) for at, value in enumerate(inputs)]
-    records = [task.encode(example, base.tokenizer) for example in examples]
+    records = [carried(task.encode(example, base.tokenizer), example) for example in examples]
     check_tokens(base, records)
     return [Item(run.name, task.spec.kind, run.members, record) for record in records]
 

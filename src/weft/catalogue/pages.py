@@ -241,6 +241,8 @@ def _recipe_page(name: str, base: str | None) -> Page:
         f"; on {', '.join(other.targets)} {other.learning_rate:g}" for other in file.rates_elsewhere
     )
     stated = f"{file.training['learning_rate']:g}{others}"
+    if "head_learning_rate" in file.training:
+        stated += f", the head's {file.training['head_learning_rate']:g},"
     page["rate"] = f"{stated} at width {REFERENCE_WIDTH}{fall_of(file.trains)}"
     if base is not None:
         from weft.base.loading import config_of

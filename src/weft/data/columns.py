@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from weft.guard import parse_json
 from weft.tasks.contract import TaskSpec
 
-OF_ANY_KIND = ("weight", "user")
-"""Columns that rows of every kind may have, where the set's `columns` name them: what a row counts, whose it is."""
+OF_ANY_KIND = ("weight", "user", "state")
+"""Columns that rows of every kind may have, where the set's `columns` name them: what a row counts, whose it is, and
+what is known of whom it is for."""
 LONGEST_USER = 128
 
 
@@ -59,6 +61,19 @@ def _user(value: Any, spec: TaskSpec, where: str) -> str:
     return name
 
 
+def _state(value: Any, spec: TaskSpec, where: str) -> list[float]:
+    if isinstance(value, str):
+        # A table of text has no lists.
+        value = parse_json(value, where, whole=False)
+    try:
+        numbers = [math.nan if isinstance(own, bool | str) else float(own) for own in value]
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{where} must hold a list of finite numbers, got {value!r:.80}")
+    return numbers
+
+
 def _tags(value: Any, spec: TaskSpec, where: str) -> Any:
     """Tags by name: numbers are looked up in the set's labels."""
     if not isinstance(value, list | tuple) or not any(isinstance(tag, int) for tag in value):
@@ -93,5 +108,12 @@ def _answers(value: Any, spec: TaskSpec, where: str) -> Any:
     ]
 
 
-_NORMALISED = {"id": _id, "user": _user, "weight": _weight, "tags": _tags, "answers": _answers}
+_NORMALISED = {
+    "id": _id,
+    "user": _user,
+    "weight": _weight,
+    "state": _state,
+    "tags": _tags,
+    "answers": _answers,
+}
 """What a canonical column's values become, where sources write them in more than one form."""

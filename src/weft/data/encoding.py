@@ -87,10 +87,12 @@ def encode_examples(
         if kept is not None and was_there and progress:
             progress(total, total)
     records = [encoded(row) for row in range(total)] if kept is None else kept
-    return [
-        {**record, "weight": example["weight"]} if "weight" in example else record
-        for record, example in zip(records, examples, strict=True)
-    ]
+    return [carried(record, example) for record, example in zip(records, examples, strict=True)]
+
+
+def carried(record: Record, example: Example) -> Record:
+    """A record with what a row of any kind may have that says something of it to a loss or a gate."""
+    return {**record, **{name: example[name] for name in ("weight", "state") if name in example}}
 
 
 def fingerprint(

@@ -293,13 +293,15 @@ def example_from_user(task: Task, mapping: Mapping[str, Any], where: str) -> Exa
     columns = {
         name: source
         for name, source in task.spec.columns.items()
-        if name not in OF_ANY_KIND and (_has(mapping, source) or name not in mapping)
+        if name not in ("weight", "user") and (_has(mapping, source) or name not in mapping)
     }
+    if "state" in task.spec.columns:
+        columns.setdefault("state", "state")
     # A kind may take another column instead (text for tokens): then its `check` decides.
     if not any(_has(mapping, columns.get(name, name)) for name in task.optional):
         _refuse_missing(task.columns, mapping, where, columns)
     example = _canonical(type(task), mapping, where, spec=task.spec, columns=columns)
-    return task.check({"id": where, **example}, where)
+    return _checked(task, {"id": where, **example}, where)
 
 
 def sample(

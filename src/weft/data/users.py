@@ -1,4 +1,4 @@
-"""Whose rows are whose, and what users must not share between splits."""
+"""Whose rows are whose, what is known of whom, and what users must not share between splits."""
 
 from collections.abc import Sequence
 
@@ -38,3 +38,30 @@ def check_apart(run: Run, loaded: LoadedTask) -> None:
                         f"(row {example['id']}), so scores would tell what was seen in training; split the rows by "
                         f"{column}, or take {column} out of `apart`"
                     )
+
+
+def check_states(loaded: LoadedTask, size: int) -> None:
+    """Refuse rows whose `state` is not what a mixture's gates read.
+
+    Args:
+        loaded: A task's rows.
+        size: How many numbers the gates read; 0 reads none.
+
+    Raises:
+        ValueError: If a row has none, or another number; says which, and what to do.
+    """
+    name = loaded.settings.label
+    for split, examples in loaded.splits.items():
+        for example in examples:
+            state = example.get("state")
+            if len(state or ()) == size:
+                continue
+            if state is None:
+                raise ValueError(
+                    f"task {name}: mixture.state_size {size}, and row {example['id']} of {split} has no state; name "
+                    "the column that holds it in the task's file, `columns: {state: THE_COLUMN}`"
+                )
+            raise ValueError(
+                f"task {name}: mixture.state_size is {size}, and row {example['id']} of {split} has a state of "
+                f"{len(state)} numbers; set mixture.state_size={len(state)}, or give each row as many"
+            )

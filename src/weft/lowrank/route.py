@@ -34,12 +34,15 @@ class Route:
             whole call, None is unknown.
         rows: For every sequence the first of those that it is answered together with, as choices of a row are; None:
             each for itself.
+        states: For every sequence numbers that gates may read, of whom its row is for; None where it has none, or
+            where no sequence has.
     """
 
     members: tuple[Members, ...]
     choice: tuple[int, ...] | None = None
     owners: tuple[str, ...] | None = None
     rows: tuple[int, ...] | None = None
+    states: tuple[Sequence[float] | None, ...] | None = None
 
     @classmethod
     def everywhere(cls, *experts: str) -> "Route":
@@ -110,6 +113,11 @@ class Route:
     def together(self, rows: Sequence[int]) -> "Route":
         """The same experts, and which sequences are answered with which: for each the first of its row."""
         return replace(self, rows=tuple(rows) if len(set(rows)) < len(rows) else None)
+
+    def told(self, states: Sequence[Sequence[float] | None]) -> "Route":
+        """The same experts, and what is known of whom each sequence is for."""
+        known = any(state is not None for state in states)
+        return replace(self, states=tuple(states) if known else None)
 
 
 class Voices(NamedTuple):

@@ -143,9 +143,13 @@ def collate(
     counts = [len(items[at].record["input_ids"]) for at in order]
     route = Route.by_row([items[at].members for at in order], counts)
     owners = [items[at].head for at, count in zip(order, counts, strict=True) for _ in range(count)]
-    return Batch(
-        inputs, tuple(parts), route.owned(owners).together(_answered([items[at] for at in order]))
-    )
+    route = route.owned(owners).together(_answered([items[at] for at in order]))
+    states = [
+        items[at].record.get("state")
+        for at, count in zip(order, counts, strict=True)
+        for _ in range(count)
+    ]
+    return Batch(inputs, tuple(parts), route.told(states))
 
 
 def _answered(items: Sequence[Item]) -> list[int]:

@@ -181,6 +181,9 @@ def _begin(trunk: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             watched=current_trace() is not None,
         )
         reads = own.mixture.reads_pass
+        if own.mixture.spec.states is not None:
+            call.state = _told(voices.route, own, _sequences(args, kwargs))
+            own.mixture.begin(call)
         if reads is not None and call.constant is None:
             call.hidden = _pass(trunk, args, kwargs, own, reads)
             own.mixture.begin(call)
@@ -248,6 +251,42 @@ def _trace(route: Route, labels: Mapping[str, int], kwargs: Mapping[str, Any]) -
     # A caller's trace may see several calls: what was together in the last one is not in this.
     trace.rows = None if route.rows is None else torch.tensor(route.rows, device=device)
     return trace
+
+
+def _sequences(args: Any, kwargs: Mapping[str, Any]) -> int:
+    """How many a trunk is given."""
+    given = (*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+    return len(next(value for value in given if value is not None))
+
+
+def _told(route: Route, own: Mixed, count: int) -> Tensor:
+    """What is known of whom each sequence is for, (sequences, numbers); 0 where others than `own` speak."""
+    size, like = own.mixture.spec.states, own.mixture.like
+    assert size is not None
+    if not size:
+        return like.new_zeros(count, 0)
+    told = route.states or (None,) * count
+    mine = range(count) if route.choice is None else route.pairs[own.name]
+    rows = [[0.0] * size] * count
+    for at in mine:
+        state = told[at]
+        refuse_state(state, size)
+        rows[at] = list(state or ())
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+
+
+def refuse_state(state: Sequence[float] | None, size: int) -> None:
+    """Refuse a row that does not come with as many numbers as gates read.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if state is None or len(state) != size:
+        came = "has no `state`" if state is None else f"has a `state` of {len(state)} numbers"
+        raise ValueError(
+            f"a row {came}, and this mixture's gates read {size} of whom it is for; give each row as many under "
+            "`state`, or under the column that the task's `columns: {state: ...}` names"
+        )
 
 
 def _pass(trunk: nn.Module, args: Any, kwargs: Mapping[str, Any], own: Mixed, what: Pass) -> Tensor:

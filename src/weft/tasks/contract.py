@@ -95,8 +95,9 @@ class TaskSpec(Settings):
     train / validation, val, dev / test with the format's ending."""
     columns: Annotated[dict[str, str], BeforeValidator(_texts)] = {}
     """Column in the files by canonical column of the kind; columns not named keep the canonical name. In CoNLL files
-    by number: 0 is the first, -1 the last. Two of every kind are taken only where they are named: `weight`, what a
-    training row counts in the loss, 0 or more; `user`, whose row it is, for personal experts."""
+    by number: 0 is the first, -1 the last. Three of every kind are taken only where they are named: `weight`, what a
+    training row counts in the loss, 0 or more; `user`, whose row it is, for personal experts; `state`, numbers that say
+    what is known of whom the row is for, which gates may read."""
     header: list[str] | None = None
     """Names of the columns of csv, tsv or conll files that have no header line."""
     quotes: bool | None = None

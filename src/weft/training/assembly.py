@@ -13,6 +13,7 @@ from weft.base.loading import Base, attention_for, check_max_length, load_base
 from weft.config import RecipeSettings, Run
 from weft.data.memory import given_by_task
 from weft.data.rows import Rows, encode, load
+from weft.data.users import check_states
 from weft.lowrank.roles import layer_of
 from weft.lowrank.route import Members
 from weft.methods.balances.contract import Balance
@@ -144,6 +145,9 @@ def assemble(
     device = device if run.device == "auto" else torch.device(run.device)
     given = given_by_task(data, [settings.label for settings in complete.tasks])
     loaded = {own.label: load(run, own, given.get(own.label)) for own in complete.tasks}
+    if complete.gates is not None and complete.gates.states is not None:
+        for item in loaded.values():
+            check_states(item, complete.gates.states)
     base = load_base(
         run.base,
         revision=run.revision,

@@ -86,8 +86,12 @@ def completed(run: Run) -> Complete:
 
 
 def _with_rate(run: Run, recipe: Recipe) -> TrainingSettings:
-    """The training with its rate, and where that comes from; `search` stays what it is."""
+    """The training with its rates, and where they come from; `search` stays what it is."""
     training = run.training
+    if training.head_learning_rate is None and recipe.head_learning_rate is not None:
+        width = config_of(run.base, revision=run.revision).hidden_size
+        head = rate_for(recipe.head_learning_rate, recipe.trains, width).value
+        training = training.model_copy(update={"head_learning_rate": head})
     if training.learning_rate is not None:
         source = training.rate_from
         # A setting that was changed in a run that was complete is the user's own.

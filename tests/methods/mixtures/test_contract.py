@@ -40,8 +40,9 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def call_of(mixture: Mixture, hidden: Tensor, labels: Tensor) -> Call:
-    call = Call(GateTrace(labels=labels), hidden=hidden)
-    if mixture.reads_pass is not None or mixture.reads_layer is not None:
+    state = None if mixture.spec.states is None else hidden.new_zeros(len(hidden), 0)
+    call = Call(GateTrace(labels=labels), hidden=hidden, state=state)
+    if state is not None or mixture.reads_pass is not None or mixture.reads_layer is not None:
         mixture.begin(call)
     return call
 

@@ -57,6 +57,7 @@ def test_a_run_and_its_expert_need_the_file_no_more(
         ({"training": {}}, r"training: .*expected \{learning_rate: NUMBER\}"),
         ({"training": {"learning_rate": -1}}, r"training: .*expected \{learning_rate: NUMBER\}"),
         ({"training": {"learning_rate": 1e-3, "epochs": 2}}, "expected {learning_rate"),
+        ({"training": {"head_learning_rate": 1e-3}}, "expected {learning_rate"),
         ({"targetz": "query"}, "Did you mean 'targets'"),
         ({"settings": {"rank": 0}}, "rank"),
     ],

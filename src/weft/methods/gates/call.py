@@ -35,6 +35,7 @@ class Call:
     Attributes:
         trace: Mask, labels, and what each gate said.
         hidden: (sequences, seq, hidden), the state that the gate reads; None until it is known.
+        state: (sequences, numbers), what is known of whom each sequence is for; None if the gate reads no such thing.
         constant: Every gate is this number; what a scaling pass runs with.
         watched: Whether what the gates say is recorded for the caller.
         once: What is computed once for many maps.
@@ -42,6 +43,7 @@ class Call:
 
     trace: GateTrace = field(default_factory=GateTrace)
     hidden: Tensor | None = None
+    state: Tensor | None = None
     constant: float | None = None
     watched: bool = True
     once: dict[str, Any] = field(default_factory=dict)

@@ -19,6 +19,11 @@ class Spec(Settings):
     balance: str = "none"
     """What each task's loss counts in the sum: a file of `balances/` (none start expert uncertainty)."""
 
+    @property
+    def states(self) -> int | None:
+        """How many numbers the gate reads of a row's `state`; None reads no such column."""
+        return None
+
 
 class FrozenSpec(Spec):
     """Experts that were trained apart, and may be trained on."""

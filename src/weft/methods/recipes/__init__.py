@@ -68,21 +68,26 @@ class RecipeFile(Settings):
     controller: str | None = None
     plan: str | None = None
     training: dict[str, Any]
-    """Measured defaults for training settings that a run leaves open; the rate is that at `rates.REFERENCE_WIDTH`."""
+    """Measured defaults for training settings that a run leaves open, at `rates.REFERENCE_WIDTH`.
+
+    The rate, and that of the head where the optimizer's steps are of another size than AdamW's, which the head takes.
+    """
 
     @field_validator("training")
     @classmethod
     def _has_a_rate(cls, values: dict[str, Any]) -> dict[str, Any]:
         try:
             # YAML 1.1 reads 1e-3 as text.
-            rate = float(values["learning_rate"])
-        except (KeyError, TypeError, ValueError):
-            rate = math.nan
-        if values.keys() != {"learning_rate"} or not (math.isfinite(rate) and rate > 0):
+            rates = {name: float(value) for name, value in values.items()}
+        except (TypeError, ValueError):
+            rates = {}
+        known = "learning_rate" in rates and rates.keys() <= {"learning_rate", "head_learning_rate"}
+        if not known or not all(math.isfinite(rate) and rate > 0 for rate in rates.values()):
             raise ValueError(
-                "expected {learning_rate: NUMBER}, the rate for a base whose states have 384 numbers"
+                "expected {learning_rate: NUMBER}, the rate for a base whose states have 384 numbers, and "
+                "head_learning_rate where the head's is another"
             )
-        return {"learning_rate": rate}
+        return rates
 
     rates_elsewhere: list[MeasuredRate] = []
     """Rates on other targets than its own: the fewer maps learn, the larger their steps may be."""
@@ -114,6 +119,11 @@ class Recipe:
             if set(other.targets) == wanted:
                 return other.learning_rate
         return float(self.file.training["learning_rate"])
+
+    @property
+    def head_learning_rate(self) -> float | None:
+        """The head's rate where it is not the adapters', at the same width."""
+        return self.file.training.get("head_learning_rate")
 
     def describe(self) -> RecipeSettings:
         """The settings with every default of the method written out."""

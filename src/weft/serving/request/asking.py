@@ -54,12 +54,14 @@ class Speaker:
         head: Whose head.
         members: What speaks in the trunk.
         voices: Those of it that no model holds.
+        states: How many numbers its gates read of whom a row is for; 0 where none do.
     """
 
     task: Task
     head: str
     members: Members
     voices: Voices = field(default_factory=dict)
+    states: int = 0
 
 
 def asked_of(expert: str | Mapping[str, float], options: Options, auto: str | None) -> Asked:
@@ -132,7 +134,8 @@ def speaker(own: Resident, task: str | None) -> Speaker:
     run = own.runs.get(name)
     if run is None:
         raise BadInput(f"{own.name}: {unknown('task', name, own.runs)}")
-    return Speaker(run.task, run.name, run.members)
+    states = None if own.mixture is None else own.mixture.mix.mixture.spec.states
+    return Speaker(run.task, run.name, run.members, states=states or 0)
 
 
 def _weighed_speaker(asked: Asked, residents: Sequence[Resident]) -> Speaker:

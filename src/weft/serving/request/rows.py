@@ -13,7 +13,9 @@ from weft.answering.inputs import Input, checked_input
 from weft.answering.prediction import continued, refuse_generation
 from weft.base.loading import Base
 from weft.base.tokens import check_tokens
+from weft.data.encoding import carried
 from weft.model.batching import Item
+from weft.model.mixed import refuse_state
 from weft.registry import said_by
 from weft.serving.computing.batches import Reading, Whole
 from weft.serving.computing.writing import Chunk, Line
@@ -93,7 +95,10 @@ def encoded(
                 ids = prompt_ids(base, prompt_of(example), how, f"input {at}")
                 rows.append(Row(own, example, None, tuple(ids)))
             else:
-                rows.append(Row(own, example, own.task.encode(example, base.tokenizer)))
+                record = carried(own.task.encode(example, base.tokenizer), example)
+                if own.states:
+                    refuse_state(record.get("state"), own.states)
+                rows.append(Row(own, example, record))
         check_tokens(base, [row.record for row in rows if row.record is not None])
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(said_by(error)) from error
