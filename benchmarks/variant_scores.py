@@ -45,7 +45,7 @@ TASKS: dict[str, Any] = {
 }
 LOWEST = {
     "adalora": 1e-3,
-    "altlora": 1e-2,
+    "altlora": 0.3,
     "full": 3e-5,
     "head": 1e-3,
     "increlora": 1e-3,
