@@ -193,7 +193,7 @@ class Study:
         }
         population = finished(runs / "population", settings(seed, "shared", training, {}), data)
         self._take("population", population, own)
-        self._meta(seed, runs / "meta", own, others, data)
+        self._meta(seed, runs / "meta", training, data)
         for reader in own:
             right = [row[reader] for row in self.validation]
             self._add("majority", reader, ["0"] * len(right), right)
@@ -213,35 +213,30 @@ class Study:
                 found = finished(runs / f"{method}-{share:g}", config, {**data, "train": rows})
                 self._take(f"{method} {share:g}", found, own)
 
-    def _meta(self, seed: int, runs: Path, own: list[str], others: list[str], data: Row) -> None:
+    def _meta(self, seed: int, runs: Path, training: Row, data: Row) -> None:
         """Experts mixed by history: trained on histories of every share, asked with the reader's of each."""
-
-        def states(readers: list[str], share: float) -> dict[str, list[float]]:
-            return {
+        states = {
+            share: {
                 reader: self.histories.state(share_of(self.train, share, reader, seed), reader)
-                for reader in readers
+                for reader in self.readers
             }
-
-        learnt = [states(others, share) for share in SHARES]
-        whole = states(own, 1.0)
-        rows = {
-            "train": with_states(data["train"], learnt),
-            "validation": with_states(data["validation"], [whole]),
+            for share in SHARES
         }
-        training = {**POPULATION, **({"max_steps": self.steps} if self.steps else {})}
+        asked = data["validation"]
+        rows = {
+            "train": with_states(data["train"], list(states.values())),
+            "validation": with_states(asked, [states[1.0]]),
+        }
         found = finished(runs, config(settings(seed, "shared", {}, {}), SPEC, training), rows)
         self.done += 1
-        for share in SHARES:
-            known = states(own, share)
-            for reader in own:
-                asked = rows_of(self.validation, [reader], "validation")
-                given = [
-                    {"word": row["word"], "sentence": row["sentence"], "state": known[reader]}
-                    for row in asked
-                ]
-                said = weft.predict(found.path / "words", given, device="cpu")
-                labels = [str(row["label"]) for row in said]
-                self._add(f"meta experts {share:g}", reader, labels, [r["unknown"] for r in asked])
+        asker = weft.load(found.path / "words", device="cpu")
+        for share, known in states.items():
+            said = list(asker.predict(with_states(asked, [known])))
+            for reader in dict.fromkeys(row["reader"] for row in asked):
+                own = [at for at, row in enumerate(asked) if row["reader"] == reader]
+                labels = [str(said[at]["label"]) for at in own]
+                right = [asked[at]["unknown"] for at in own]
+                self._add(f"meta experts {share:g}", reader, labels, right)
 
     def _prompt(self, shots: int) -> None:
         seed = self.seeds[0]

@@ -30,13 +30,13 @@ import numpy as np
 from sklearn.metrics import log_loss, roc_auc_score
 
 from machine import machine
+from personal_words import finished
 from recommendation_data import SIZE, Films, folder_of_films, read_films, told, trained
 from weft.answering.evaluation import read_predictions
 from weft.answering.texts.vectors import vectors_of
 from weft.atomic import make_folder, write_text
 from weft.base.loading import load_base
 from weft.tasks.scoring import LEVEL, RESAMPLES, interval
-from weft.training.loop import train
 
 RESULT = Path("results") / "personal" / "recommendation.json"
 SEEDS = [0, 1, 2]
@@ -168,10 +168,7 @@ class Study:
             "device": "cpu",
             **values,
         }
-        if (folder / "run.yaml").is_file():
-            train(resume=folder, data=data)
-        else:
-            train(config, out=folder, data=data)
+        finished(folder, config, data)
         return folder / "films" if "mixture" in values else folder
 
 

@@ -104,6 +104,15 @@ def test_rows_without_what_the_gates_read_are_refused_before_training(
         train(settings(columns, **mixture), out=tmp_path / "run", data=DATA)
 
 
+def test_kinds_whose_answers_are_written_are_refused_before_training(
+    settings: Settings, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spec = {"kind": "causal_lm", "max_length": 32, "columns": {"state": "known"}}
+    run = settings() | {"base": str(tiny_folder("llama")), "task": {"name": "films", "spec": spec}}
+    with pytest.raises(ValueError, match=r"task films writes its answers.*mixture.state_size=0"):
+        train(run, out=tmp_path / "run", data=DATA)
+
+
 @pytest.mark.parametrize("value", ["nothing", [], [1.0, "x"], 3.0, [float("nan")], True])
 def test_a_state_is_a_list_of_numbers(settings: Settings, tmp_path: Path, value: Any) -> None:
     rows = [{**row, "known": value} for row in rows_of(2)]
@@ -134,6 +143,8 @@ def test_a_server_answers_by_state_and_refuses_the_row_that_has_none(
             for row in ({"text": "a film"}, {"text": "a film", "state": [1.0]}):
                 with pytest.raises(BadInput, match="gates read 3 of whom it is for"):
                     await engine.predict("run/films", [row])
+            with pytest.raises(BadInput, match="gates read 3 of whom it is for"):
+                await engine.embed(["a film"], "run/films")
 
     asyncio.run(ask())
 

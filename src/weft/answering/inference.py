@@ -10,6 +10,7 @@ import torch
 
 from weft.base.loading import Base
 from weft.base.tokens import embedding_rows
+from weft.data.columns import CARRIED
 from weft.model.batching import Batch, Item, collate
 from weft.model.heads import kind_of
 from weft.model.model import Model
@@ -171,7 +172,7 @@ def units_of(item: Item) -> list[Item]:
     if count == 1 or kind_of(item.kind).compares:
         return [item]
     names = [name for name in ("input_ids", "token_type_ids", "labels") if name in record]
-    whole = {name: record[name] for name in ("weight", "state") if name in record}
+    whole = {name: record[name] for name in CARRIED if name in record}
     return [
         replace(item, record={**whole, **{name: [record[name][at]] for name in names}})
         for at in range(count)

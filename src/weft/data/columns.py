@@ -10,6 +10,10 @@ from weft.tasks.contract import TaskSpec
 OF_ANY_KIND = ("weight", "user", "state")
 """Columns that rows of every kind may have, where the set's `columns` name them: what a row counts, whose it is, and
 what is known of whom it is for."""
+CARRIED = ("weight", "state")
+"""Those of them that a record takes along, for a loss or a gate."""
+ASKED = ("state",)
+"""Those of them that whoever asks may give as well."""
 LONGEST_USER = 128
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from weft.atomic import write_text
-from weft.data.columns import OF_ANY_KIND
+from weft.data.columns import CARRIED, OF_ANY_KIND
 from weft.scoped import tell
 from weft.tasks.contract import Example, Record, Task
 
@@ -92,7 +92,8 @@ def encode_examples(
 
 def carried(record: Record, example: Example) -> Record:
     """A record with what a row of any kind may have that says something of it to a loss or a gate."""
-    return {**record, **{name: example[name] for name in ("weight", "state") if name in example}}
+    beside = {name: example[name] for name in CARRIED if name in example}
+    return {**record, **beside} if beside else record
 
 
 def fingerprint(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from weft.config import Split, TaskSettings, read_yaml, validate
-from weft.data.columns import OF_ANY_KIND, normal, remedy
+from weft.data.columns import ASKED, OF_ANY_KIND, normal, remedy
 from weft.data.layout import Placed
 from weft.data.memory import Given, digest_of, given_rows
 from weft.data.sources import hub_columns, split_rows
@@ -293,10 +293,11 @@ def example_from_user(task: Task, mapping: Mapping[str, Any], where: str) -> Exa
     columns = {
         name: source
         for name, source in task.spec.columns.items()
-        if name not in ("weight", "user") and (_has(mapping, source) or name not in mapping)
+        if (name in ASKED or name not in OF_ANY_KIND)
+        and (_has(mapping, source) or name not in mapping)
     }
-    if "state" in task.spec.columns:
-        columns.setdefault("state", "state")
+    # What is of any kind is looked for where `columns` name it: under its own name, too.
+    columns |= {name: name for name in ASKED if name in task.spec.columns and name not in columns}
     # A kind may take another column instead (text for tokens): then its `check` decides.
     if not any(_has(mapping, columns.get(name, name)) for name in task.optional):
         _refuse_missing(task.columns, mapping, where, columns)

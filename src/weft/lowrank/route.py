@@ -117,7 +117,7 @@ class Route:
     def told(self, states: Sequence[Sequence[float] | None]) -> "Route":
         """The same experts, and what is known of whom each sequence is for."""
         known = any(state is not None for state in states)
-        return replace(self, states=tuple(states) if known else None)
+        return replace(self, states=tuple(states)) if known else self
 
 
 class Voices(NamedTuple):

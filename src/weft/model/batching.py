@@ -142,14 +142,10 @@ def collate(
         start = part.stop
     counts = [len(items[at].record["input_ids"]) for at in order]
     route = Route.by_row([items[at].members for at in order], counts)
-    owners = [items[at].head for at, count in zip(order, counts, strict=True) for _ in range(count)]
-    route = route.owned(owners).together(_answered([items[at] for at in order]))
-    states = [
-        items[at].record.get("state")
-        for at, count in zip(order, counts, strict=True)
-        for _ in range(count)
-    ]
-    return Batch(inputs, tuple(parts), route.told(states))
+    each = [items[at] for at, count in zip(order, counts, strict=True) for _ in range(count)]
+    route = route.owned([item.head for item in each])
+    route = route.together(_answered([items[at] for at in order]))
+    return Batch(inputs, tuple(parts), route.told([item.record.get("state") for item in each]))
 
 
 def _answered(items: Sequence[Item]) -> list[int]:

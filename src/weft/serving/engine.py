@@ -141,8 +141,11 @@ class Engine:
         asked = None if expert is None else asked_of(expert, Options(), self.shelf.auto)
         async with self._call(asked, len(texts), deadline) as call:
             task = embedding_task(call.ground.model.base, normalize=normalize)
-            members = next(iter(call.own.runs.values())).members if call.residents else ()
-            speakers = [Speaker(task, READER, members)] * len(texts)
+            reader = Speaker(task, READER, ())
+            if call.residents:
+                own = next(iter(call.own.runs.values()))
+                reader = Speaker(task, READER, own.members, states=call.own.states)
+            speakers = [reader] * len(texts)
             rows = await call.encoded(speakers, [{"text": text} for text in texts], None)
             outputs = await call.read(rows)
             found = await call.in_pool(partial(decoded, rows, outputs))

@@ -56,6 +56,11 @@ class Resident:
     users: int = 0
     gone: bool = False
 
+    @property
+    def states(self) -> int:
+        """How many numbers its gates read of whom a row is for; 0 where none do."""
+        return (self.mixture.mix.mixture.spec.states or 0) if self.mixture is not None else 0
+
     def leave(self) -> None:
         """Take its parts out of its model; calls under way go on with them."""
         self.ground.model.change(remove=self.names)

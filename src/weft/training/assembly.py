@@ -148,6 +148,11 @@ def assemble(
     if complete.gates is not None and complete.gates.states is not None:
         for item in loaded.values():
             check_states(item, complete.gates.states)
+            if complete.gates.states and item.task.spec.kind == "causal_lm":
+                raise ValueError(
+                    f"task {item.settings.label} writes its answers, and what is known of whom a row is for does not "
+                    "travel with what is written; use kinds whose answers are read, or mixture.state_size=0"
+                )
     base = load_base(
         run.base,
         revision=run.revision,

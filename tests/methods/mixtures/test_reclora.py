@@ -177,6 +177,19 @@ def test_few_experts_can_be_kept(make: Make, parts: list[Part]) -> None:
         of(make, parts, top_k=4)
 
 
+def test_who_is_left_out_has_a_slope_that_is_a_number_by_roots_too(
+    make: Make, parts: list[Part]
+) -> None:
+    mixture = of(make, parts, top_k=2, root=True)
+    found, call = woven(mixture, drawn(3, 4, 3), drawn(3, SIZE, seed=1))
+    gates = call.trace.gates[MAP].gates
+    assert (gates == 0).any()
+    found.sum().backward()
+    assert mixture.first.grad is not None
+    assert mixture.first.grad.isfinite().all()
+    assert mixture.first.grad.abs().sum() > 0
+
+
 def test_without_a_state_all_rows_have_the_same_gates_which_learn(
     make: Make, parts: list[Part]
 ) -> None:

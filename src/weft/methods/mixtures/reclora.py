@@ -109,7 +109,11 @@ class RecLoRA(contract.Mixture):
 
     def shares(self, gates: Tensor) -> Tensor:
         """What each factor is multiplied by."""
-        return gates.sqrt() if self.spec.root else gates
+        if not self.spec.root:
+            return gates
+        # The root of 0 has no slope: who is left out stays at 0, without a gradient that is not a number.
+        speaks = gates > 0
+        return torch.where(speaks, gates, 1.0).sqrt() * speaks
 
     def mid(self, module: str, z: Tensor, gates: Tensor) -> Tensor:
         return mid.blend(z, self.shares(gates), self.stack(module).ranks)
@@ -117,15 +121,14 @@ class RecLoRA(contract.Mixture):
     def weave(self, module: str, x: Tensor, call: Call) -> Tensor:
         stack = self.stack(module)
         count, rank = len(stack.ranks), stack.ranks[0]
-        if call.constant is not None or stack.ranks != (rank,) * count:
+        if stack.ranks != (rank,) * count:
             return super().weave(module, x, call)
-        # Mixed once for a sequence instead of gated at each token: as many products as there are experts less.
-        found = call.once["gates"].gate_of(self.place(module))
+        # Factors are mixed once for a sequence, so that its tokens meet those of one LoRA.
         if current_rows() is None:
-            logits = call.once["gates"].logits_of(self.place(module))
-            whole = Gate(*(_along(own, x) for own in found))
-            call.trace.record(module, _along(logits, x), whole)
+            logits = self.logits(module, x, x, call)
+            call.trace.record(module, logits, self.gate(module, logits, x, call))
         A, B = stack.factors()
+        found: Gate = call.once["gates"].gate_of(self.place(module))
         shares = self.shares(found.gates.squeeze(1)).to(A.dtype)
         dropped = dropout(x, self.spec.dropout) if self.training and self.spec.dropout else x
         wide = dropped.to(A.dtype)

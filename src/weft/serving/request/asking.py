@@ -134,8 +134,7 @@ def speaker(own: Resident, task: str | None) -> Speaker:
     run = own.runs.get(name)
     if run is None:
         raise BadInput(f"{own.name}: {unknown('task', name, own.runs)}")
-    states = None if own.mixture is None else own.mixture.mix.mixture.spec.states
-    return Speaker(run.task, run.name, run.members, states=states or 0)
+    return Speaker(run.task, run.name, run.members, states=own.states)
 
 
 def _weighed_speaker(asked: Asked, residents: Sequence[Resident]) -> Speaker:
