@@ -217,7 +217,12 @@ def test_a_failed_step_refuses_its_texts_and_the_engine_goes_on(runs: Path) -> N
             await anext(stream)
             writer = engine._scheduler.writer(engine.shelf.ground)
             # What a machine without memory leaves behind: a cache that no forward can go on with.
-            writer._mask = torch.zeros(0, 0, dtype=torch.long)
+            # In the thread that steps, between two steps: one under way would write its own mask over it.
+            empty = torch.zeros(0, 0, dtype=torch.long)
+            thread = engine._scheduler._forward
+            await asyncio.get_running_loop().run_in_executor(
+                thread, setattr, writer, "_mask", empty
+            )
             with pytest.raises(Failed, match="the forward pass failed"):
                 async for _ in stream:
                     pass
