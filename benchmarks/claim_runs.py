@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from accuracy import told
+from machine import half
 from merge_runs import FORMS
 from variant_scores import SPREAD, WIDENED, last_loss, lowest_of, rounded
 from weft.comparison.comparing import examples_of, predictions_of
@@ -39,7 +40,7 @@ HEAD, HEAD_RATE = {"name": "head", "targets": None}, 0.027
 TRAINING: dict[str, Any] = {
     "epochs": EPOCHS,
     "batch_size": 16,
-    "precision": "bf16",
+    "precision": half(),
     "base_dropout": 0.0,
 }
 

@@ -278,13 +278,27 @@ def written(study: Study, claims: dict[str, Any]) -> None:
     write_text(FILE, json.dumps(result, indent=1) + "\n")
 
 
+def claim(rows: list[dict[str, Any]], contrasts: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """What the result file says of one, with what it was measured on and in: claims may be done one by one."""
+    return {
+        "rows": rows,
+        "contrasts": contrasts,
+        "precision": TRAINING["precision"],
+        "machine": machine("cpu"),
+    }
+
+
 def kept(study: Study) -> Iterator[tuple[str, Any]]:
     """What the result file has of claims under the same settings."""
     if FILE.is_file():
         found = json.loads(FILE.read_text(encoding="utf-8"))
         same = found["settings"]["seeds"] == list(study.seeds)
         if same and found["settings"]["rows"] == study.sizes.rows:
-            yield from found["claims"].items()
+            before = {
+                "precision": found["settings"]["training"]["precision"],
+                "machine": found["machine"],
+            }
+            yield from ((name, {**before, **own}) for name, own in found["claims"].items())
 
 
 def main() -> None:
@@ -318,7 +332,7 @@ def main() -> None:
             )
             rows.append(found)
             if not arguments.tiny:
-                written(study, {**dict(kept(study)), name: {"rows": rows, "contrasts": None}})
+                written(study, {**dict(kept(study)), name: claim(rows, None)})
 
         contrasts = CLAIMS[name](study, told)
         found = compared(contrasts)
@@ -327,7 +341,7 @@ def main() -> None:
                 f"{own['what']}: {own['value']:+.4f} [{own['low']:+.4f}, {own['high']:+.4f}] p {own['p_corrected']:.3f}"
             )
         if not arguments.tiny:
-            written(study, {**dict(kept(study)), name: {"rows": rows, "contrasts": found}})
+            written(study, {**dict(kept(study)), name: claim(rows, found)})
     print(FILE)
 
 

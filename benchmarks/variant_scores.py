@@ -10,7 +10,7 @@ where one of the three has learnt less of its own training rows than the head al
 and the row says what was left (`beyond`). Rank 8 on query + value wherever the rank is free. Differences from plain
 LoRA are paired by row and seed (`weft.comparison.differences`), with Holm's correction. Interrupt it as you like: the
 same call goes on. The result is results/variants-<set>.json; `--recipes` measures these and LoRA anew, and keeps the
-file's other rows with the machine they were measured on.
+file's other rows with the machine and the precision that they were measured with.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from statistics import mean
 from typing import Any
 
 from accuracy import told
-from machine import machine
+from machine import half, machine
 from weft.atomic import write_text
 from weft.comparison.comparing import Grid, Row, compare
 from weft.comparison.differences import paired_with
@@ -99,7 +99,7 @@ def grid_for(task: str, names: list[str], data: str) -> Grid:
             },
             "seeds": [0, 1, 2],
             "device": "cpu",
-            "training": {"precision": "bf16", "base_dropout": 0.0},
+            "training": {"precision": half(), "base_dropout": 0.0},
         }
     )
 
@@ -161,6 +161,7 @@ def compared(
             **row.as_json(),
             "beyond": beyond.get(row.recipe, {}),
             "machine": own,
+            "precision": grid.training["precision"],
             "from_lora": difference.as_json()
             if (difference := differences.get((row.task, row.recipe)))
             else None,
@@ -180,7 +181,12 @@ def kept(path: Path, names: list[str]) -> tuple[dict[str, Any], list[dict[str, A
         return {}, []
     found = json.loads(path.read_text(encoding="utf-8"))
     rows = [
-        {"beyond": {}, "machine": found["machine"], **row}
+        {
+            "beyond": {},
+            "machine": found["machine"],
+            "precision": found["grid"]["training"]["precision"],
+            **row,
+        }
         for row in found["rows"]
         if row["recipe"] not in names
     ]
