@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.base.tiny_gguf import heads_of, turned, write_gguf
 from weft.base.digest import read_tensors, stored_tensors
-from weft.base.gguf import converted
-from weft.base.gguf_header import read_header
+from weft.base.gguf.converting import converted
+from weft.base.gguf.header import read_header
 from weft.base.loading import Base, config_of, load_base
 from weft.base.locate import ALIASES, alias_config, is_here
 
@@ -109,7 +109,7 @@ def test_a_conversion_that_is_killed_leaves_nothing_half(
     file = write_gguf(tmp_path / "killed.gguf", llama)
     cache = tmp_path / "cache"
     code = (
-        "import os, signal, weft.base.gguf as made\n"
+        "import os, signal, weft.base.gguf.converting as made\n"
         "save = made._save\n"
         "def stopped(*given):\n"
         "    save(*given)\n"

@@ -1,14 +1,17 @@
 """Rows of any tasks through the model, in batches that waste little."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
 from weft.base.loading import Base
+from weft.base.precision import is_emulated
 from weft.base.tokens import embedding_rows
 from weft.data.columns import CARRIED
 from weft.model.batching import Batch, Item, collate
@@ -17,6 +20,8 @@ from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.scoped import tell
 from weft.tasks.contract import Record, Task
+
+_log = logging.getLogger(__name__)
 
 TOKENS_PER_BATCH = {"cpu": 1024}
 """Padded tokens in one forward call by device type, where fewer are faster: they stay in a CPU's caches. Measured by
@@ -232,7 +237,19 @@ def padding_id(base: Base) -> int:
     return own if isinstance(own, int) and own < embedding_rows(base) else 0
 
 
+@cache
+def _warn(kind: str, precision: str) -> None:
+    """Once a process."""
+    if is_emulated(kind, precision):
+        _log.warning(
+            "this %s has no instructions for %s and emulates it, many times slower than fp32: choose precision fp32",
+            kind,
+            precision,
+        )
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The arithmetic that `precision` means on `device`."""
+    """The arithmetic that `precision` means on `device`; a warning, once, where the device only emulates it."""
+    _warn(device.type, precision)
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return torch.autocast(device.type, dtype=types.get(precision), enabled=precision in types)

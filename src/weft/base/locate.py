@@ -188,7 +188,7 @@ def _packaged(name: str, alias: Alias, inside: Path | None) -> Path:
 
 
 def _converted(file: Path) -> Path:
-    from weft.base.gguf import converted  # torch and transformers
+    from weft.base.gguf.converting import converted  # torch and transformers
 
     return converted(file)
 

@@ -134,8 +134,17 @@ def _devices(torch: Any, wrong: list[str]) -> list[dict[str, str]]:
             state = f"fails: {str(error).splitlines()[0]:.200}"
         if state != "computes":
             wrong.append(f"device {device} {state}; run with --set device=cpu, or mend its driver")
-        found.append({"device": device, "name": name, "state": state})
+        found.append({"device": device, "name": name, "state": state, "half": _half(device)})
     return found
+
+
+def _half(device: str) -> str:
+    """Whether half precision pays on a device."""
+    from weft.base.precision import is_emulated  # torch
+
+    kind = device.partition(":")[0]
+    slow = [name for name in ("bf16", "fp16") if is_emulated(kind, name)]
+    return f"{' and '.join(slow)} emulated: slower than fp32" if slow else "computes"
 
 
 def _threads(torch: Any) -> Page:

@@ -33,7 +33,7 @@ from weft import guard
 from weft.atomic import atomic_folder, make_folder, write_text
 from weft.base.digest import cache_file, file_sha256
 from weft.base.forms import brief, check_form, quiet_transformers
-from weft.base.gguf_header import Header, read_header
+from weft.base.gguf.header import Header, read_header
 from weft.scoped import tell
 
 SUFFIX = ".gguf"
