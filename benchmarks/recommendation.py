@@ -1,6 +1,6 @@
 """RecLoRA whole: does what a recommender knows of a user make a text model's experts the user's own?
 
-    python benchmarks/recommendation.py [--runs runs/recommendation]
+    python benchmarks/recommendation.py [--base minilm|smollm2] [--runs runs/recommendation]
 
 MovieLens-100k (`recommendation_data.py`): will a user give a film four stars or more? Each user's last rating is
 scored (leave last out), the one before chooses rates. Few2Many: the recommender on ids learns from all other ratings,
@@ -15,21 +15,22 @@ of all that the user has rated before (the retriever's short side); the recommen
 
 AUC and log loss with intervals over users, differences paired by user, three seeds, a rate of its own for each way of
 training. The embedded base is a sentence encoder of 23 million parameters that has read no films' plots beyond its
-pretraining: a cold text model, and it is said. Interrupt it as you like: the same call goes on. The result is
-results/personal/recommendation.json.
+pretraining: a cold text model, and it is said. With `--base smollm2` the same on SmolLM2-135M, a yes/no head on its
+last token, by fewer rows and users and for two of the ways. Interrupt it as you like: the same call goes on. The result
+is results/personal/recommendation.json, and recommendation-smollm2.json beside it.
 """
 
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import log_loss, roc_auc_score
 
-from machine import machine
+from machine import half, machine
 from personal_words import finished
 from recommendation_data import SIZE, Films, folder_of_films, read_films, told, trained
 from weft.answering.evaluation import read_predictions
@@ -38,13 +39,10 @@ from weft.atomic import make_folder, write_text
 from weft.base.loading import load_base
 from weft.tasks.scoring import LEVEL, RESAMPLES, interval
 
-RESULT = Path("results") / "personal" / "recommendation.json"
+RESULTS = Path("results") / "personal"
 SEEDS = [0, 1, 2]
-SAMPLED = 2000
-"""Ratings that text models learn from, of some 98,000."""
 NEAREST = 5
 """Films of a user's past in a prompt."""
-RATES = [1e-3, 2e-3, 4e-3]
 SPEC: dict[str, Any] = {
     "kind": "sequence_classification",
     "labels": ["No", "Yes"],
@@ -53,7 +51,7 @@ SPEC: dict[str, Any] = {
     "truncate": True,
     "metrics": ["roc_auc"],
 }
-TRAINING: dict[str, Any] = {"epochs": 2, "batch_size": 32, "precision": "bf16", "base_dropout": 0.0}
+TRAINING: dict[str, Any] = {"epochs": 2, "batch_size": 32, "precision": half(), "base_dropout": 0.0}
 META: dict[str, Any] = {"name": "reclora", "num_experts": 8, "rank": 8, "alpha": 16}
 WAYS: dict[str, dict[str, Any]] = {
     "text": {"recipe": {"name": "lora", "rank": 8, "alpha": 16, "targets": ["query", "value"]}},
@@ -62,6 +60,31 @@ WAYS: dict[str, dict[str, Any]] = {
     "RecLoRA, by roots": {"mixture": {**META, "state_size": SIZE, "root": True}},
 }
 ALONE = "recommender"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a base is asked for: what it costs decides."""
+
+    sampled: int
+    """Ratings that text models learn from, of some 98,000."""
+    rates: tuple[float, ...]
+    training: dict[str, Any]
+    ways: tuple[str, ...] = tuple(WAYS)
+    scored: int | None = None
+    """Users whose likes are asked about, drawn by a seed; None is all."""
+
+
+PLANS = {
+    "minilm": Plan(2000, (1e-3, 2e-3, 4e-3), TRAINING),
+    "smollm2": Plan(
+        400,
+        (5e-4, 2e-3),
+        {**TRAINING, "epochs": 1, "batch_size": 16},
+        ("text", "RecLoRA"),
+        scored=300,
+    ),
+}
 
 Row = dict[str, Any]
 Said = dict[str, list[np.ndarray]]
@@ -80,13 +103,17 @@ def prompt(films: Films, near: np.ndarray, user: int, at: int) -> dict[str, str]
 class Study:
     """Rows, runs and what they said."""
 
-    def __init__(self, runs: Path, *, users: int | None, sampled: int, epochs: int | None) -> None:
+    def __init__(
+        self, base: str, plan: Plan, runs: Path, *, users: int | None, epochs: int | None
+    ) -> None:
         whole = read_films(folder_of_films())
         self.films = Films(whole.titles, whole.seen[:users], whole.liked[:users])
-        self.runs, self.sampled, self.epochs = runs, sampled, epochs
+        self.base, self.plan, self.runs, self.epochs = base, plan, runs, epochs
         self.users = range(len(self.films.seen))
+        drawn = np.random.default_rng(0).permutation(len(self.users))[: plan.scored]
+        self.scored = [int(user) for user in np.sort(drawn)]
         self.near = vectors_of(load_base("minilm"), self.films.titles)
-        self.right = np.array([int(liked[-1]) for liked in self.films.liked])
+        self.right = np.array([int(self.films.liked[user][-1]) for user in self.scored])
         self.said: Said = {}
         self.rates: dict[str, float] = {}
         self.search: dict[str, dict[str, float]] = {}
@@ -96,17 +123,19 @@ class Study:
         own = {"epochs": self.epochs} if self.epochs else {}
         model = trained(self.films, seed, **own)
         known = [told(model, self.films, user) for user in self.users]
-        self.said.setdefault(ALONE, []).append(np.array([said[-1] for _, said in known]))
+        self.said.setdefault(ALONE, []).append(
+            np.array([known[user][1][-1] for user in self.scored])
+        )
         places = [
             (user, at) for user in self.users for at in range(1, len(self.films.seen[user]) - 2)
         ]
-        drawn = np.random.default_rng(seed).permutation(len(places))[: self.sampled]
+        drawn = np.random.default_rng(seed).permutation(len(places))[: self.plan.sampled]
         return {
             "train": [
                 self._row(user, at, known) for user, at in (places[i] for i in sorted(drawn))
             ],
-            "validation": [self._row(u, len(self.films.seen[u]) - 2, known) for u in self.users],
-            "test": [self._row(u, len(self.films.seen[u]) - 1, known) for u in self.users],
+            "validation": [self._row(u, len(self.films.seen[u]) - 2, known) for u in self.scored],
+            "test": [self._row(u, len(self.films.seen[u]) - 1, known) for u in self.scored],
         }
 
     def _row(self, user: int, at: int, known: list[tuple[np.ndarray, np.ndarray]]) -> Row:
@@ -118,14 +147,15 @@ class Study:
         }
 
     def run(self, seeds: list[int]) -> None:
-        total, done, began = len(WAYS) * (len(RATES) + len(seeds)), 0, time.monotonic()
+        ways, rates = self.plan.ways, self.plan.rates
+        total, done, began = len(ways) * (len(rates) + len(seeds)), 0, time.monotonic()
         for seed in seeds:
             rows = self.rows(seed)
-            for way in WAYS:
+            for way in ways:
                 if way not in self.rates:
                     held = {"train": rows["train"], "validation": rows["validation"]}
                     tried = {}
-                    for rate in RATES:
+                    for rate in rates:
                         folder = self._trained(way, rate, seed, held, "search")
                         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
                         tried[f"{rate:g}"] = next(
@@ -159,9 +189,13 @@ class Study:
         columns = dict(SPEC["columns"])
         if not values.get("mixture", {}).get("state_size"):
             del columns["state"]
-        training = {**TRAINING, "learning_rate": rate, **({"epochs": 1} if self.epochs else {})}
+        training = {
+            **self.plan.training,
+            "learning_rate": rate,
+            **({"epochs": 1} if self.epochs else {}),
+        }
         config = {
-            "base": "minilm",
+            "base": self.base,
             "task": {"name": "films", "spec": {**SPEC, "columns": columns}},
             "training": training,
             "seed": seed,
@@ -197,7 +231,10 @@ def scored(right: np.ndarray, said: list[np.ndarray], samples: np.ndarray) -> Dr
 
     def means(users: np.ndarray) -> np.ndarray:
         own = right[users]
-        each = [(roc_auc_score(own, one[users]), log_loss(own, one[users])) for one in said]
+        each = [
+            (roc_auc_score(own, one[users]), log_loss(own, one[users], labels=[0, 1]))
+            for one in said
+        ]
         return np.mean(each, axis=0)
 
     return Drawn(means(np.arange(len(right))), np.array([means(users) for users in samples]))
@@ -206,16 +243,21 @@ def scored(right: np.ndarray, said: list[np.ndarray], samples: np.ndarray) -> Dr
 def main() -> None:
     """Run what is missing and write the result file."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--base", choices=PLANS, default="minilm")
     parser.add_argument("--runs", default="runs/recommendation")
-    parser.add_argument("--out", default=str(RESULT))
+    parser.add_argument("--out", help="the result file")
     parser.add_argument("--users", type=int, help="the first so many alone, to try it")
-    parser.add_argument("--sampled", type=int, default=SAMPLED, help="rows of text models")
+    parser.add_argument("--sampled", type=int, help="rows of text models, to try it")
     parser.add_argument(
         "--epochs", type=int, help="of the recommender; text models get 1, to try it"
     )
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="so many alone, to try it")
     own = parser.parse_args()
-    study = Study(Path(own.runs), users=own.users, sampled=own.sampled, epochs=own.epochs)
+    plan = PLANS[own.base]
+    if own.sampled:
+        plan = replace(plan, sampled=own.sampled)
+    runs = Path(own.runs) / own.base
+    study = Study(own.base, plan, runs, users=own.users, epochs=own.epochs)
     study.run(SEEDS[: own.seeds])
     right = study.right
     resamples = min(RESAMPLES, 1000)
@@ -237,19 +279,22 @@ def main() -> None:
     result = {
         "script": "benchmarks/recommendation.py",
         "settings": {
-            "spec": SPEC, "training": TRAINING, "ways": WAYS, "rates": RATES, "search": study.search,
-            "seeds": SEEDS[: own.seeds], "sampled": own.sampled, "nearest": NEAREST,
+            "base": own.base, "spec": SPEC, "training": plan.training, "rates": plan.rates,
+            "ways": {name: WAYS[name] for name in plan.ways}, "search": study.search,
+            "seeds": SEEDS[: own.seeds], "sampled": plan.sampled, "nearest": NEAREST,
             "users": len(right), "ratings": int(sum(map(len, study.films.seen))),
             "liked": float(right.mean()), "resamples": resamples,
         },
         "rows": rows,
         "machine": machine("cpu"),
     }  # fmt: skip
-    make_folder(Path(own.out).parent)
-    write_text(Path(own.out), json.dumps(result, indent=1) + "\n")
+    name = "recommendation" if own.base == "minilm" else f"recommendation-{own.base}"
+    path = Path(own.out) if own.out else RESULTS / f"{name}.json"
+    make_folder(path.parent)
+    write_text(path, json.dumps(result, indent=1) + "\n")
     for row in rows:
         print(row["method"], row["auc"], row["loss"])
-    print(own.out)
+    print(path)
 
 
 if __name__ == "__main__":

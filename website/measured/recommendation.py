@@ -14,25 +14,45 @@ def document() -> Document | None:
     if result is None:
         return None
     own, rows = result["settings"], {row["method"]: row for row in result["rows"]}
-    apart = rows[OURS]["from_text"]["auc"]
     words = (
         f"MovieLens-100k, {own['users']:,} users, whose last rating is scored: is it four stars or more, as "
         f"{100 * own['liked']:.0f} % are? The recommender on ids has read all other ratings, text models "
         f"{own['sampled']:,} prompts. They stand on a sentence encoder of 23 million parameters that knows films by "
         "title and genre alone, and not what a large language model has read of them: the mechanism in small, not the "
         "paper's experiment.",
-        f"Gates that read the recommender's state against the text alone, AUC in points: {_points(apart)}. "
-        f"Against the recommender alone: {_points(rows[OURS]['from_recommender']['auc'])}.",
+        *_contrasts(rows),
     )
-    headers = ("", "AUC %", "log loss", "AUC from recommender", "AUC from text", "rate")
-    table = Table(
-        f"Means of {len(own['seeds'])} seeds, 95 % intervals over users. {measured_on(result)}",
-        headers,
+    parts = [
+        Section("short", "In short", words),
+        Section("table", "The table", parts=(_table(result),)),
+    ]
+    decoder = read("personal/recommendation-smollm2")
+    if decoder is not None:
+        own, rows = decoder["settings"], {row["method"]: row for row in decoder["rows"]}
+        words = (
+            f"SmolLM2-135M reads {own['sampled']:,} prompts once and answers by a yes/no head on its last token; "
+            f"{own['users']:,} of the users are asked about.",
+            *_contrasts(rows),
+        )
+        parts.append(Section("decoder", "On a decoder", words, parts=(_table(decoder),)))
+    return Document("Recommendation by text and ids", tuple(parts))
+
+
+def _contrasts(rows: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    found = rows[OURS]
+    return (
+        "Gates that read the recommender's state against the text alone, AUC in points: "
+        f"{_points(found['from_text']['auc'])}. Against the recommender alone: "
+        f"{_points(found['from_recommender']['auc'])}.",
+    )
+
+
+def _table(result: dict[str, Any]) -> Table:
+    seeds = len(result["settings"]["seeds"])
+    return Table(
+        f"Means of {seeds} seeds, 95 % intervals over users. {measured_on(result)}",
+        ("", "AUC %", "log loss", "AUC from recommender", "AUC from text", "rate"),
         tuple(_line(row) for row in result["rows"]),
-    )
-    return Document(
-        "Recommendation by text and ids",
-        (Section("short", "In short", words), Section("table", "The table", parts=(table,))),
     )
 
 
