@@ -29,7 +29,7 @@ def document() -> Document | None:
         f"{result['base']} goes on from {result['openings']} openings that are not of the book, {result['tokens']} "
         f"tokens each, drawn at temperature 1, {len(result['seeds'])} seeds. The style is Don Quixote's in English: "
         f"n-grams of {result['paragraphs']:,} paragraphs ({result['corpus_tokens']:,} tokens) steer at each strength; "
-        "LoRA learnt from the same paragraphs. The book's last tenth is held out: perplexity under its n-grams says how "
+        "LoRA learnt from the same paragraphs. The last tenth is held out: perplexity under its n-grams says how "
         f"near a text is to the style; the tenth itself has {held:,.0f} under those of the rest. Perplexity under the "
         "base says what the nearness costs, read beside repetition. Intervals are over seeds, by Student's t.",
         measured_on(result),
