@@ -9,9 +9,16 @@ import torch
 
 import weft
 from tests.training.test_personal import READERS, Settings, data_of, run_of_readers
+from weft.model.expert import factors_of
+from weft.model.factoring import added
 from weft.serving import Engine, Room, Shelf
 from weft.serving.errors import NameRefused, UnknownExpert
 from weft.serving.names import checked, owner
+from weft.storage.experts import load_expert
+from weft.storage.loading import ground_of, load_user_onto
+from weft.storage.personal.experts import read_expert
+from weft.storage.personal.users import Users
+from weft.system import exchange
 from weft.training.loop import train
 
 __all__ = ["run_of_readers"]
@@ -68,3 +75,52 @@ def test_names_of_users_are_looked_up_and_never_paths() -> None:
     ):
         with pytest.raises(NameRefused):
             checked(name)
+
+
+@pytest.mark.parametrize("experts", ["shared+personal", "personal"])
+def test_a_served_user_has_the_factors_of_both_one_under_the_other(
+    run_of_readers: Settings, tmp_path: Path, experts: str
+) -> None:
+    folder = train(run_of_readers(experts=experts), out=tmp_path / "words", data=data_of(*READERS))
+    ground = ground_of(folder.path, device="cpu")
+    for user in READERS:
+        load_user_onto(folder.path, ground, user, name=user)
+        population, _ = load_expert(folder.expert, ground.model.base)
+        own = read_expert(Users(folder.path), user, population)
+        owners = [population, own] if experts == "shared+personal" else [own]
+        expected = added("expected", owners, own.head, ground.model.trunk)
+        found = ground.model.expert(user)
+        for name, pair in factors_of(expected, ground.model.trunk).items():
+            held = found.adapters[name].factors(torch.empty(0))
+            assert all(torch.equal(one, two) for one, two in zip(held, pair, strict=True)), name
+        assert found.head is not None
+        assert own.head is not None
+        assert all(
+            torch.equal(value, own.head.state()[name]) for name, value in found.head.state().items()
+        )
+    # What its users have in common was read once.
+    assert list(ground.populations) == [folder.path]
+
+
+def test_users_that_were_trained_anew_answer_as_they_are_now(
+    run_of_readers: Settings, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    folder = train(run_of_readers(), out=runs / "words", data=data_of(*READERS))
+    other = train(run_of_readers(seed=5), out=tmp_path / "other", data=data_of(*READERS))
+    before = weft.predict(folder.path, TEXTS, user="ann", device="cpu")
+    after = weft.predict(other.path, TEXTS, user="ann", device="cpu")
+    assert not torch.allclose(shares(before), shares(after), atol=1e-3)
+
+    async def ask() -> None:
+        # Room for one expert: every other user asked for is read from the disk.
+        async with Engine(Shelf(folders=[runs], room=Room(experts=1), device="cpu")) as engine:
+            first = await engine.predict("words@ann", TEXTS)
+            torch.testing.assert_close(shares(first.predictions), shares(before), atol=2e-6, rtol=0)
+            assert exchange(folder.path, other.path)
+            await engine.predict("words@bob", TEXTS)
+            again = await engine.predict("words@ann", TEXTS)
+            torch.testing.assert_close(shares(again.predictions), shares(after), atol=2e-6, rtol=0)
+            assert again.version != first.version
+
+    asyncio.run(ask())

@@ -19,7 +19,7 @@ from weft.serving.names import is_name
 from weft.serving.settings import Room
 from weft.storage.card import CARD, read_card, refuse_files
 from weft.storage.mixture import HEADS
-from weft.storage.personal.users import Users
+from weft.storage.personal.opened import opened
 from weft.tasks.kinds import kinds
 
 Form = Literal["expert", "merged", "several", "mixture"]
@@ -171,7 +171,7 @@ def stored_bytes(place: Place, task: str | None, room: Room) -> int:
     total = count = 0
     if place.user is not None:
         # Single precision, as users' numbers are stored.
-        total += 4 * Users(place.folder).index.numbers
+        total += 4 * opened(place.folder).users.index.numbers
     for path in files:
         try:
             stored = stored_tensors([path])

@@ -8,7 +8,7 @@ from weft.registry import unknown
 from weft.serving.entries import Entry, Place, described, place_of, places_in
 from weft.serving.errors import ExpertRefused, UnknownExpert
 from weft.serving.names import owner, plain
-from weft.storage.personal.users import FOLDER, INDEX, Users
+from weft.storage.personal.opened import opened
 
 _Stamp = tuple[tuple[int, int], ...]
 """Times and sizes of the files that an entry was read from."""
@@ -37,7 +37,6 @@ class Places:
         self._roots = [*self._folders, *(_is_folder(path) for path in roots)]
         self._named = {plain(name): Path(path).resolve() for name, path in experts.items()}
         self._hidden: set[str] = set()
-        self._users: dict[str, tuple[int, Users]] = {}
         self._entries: dict[str, tuple[_Stamp, Entry]] = {}
         for path in self._named.values():
             _finished(path)
@@ -75,14 +74,12 @@ class Places:
             return name
         folder = self.place(own).folder
         try:
-            stamp = (folder / FOLDER / INDEX).stat().st_mtime_ns
-            if self._users.get(own, (0, None))[0] != stamp:
-                self._users[own] = stamp, Users(folder)
+            users = opened(folder).users
         except (OSError, ValueError):
             raise UnknownExpert(
                 f"{own} has no experts of users; name {own}, or a run that was trained with experts: shared+personal"
             ) from None
-        return name if user in self._users[own][1] else own
+        return name if user in users else own
 
     def means(self, name: str, place: Place) -> bool:
         """Whether a name means that place now."""

@@ -1,6 +1,5 @@
 """An expert in memory: loaded whole or not at all, known by a digest of its files, counted in bytes."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from weft.storage.loading import (
     load_user_onto,
 )
 from weft.storage.mixture import folder_digest
-from weft.storage.personal.users import Users
+from weft.storage.personal.opened import opened
 
 VERSION_DIGITS = 12
 """Hexadecimal digits of a version: of all that one shelf will ever see none are alike."""
@@ -86,13 +85,11 @@ class Wanted:
     def version(self) -> str:
         """The version of what lies there now."""
         place = self.place
+        if place.user is not None:
+            return opened(place.folder).version(place.user)[:VERSION_DIGITS]
         mixed = place.form == "mixture"
         folder = place.folder / "mixture" if mixed else place.cards[self.task or ""]
-        found = folder_digest(folder)
-        if place.user is not None:
-            own = Users(place.folder).row(place.user).numpy().tobytes()
-            found = hashlib.sha256(found.encode() + own).hexdigest()
-        return found[:VERSION_DIGITS]
+        return folder_digest(folder)[:VERSION_DIGITS]
 
 
 def load(wanted: Wanted, ground: Ground) -> Resident:

@@ -1,6 +1,6 @@
 """A run folder's expert on its base, ready to answer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from weft.config import RecipeSettings, Run
 from weft.lowrank.route import Members
 from weft.methods.recipes import file_of
 from weft.model.card import Card
-from weft.model.factoring import added, cut
+from weft.model.factoring import cut
 from weft.model.mixed import Mix
 from weft.model.model import Model
 from weft.model.recogniser import STATES, Recogniser
@@ -20,10 +20,13 @@ from weft.storage.card import task_of
 from weft.storage.experts import load_expert, load_full, read_card
 from weft.storage.mixture import load_mixture
 from weft.storage.personal.experts import members_of, read_expert
+from weft.storage.personal.opened import Population, opened, population_of
 from weft.storage.personal.users import Users
 from weft.tasks.contract import Task
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+POPULATIONS = 4
+"""Of personal runs, kept on a model for users who come next."""
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 
 
@@ -162,6 +165,8 @@ class Ground:
     model: Model
     device: torch.device
     precision: str
+    populations: dict[Path, Population] = field(default_factory=dict, compare=False, repr=False)
+    """By run folder: what its users have in common, of the last few whose users were asked for."""
 
 
 def ground_of(path: str | Path, *, device: str = "auto", precision: str | None = None) -> Ground:
@@ -214,16 +219,17 @@ def load_user_onto(path: str | Path, ground: Ground, user: str, *, name: str) ->
         KeyError: If the user has none.
         ValueError: If a file is damaged, of another base, or the name is taken.
     """
-    folder = RunFolder.open(path)
-    _check_bits(folder, ground)
-    population, card = load_expert(folder.expert, ground.model.base)
-    users = Users(folder.path)
-    population.to(ground.device)
-    own = read_expert(users, user, population).to(ground.device)
-    owners = [population, own] if users.index.shared else [own]
-    whole = added(name, owners, own.head, ground.model.trunk)
-    ground.model.add(whole)
-    return replace(_loaded(ground, name, card, folder.run, (name,)), user=user)
+    known = opened(Path(path))
+    population = ground.populations.get(Path(path))
+    if population is None or population.stamp != known.stamp:
+        folder = RunFolder.open(path)
+        _check_bits(folder, ground)
+        population = population_of(folder, known.stamp, ground.model, ground.device)
+        while len(ground.populations) >= POPULATIONS:
+            ground.populations.pop(next(iter(ground.populations)))
+        ground.populations[Path(path)] = population
+    ground.model.add(population.with_user(known, user, name))
+    return replace(_loaded(ground, name, population.card, population.run, (name,)), user=user)
 
 
 def load_mixture_model(

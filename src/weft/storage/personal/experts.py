@@ -66,7 +66,7 @@ def new_expert(
                 f"{weight.shape[1]}; choose at most {min(weight.shape)}"
             )
         A, B = zero_product(weight, settings.rank, generator)
-        adapters[module] = _lora(A, B, spec).to(trained_dtype(base))
+        adapters[module] = lora(A, B, spec).to(trained_dtype(base))
     return Expert(called(population.name, user), adapters, head)
 
 
@@ -113,6 +113,20 @@ def made(
     tensors: Mapping[str, Tensor], index: Index, population: Expert, name: str, where: Path
 ) -> Expert:
     """A user's expert of its tensors; arguments and errors as of `read_expert`."""
+    spec = LoRASpec(rank=index.rank, alpha=index.alpha)
+    adapters = {
+        module: lora(tensors[f"{module}/A"].clone(), tensors[f"{module}/B"].clone(), spec)
+        for module in check_maps(tensors, population, where)
+    }
+    return Expert(name, adapters, head_of(tensors, population))
+
+
+def check_maps(tensors: Mapping[str, Tensor], population: Expert, where: Path) -> list[str]:
+    """The maps that a user's tensors adapt, which are the population's.
+
+    Raises:
+        ValueError: If they are others.
+    """
     modules = list(
         dict.fromkeys(key.rpartition("/")[0] for key in tensors if not key.startswith(HEAD))
     )
@@ -122,16 +136,17 @@ def made(
             f"{where}: users have adapters on other maps than the population ({', '.join(odd[:3])}); the two are not "
             "of one training: train again"
         )
-    spec = LoRASpec(rank=index.rank, alpha=index.alpha)
-    adapters = {
-        module: _lora(tensors[f"{module}/A"], tensors[f"{module}/B"], spec) for module in modules
-    }
+    return modules
+
+
+def head_of(tensors: Mapping[str, Tensor], population: Expert) -> Head | None:
+    """What answers for a user: the population's head, or a copy of it with the user's numbers."""
     own = {key.removeprefix(HEAD): value for key, value in tensors.items() if key.startswith(HEAD)}
-    head = population.head
-    if own and head is not None:
-        head = own_copy(head)
-        head.load_state(own)
-    return Expert(name, adapters, head)
+    if not own or population.head is None:
+        return population.head
+    head = own_copy(population.head)
+    head.load_state(own)
+    return head
 
 
 def own_copy(head: Head) -> Head:
@@ -145,8 +160,20 @@ def own_copy(head: Head) -> Head:
     return copy.deepcopy(head, {**same, id(head.module.config): head.module.config})
 
 
-def _lora(A: Tensor, B: Tensor, spec: LoRASpec) -> LoRA:
+def lora(A: Tensor, B: Tensor, spec: LoRASpec) -> LoRA:
+    """An adapter of these factors, which become its own."""
     # Nothing is drawn where there is no memory; a new generator a map would take as long as the map.
     adapter = LoRA(torch.empty(B.shape[0], A.shape[1], device="meta"), spec, _NOTHING_DRAWN)
-    adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
+    adapter.A, adapter.B = nn.Parameter(A), nn.Parameter(B)
     return adapter
+
+
+def like(adapter: LoRA, A: Tensor, B: Tensor) -> LoRA:
+    """Another of the same settings with these factors, in a third of the time that a new one takes."""
+    # As torch's DataParallel repeats modules: a dict of its own for all that a module registers.
+    made = LoRA.__new__(LoRA)
+    vars(made).update(
+        {name: own.copy() if isinstance(own, dict) else own for name, own in vars(adapter).items()}
+    )
+    made.A, made.B = nn.Parameter(A), nn.Parameter(B)
+    return made
