@@ -46,7 +46,7 @@ import weft
 assert everything() == before and len(before) > 150
 
 import weft.atomic, weft.system
-from weft.training.interruption import interrupts
+from weft.training.stopping import interrupts
 from weft.training.finishing import peak_memory_mib
 assert weft.system.WINDOWS
 folder = Path(sys.argv[1])

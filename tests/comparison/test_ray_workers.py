@@ -11,7 +11,7 @@ import pytest
 from tests.comparison.grids import bare, grid_of, has_checkpoint, once, processes, searches_of
 from weft.comparison.comparing import Unfinished, compare
 from weft.comparison.ray_workers import ray_workers
-from weft.training.interruption import Interrupted
+from weft.training.stopping import Interrupted
 
 Settings = Callable[..., dict[str, Any]]
 

@@ -18,7 +18,7 @@ from weft.comparison.jobs import FAILED, Job, planned, run_job
 from weft.comparison.workers import RETRIES, Ending, Standing, Workers, local_workers
 from weft.config import to_yaml
 from weft.runs import RunFolder
-from weft.training.interruption import Interrupted
+from weft.training.stopping import Interrupted
 
 Settings = Callable[..., dict[str, Any]]
 

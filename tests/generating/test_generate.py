@@ -30,7 +30,7 @@ from weft.model.expert import factors_of
 from weft.model.model import Model
 from weft.runs import RunFolder
 from weft.storage.experts import load_expert
-from weft.training.interruption import Interrupted
+from weft.training.stopping import Interrupted
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from weft.reproduction.profiles import Profile
 from weft.reproduction.report import VALUES, Reproduction, gather
 from weft.reproduction.reproducing import reproduce
 from weft.reproduction.running import run, without_places
-from weft.training.interruption import Interrupted
 from weft.training.loop import Event
+from weft.training.stopping import Interrupted
 
 CLOCKS = ("seconds", "usd", "ratio", "epoch", "whole", "memory", "disk", "forward", "machines")
 """What no two runs have in common."""

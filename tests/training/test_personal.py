@@ -13,7 +13,7 @@ import pytest
 import weft
 from weft.runs import RunFolder
 from weft.storage.personal.users import Users
-from weft.training.loop import Event, Interrupted, train
+from weft.training.loop import Diverged, Event, Interrupted, train
 
 WORDS = ("good", "bad", "film", "book", "cat", "dog", "house", "city")
 READERS = ("ann", "bob", "eve")
@@ -236,3 +236,9 @@ def test_users_who_came_later_stand_on_a_population_that_is_there(
     other["task"]["spec"]["labels"] = ["0", "1", "2"]
     with pytest.raises(ValueError, match=r"has another classes, \('0', '1'\)"):
         train(other, out=tmp_path / "other", data=later)
+
+
+def test_a_user_whose_training_diverges_is_named(run_of_readers: Settings, tmp_path: Path) -> None:
+    personal = {"epochs": 4, "batch_size": 2, "learning_rate": 1e30}
+    with pytest.raises(Diverged, match=r"user \w+ has .* lower personal.learning_rate than 1e\+30"):
+        train(run_of_readers(personal=personal), out=tmp_path / "words", data=data_of(*READERS))

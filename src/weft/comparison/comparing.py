@@ -7,6 +7,7 @@ A finished run is never repeated and an interrupted one goes on, so the same cal
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,7 +23,7 @@ from weft.runs import RunFolder
 from weft.scoped import tell
 from weft.tasks.contract import Prediction
 from weft.tasks.scoring import Score, mean_score
-from weft.training.loop import Report
+from weft.training.loop import Diverged, Report
 
 __all__ = [
     "Cell",
@@ -131,7 +132,8 @@ def compare(
     Raises:
         KeyError: If the grid has no such recipe.
         ValueError: If a setting is wrong, or `out` holds another grid.
-        Unfinished: If runs of `runner` failed, after all others have ended.
+        Unfinished: If trainings diverged, or runs of `runner` failed, after all others have ended. A rate of a search
+            that diverged is out of it and no failure, while another is left.
         Interrupted: On SIGINT or SIGTERM, after the state of the runs in progress was saved.
     """
     grid = grid if isinstance(grid, Grid) else validate(Grid, grid, "grid")
@@ -155,11 +157,12 @@ def compare(
     total = sum(map(len, searches.values())) + len(cells) * len(grid.seeds)
     runner = runner or _Here(told, total)
     jobs = [job for search in searches.values() for job in search.values()]
-    runner.run(jobs)
+    # A rate at which a training was lost has lost the search, too.
+    runner.run([job for job in jobs if not job.is_lost])
     chosen = {
         cell: best_rate(grid, cell, search)
         for cell, search in searches.items()
-        if _complete(search.values())
+        if _is_decided(search.values())
     }
     finals = {
         cell: [
@@ -193,6 +196,13 @@ def _with_folder(grid: Grid, data: Path) -> Grid:
     return grid.model_copy(update={"tasks": tasks})
 
 
+def _is_decided(search: Iterable[Job]) -> bool:
+    """Whether a search has come to its end, and there is a rate that has."""
+    jobs = list(search)
+    ended = [job for job in jobs if job.is_complete]
+    return len(ended) + sum(job.is_lost for job in jobs) >= len(jobs) and bool(ended or not jobs)
+
+
 def _complete(jobs: Iterable[Job]) -> bool:
     return all(job.is_complete for job in jobs)
 
@@ -208,7 +218,9 @@ class _Here:
     def run(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             if not job.is_complete:
-                run_job(job, self.told(job, self.number, self.total) if self.told else None)
+                # It has left word in its folder, and says nothing of the others.
+                with suppress(Diverged):
+                    run_job(job, self.told(job, self.number, self.total) if self.told else None)
             self.number += 1
 
 

@@ -21,7 +21,7 @@ from weft.data.reading import find_kind, find_spec
 from weft.runs import CONFIG, RunFolder
 from weft.storage.card import CARD, read_card, task_of
 from weft.tasks.contract import Task
-from weft.training.loop import Report, train
+from weft.training.loop import Diverged, Report, train
 from weft.training.settings import completed
 
 FAILED = "failed.txt"
@@ -46,6 +46,11 @@ class Job:
         """What the last attempt raised; None if it did not fail."""
         path = self.folder / FAILED
         return path.read_text(encoding="utf-8").split("\n\n")[0] if path.is_file() else None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the last attempt diverged, as another one would."""
+        return (self.failure or "").startswith(f"{Diverged.__name__}:")
 
     def fail(self, error: str, where: str = "") -> None:
         """Leave word of a failure."""
@@ -100,11 +105,12 @@ def final_jobs(grid: Grid, folder: Path, cell: Cell, rate: float) -> list[Job]:
 
 
 def best_rate(grid: Grid, cell: Cell, jobs: Mapping[float, Job]) -> tuple[float, dict[str, float]]:
-    """The rate that scored best on held-out rows, and the score of each; a single one needs no search."""
+    """The rate that scored best on held-out rows, and the score of each that ended; a single one needs no search."""
     if not jobs:
         return grid.recipes[cell.recipe].learning_rates[0], {}
-    task = _task(grid, cell, next(iter(jobs.values())))
-    scores = {rate: score_of(job.folder, task.metric)["value"] for rate, job in jobs.items()}
+    ended = {rate: job for rate, job in jobs.items() if not job.is_lost}
+    task = _task(grid, cell, next(iter(ended.values())))
+    scores = {rate: score_of(job.folder, task.metric)["value"] for rate, job in ended.items()}
     sign = 1 if task.higher_is_better else -1
     best = max(scores, key=lambda rate: sign * scores[rate])
     return best, {f"{rate:g}": value for rate, value in scores.items()}

@@ -13,7 +13,7 @@ from typing import Any
 
 from weft.comparison.jobs import Job, run_job
 from weft.comparison.workers import RETRIES, Ending, Watch, Workers, local_workers
-from weft.training.interruption import Interrupted
+from weft.training.stopping import Interrupted
 
 LOCAL = "local"
 """The address that makes Ray start a cluster of this machine alone."""

@@ -21,8 +21,8 @@ from typing import IO, Any, Literal, Protocol, cast
 from weft import system
 from weft.comparison.jobs import Job, run_job
 from weft.config import Run
-from weft.training.interruption import Interrupted, interrupts
 from weft.training.loop import Event
+from weft.training.stopping import Interrupted, interrupts
 
 RETRIES = 3
 """How often, within one call, a run is taken up again whose process was killed."""

@@ -33,7 +33,7 @@ from weft.generating.statistics import Statistics
 from weft.lowrank.peft.tensors import read_tensors
 from weft.scoped import tell
 from weft.storage.loading import available_device
-from weft.training.interruption import Interrupted, interrupts
+from weft.training.stopping import Interrupted, interrupts
 
 _FORM = ("kind", "columns", "header", "quotes", "comments", "options", "max_length", "stride")
 """What of a task's description holds for another's rows."""

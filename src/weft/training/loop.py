@@ -26,7 +26,6 @@ from weft.training import checkpointing
 from weft.training.assembly import Session, assemble
 from weft.training.callbacks import Callback, Callbacks, Event, Moment
 from weft.training.finishing import finish, mean_loss, score_rows
-from weft.training.interruption import Interrupted, interrupts
 from weft.training.learning import Learner, Stream
 from weft.training.locking import held, refuse_held
 from weft.training.personal import train_users
@@ -34,9 +33,10 @@ from weft.training.preparation.population import adopt_population
 from weft.training.search.searching import Search, is_searched
 from weft.training.settings import completed
 from weft.training.stepping import Stepper, summed
+from weft.training.stopping import Diverged, Interrupted, interrupts, refuse_divergence
 from weft.training.tracking import Log, accelerator_for
 
-__all__ = ["Event", "Interrupted", "Loop", "Report", "default_folder", "train"]
+__all__ = ["Diverged", "Event", "Interrupted", "Loop", "Report", "default_folder", "train"]
 
 
 Report = Callable[[Event], None]
@@ -71,6 +71,7 @@ def train(
     Raises:
         KeyError: If a base, task, recipe or target is unknown.
         ValueError: If a setting, a file or a row is wrong, or `out` exists; before any training.
+        Diverged: If its numbers are none any more.
         Interrupted: On SIGINT or SIGTERM, after the state was saved.
     """
     if (config is None) == (resume is None):
@@ -247,7 +248,8 @@ class Loop:
             losses = self.stepper.step(self.learners, step)
             self.seconds = time.perf_counter() - began
             self.done = done = step + 1
-            log.add(done, losses, self.stepper.tokens, self.learners)
+            if log.add(done, losses, self.stepper.tokens, self.learners):
+                refuse_divergence(log.mean, self.learners, self.session.run, done)
             if done in self.kept and self.accelerator.is_main_process:
                 self._keep(done)
             if self._is_due(done, self.training.eval_every, self.training.early_stopping):

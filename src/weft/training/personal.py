@@ -58,10 +58,10 @@ from weft.tasks.users import OVER_USERS, POPULATION, over_users
 from weft.tasks.weights import class_weights
 from weft.training.assembly import Session
 from weft.training.callbacks import Event
-from weft.training.interruption import Interrupted, interrupts
 from weft.training.learning import Learner, Stream
 from weft.training.preparation.starting import prepare_model
 from weft.training.stepping import Stepper
+from weft.training.stopping import Diverged, Interrupted, interrupts
 
 _ROW = "row"
 _SAID = "weft"
@@ -263,7 +263,11 @@ def _event(done: int, total: int, trained: Trained, pace: float, folder: RunFold
 
 
 def train_user(ground: _Ground, user: str, records: list[Record]) -> tuple[Tensor, Trained]:
-    """A user's expert as a row of numbers; nothing but the user, the population and the rows decides it."""
+    """A user's expert as a row of numbers; nothing but the user, the population and the rows decides it.
+
+    Raises:
+        Diverged: If its numbers are none any more.
+    """
     run, model = ground.run, ground.loaded.model
     seed = int(np.random.SeedSequence([run.seed, *user.encode()]).generate_state(1)[0])
     torch.manual_seed(seed)
@@ -303,6 +307,11 @@ def train_user(ground: _Ground, user: str, records: list[Record]) -> tuple[Tenso
         row = joined(tensors, layout_of(expert, own_head=own_head))
     finally:
         model.remove(expert.name)
+    if not torch.isfinite(row).all():
+        raise Diverged(
+            f"the training of user {user} has diverged; train anew with a lower personal.learning_rate than "
+            f"{run.personal.learning_rate:g}, or look for rows of that user that break the loss"
+        )
     loss = statistics.fmean(losses[-stream.steps_per_epoch :])
     return row, Trained(len(records), learner.total, time.perf_counter() - began, loss)
 

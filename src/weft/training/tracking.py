@@ -104,16 +104,17 @@ class Log:
 
     def add(
         self, step: int, losses: Mapping[str, Tensor], tokens: int, learners: Sequence[Learner]
-    ) -> None:
-        """Count one step's loss by task; a line is written every few steps."""
+    ) -> bool:
+        """Count one step's loss by task; whether `mean` is new, as it is every few steps, when a line is written."""
         for name, loss in losses.items():
             self._sums.setdefault(name, []).append(loss)
         if step % EVERY and step != max(learner.total for learner in learners):
-            return
+            return False
         self.mean = {name: torch.stack(values).mean().item() for name, values in self._sums.items()}
         self._sums = {}
         rate = {"learning_rate": learners[0].optimizer.param_groups[0]["lr"], "tokens": tokens}
         self._write(step, {"loss": self.mean, **rate})
+        return True
 
     def scores(self, step: int, scores: Mapping[str, float], losses: Mapping[str, float]) -> None:
         """Write the selection rows' scores by task, and their losses where training looks at them."""

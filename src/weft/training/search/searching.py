@@ -24,9 +24,9 @@ from weft.runs import CONFIG, RunFolder
 from weft.scoped import announce
 from weft.training.assembly import assemble
 from weft.training.callbacks import Event
-from weft.training.interruption import Interrupted
 from weft.training.search.halving import Halving, Outcome, Trial, Tried
 from weft.training.settings import Complete, completed, own_rate
+from weft.training.stopping import Diverged, Interrupted
 from weft.training.tracking import log_lines
 
 FOLDER = "search"
@@ -138,6 +138,8 @@ class Search:
                 place.parent.mkdir(exist_ok=True)
                 own = _trial_of(run, trial.rate, plan.budget(trial.round))
                 self.train(own, out=place, report=report, data=self.data)
+        except Diverged:
+            return Outcome(math.nan, math.nan)
         except Interrupted:
             raise Interrupted(
                 f"stopped while searching the learning rate, {done} of {whole} steps done; go on with --resume "
