@@ -126,7 +126,8 @@ def lowered(grid: Grid, runs: Path, rows: list[Row], beyond: Beyond) -> Grid:
     head = max(losses[HEAD])
     recipes = dict(grid.recipes)
     for row in rows:
-        if max(losses[row.recipe]) <= head:
+        # Not by the largest: one that is no number at all is larger than nothing.
+        if all(loss <= head for loss in losses[row.recipe]):
             continue
         own = recipes[row.recipe]
         lower = [rate for rate in own.learning_rates if rate < row.learning_rate]
