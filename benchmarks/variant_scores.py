@@ -15,6 +15,7 @@ file's other rows with the machine and the precision that they were measured wit
 
 import argparse
 import json
+import math
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -144,10 +145,11 @@ def final_runs(grid: Grid, runs: Path, row: Row) -> list[RunFolder]:
 
 
 def last_loss(run: RunFolder) -> float:
-    """The mean training loss over the last third of a run."""
+    """The mean training loss over the last third of a run; infinite where it is no number any more."""
     lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     losses = [mean(line["loss"].values()) for line in lines if "loss" in line]
-    return mean(losses[-max(1, len(losses) // 3) :])
+    found = mean(losses[-max(1, len(losses) // 3) :])
+    return found if math.isfinite(found) else math.inf
 
 
 def compared(
