@@ -8,6 +8,7 @@ digest: a finished one is never repeated, an interrupted one goes on.
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,7 @@ from machine import half
 from merge_runs import FORMS
 from variant_scores import SPREAD, WIDENED, last_loss, lowest_of, rounded
 from weft.comparison.comparing import examples_of, predictions_of
-from weft.comparison.jobs import Job, run_job, score_of
+from weft.comparison.jobs import Diverged, Job, run_job, score_of
 from weft.config import Run
 from weft.runs import RunFolder
 from weft.tasks.contract import Prediction
@@ -79,10 +80,14 @@ class Study:
         limit, tried = last_loss(head), {}
         for factor in (1, 3, 9):
             own = values if factor == 1 else {"head_learning_rate": rate, **values}
-            runs = [
-                self.run(what, recipe, seed, rate=rounded(rate / factor), **own)
-                for seed in self.seeds
-            ]
+            try:
+                runs = [
+                    self.run(what, recipe, seed, rate=rounded(rate / factor), **own)
+                    for seed in self.seeds
+                ]
+            except Diverged as error:
+                print(error, flush=True)
+                continue
             worst = max(last_loss(run) for run in runs)
             tried[worst] = runs
             if worst <= limit:
@@ -108,6 +113,9 @@ class Study:
             rate: Of the adapters and the head.
             rows: `plain`, `noisy` (5 % of the tags are wrong) or `few`.
             training: Other settings of the training.
+
+        Raises:
+            Diverged: If its numbers are none any more.
         """
         settings = TRAINING | {"epochs": self.sizes.epochs, "learning_rate": rate} | training
         run = Run.model_validate(
@@ -122,6 +130,8 @@ class Study:
         )
         digest = hashlib.sha256(run.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:8]
         job = Job(self.runs / what / f"seed{seed}-{digest}", run)
+        if job.is_lost:
+            raise Diverged(job.failure)
         if not job.is_complete:
             run_job(job, told(job, 0, 1))
         return RunFolder.open(job.folder)
@@ -136,7 +146,10 @@ class Study:
 
         def score(rate: float, seed: int) -> float:
             what = f"search/{recipe['name']}"
-            run = self.run(what, recipe, seed, rate=rate, evaluate_on="holdout", **training)
+            try:
+                run = self.run(what, recipe, seed, rate=rate, evaluate_on="holdout", **training)
+            except Diverged:
+                return -math.inf
             return score_of(run.path, METRIC)["value"]
 
         lowest = lowest_of(recipe["name"])

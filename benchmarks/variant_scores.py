@@ -23,7 +23,7 @@ from typing import Any
 from accuracy import told
 from machine import half, machine
 from weft.atomic import write_text
-from weft.comparison.comparing import Grid, Row, compare
+from weft.comparison.comparing import Grid, Row, Unfinished, compare
 from weft.comparison.differences import paired_with
 from weft.comparison.jobs import final_jobs
 from weft.methods.recipes import recipe_file, recipes
@@ -31,7 +31,7 @@ from weft.runs import RunFolder
 from weft.tasks.scoring import holm
 
 Beyond = dict[str, dict[str, list[float]]]
-"""By recipe and rate: the scores by seed of rates that are too high for one of them."""
+"""By recipe and rate: the scores by seed of rates that are too high for one of them; none where one diverged."""
 
 ROWS = 2000
 SPREAD = (1, 3, 9, 27)
@@ -60,6 +60,8 @@ LOWEST = {
     "vera": 1e-3,
 }
 """The lowest rate tried, where it is not 3e-4; fewer trained numbers want larger steps."""
+FINAL = "final"
+"""The folder of what is scored, beside that of the searches."""
 NOT_COMPARED = ("loram",)
 """Trains on another, pruned base."""
 
@@ -135,6 +137,29 @@ def lowered(grid: Grid, runs: Path, rows: list[Row], beyond: Beyond) -> Grid:
             scores = beyond.setdefault(row.recipe, {})
             scores[f"{row.learning_rate:g}"] = row.by_seed
             recipes[row.recipe] = own.model_copy(update={"learning_rates": lower})
+    return grid.model_copy(update={"recipes": recipes})
+
+
+def without_lost(grid: Grid, stopped: Unfinished, beyond: Beyond) -> Grid:
+    """The grid without rates at which a seed diverged; `beyond` gains them.
+
+    Raises:
+        Unfinished: If something else failed, or a recipe has no lower rate.
+    """
+    recipes = dict(grid.recipes)
+    for job in stopped.failed:
+        rate, name = job.run.training.rate, job.run.recipe.name
+        if not job.is_lost or rate is None:
+            raise stopped
+        own = recipes[name]
+        lower = [other for other in own.learning_rates if other < rate]
+        if FINAL in job.folder.parts and rate in own.learning_rates:
+            if not lower:
+                raise stopped
+            beyond.setdefault(name, {})[f"{rate:g}"] = []
+            recipes[name] = own.model_copy(update={"learning_rates": lower})
+    if recipes == grid.recipes:
+        raise stopped
     return grid.model_copy(update={"recipes": recipes})
 
 
@@ -214,7 +239,11 @@ def main() -> None:
     beyond: Beyond = {}
     while True:
         # The same folder, whose finished runs stay: what it holds is said anew.
-        rows = compare(grid, runs, recipes=arguments.only, told=told, extend=True)
+        try:
+            rows = compare(grid, runs, recipes=arguments.only, told=told, extend=True)
+        except Unfinished as stopped:
+            grid = without_lost(grid, stopped, beyond)
+            continue
         other = widened(grid, rows, beyond)
         if other == grid and arguments.only is None:
             other = lowered(grid, runs, rows, beyond)
