@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from machine import machine
+from machine import half, machine
 from weft.comparison.comparing import Grid, Job, compare
 from weft.training.loop import Event, Report
 
@@ -46,7 +46,7 @@ def grid_for(task: str, data: str, device: str) -> Grid:
             "seeds": [0, 1, 2],
             "device": device,
             # Dropout inside the frozen base costs a third of the time on a CPU; it is off for every method alike.
-            "training": {"precision": "bf16", "base_dropout": 0.0},
+            "training": {"precision": half(), "base_dropout": 0.0},
         }
     )
 

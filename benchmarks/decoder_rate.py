@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from learning_rates import around, lowest
-from machine import machine
+from machine import half, machine
 from weft.atomic import write_text
 from weft.config import RecipeSettings, Run
 from weft.methods.recipes import resolve
@@ -39,7 +39,7 @@ TASK = f"kind: causal_lm\nmax_length: {LONGEST}\nstride: 1\n"
 BATCH = 4
 VALIDATION = 48
 """Rows; train has twice as many as a training reads, so a seed draws its own and sees none twice."""
-TRAINING = {"batch_size": BATCH, "precision": "bf16"}
+TRAINING = {"batch_size": BATCH, "precision": half()}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 from accuracy import told
-from machine import machine
+from machine import half, machine
 from weft.comparison.grid import Grid, cells_of
 from weft.comparison.jobs import final_jobs, run_job, score_of
 from weft.config import RecipeSettings, Run, TaskSettings
@@ -64,7 +64,7 @@ def grid_for(data: str, chosen: Sequence[str]) -> Grid:
             "recipes": recipes,
             "seeds": [0, 1, 2],
             "device": "cpu",
-            "training": {"precision": "bf16", "base_dropout": 0.0},
+            "training": {"precision": half(), "base_dropout": 0.0},
         }
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import told
+from machine import half
 from merge_runs import TASKS, Study
 from weft.comparison.jobs import Job, run_job
 from weft.config import Run
@@ -17,7 +18,7 @@ from weft.runs import RunFolder
 
 STEPS = 40
 """Of gates that are trained, where a row does not say more."""
-TRAINING = {"precision": "bf16", "base_dropout": 0.0, "batch_size": 8, "max_steps": STEPS}
+TRAINING = {"precision": half(), "base_dropout": 0.0, "batch_size": 8, "max_steps": STEPS}
 RATE = 5e-3
 """What results/mixtures.json found best for X-LoRA."""
 FIRST = {"name": "xlora", "layerwise": True, "balance": "none"}

@@ -12,6 +12,7 @@ from statistics import mean
 from typing import Any
 
 from accuracy import told
+from machine import half
 from weft.comparison.jobs import Job, run_job, score_of
 from weft.config import MixtureSettings, Run
 from weft.data.reading import find_kind, find_spec
@@ -26,7 +27,7 @@ OWN_RATES = {"wnut17": 1.5e-3, "squad": 2.7e-3, "swag": 1.5e-3}
 """Of own experts: what results/variants-*.json found best, or less, where a seed in three did not survive that."""
 FULL_RATES = {"wnut17": 2e-4, "squad": 2e-4, "swag": 5e-5}
 LORA = {"name": "lora", "rank": 8, "alpha": 16, "targets": ["query", "value"]}
-TRAINING = {"precision": "bf16", "base_dropout": 0.0}
+TRAINING = {"precision": half(), "base_dropout": 0.0}
 GATE = {"rates": (1e-3, 5e-3, 2.5e-2), "epochs": 2}
 """The gate alone learns; frozen experts, and their heads."""
 WARM = {"rates": (1e-4, 5e-4, 2.5e-3), "epochs": 2}

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from accuracy import told
-from machine import machine
+from machine import half, machine
 from weft.atomic import write_text
 from weft.base.loading import load_base
 from weft.comparison.jobs import Job, run_job, score_of
@@ -61,7 +61,7 @@ def run_of(what: str, data: Path, seed: int) -> Run:
     """One run, complete but for what a config need not say."""
     own = {**SHOWN, **TRIED}[what]
     task = {"name": own["set"], "data": str(data / own["set"])}
-    training = {"precision": "bf16", "base_dropout": 0.0, **SETS[own["set"]]["training"]}
+    training = {"precision": half(), "base_dropout": 0.0, **SETS[own["set"]]["training"]}
     rate = {"learning_rate": own["rate"]} if "rate" in own else {}
     return Run.model_validate(
         {

@@ -152,7 +152,7 @@ def _seconds(runs: list[RunFolder]) -> float:
 
 def ggpo(study: Study, told: Told) -> Found:
     """Noise against double descent: LoRA's score over rank and epochs, with it and without, from within trainings."""
-    settings = {"ggpo": {"name": "ggpo", "rank": 8}, "lora": lora()}
+    settings = {"ggpo": {"name": "lora_ggpo", "rank": 8}, "lora": lora()}
     short = Study(study.data, study.runs, study.seeds, _short(study.sizes))
     epoch = -(-short.sizes.rows // TRAINING["batch_size"])
     found = []

@@ -214,7 +214,7 @@ def test_a_plan_skips_maps_and_sets_ranks(run_of: Settings) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["ggpo", "increlora"])
+@pytest.mark.parametrize("name", ["lora_ggpo", "increlora"])
 def test_what_a_step_sees_is_the_same_where_activations_are_computed_twice(
     name: str, run_of: Settings, tmp_path: Path
 ) -> None:

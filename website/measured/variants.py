@@ -22,7 +22,12 @@ def document() -> Document | None:
     )
     sections = [Section("short", "In short", words, tuple(_short(found)))]
     sections += [
-        Section(task, NAMES[task], (measured_on(result),), parts=_parts(task, result))
+        Section(
+            task,
+            NAMES[task],
+            (measured_on(result), *_precisions(result)),
+            parts=_parts(task, result),
+        )
         for task, result in found.items()
     ]
     symptoms = read("symptoms")
@@ -32,6 +37,21 @@ def document() -> Document | None:
     if costs is not None:
         sections.append(_costs(costs))
     return Document("Variants beside plain LoRA", tuple(sections))
+
+
+def _precisions(result: dict[str, Any]) -> list[str]:
+    """Which rows were trained in which precision, where they differ."""
+    found: dict[str, list[str]] = {}
+    for row in result["rows"]:
+        own = row.get("precision", result["grid"]["training"]["precision"])
+        found.setdefault(own, []).append(row["recipe"])
+    if len(found) == 1:
+        return []
+    rarest = min(found, key=lambda name: len(found[name]))
+    return [
+        f"In {rarest}, on a processor that emulates bf16: {', '.join(found[rarest])}; the others in bf16. Each "
+        "difference is from plain LoRA trained in the same precision."
+    ]
 
 
 def _apart(row: dict[str, Any]) -> bool:
