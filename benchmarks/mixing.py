@@ -63,6 +63,7 @@ GATED = {
     "X-LoRA, balanced and told": HYPOTHESES["all of these"],
     "early pass": MIXTURES["early_pass, balance: start"],
 }
+TITLES = {"wnut17": "WNUT17", "squad": "SQuAD", "swag": "CODAH"}
 TOPICS = 3
 TOPIC_ROWS, TOPIC_EPOCHS = 400, 8
 """Questions of each part, and passes over them."""
@@ -177,11 +178,11 @@ def together(gating: Gating, seeds: Sequence[int]) -> list[dict[str, Any]]:
     tasks = {task: loaded[task].task for task in TASKS}
     tweets, questions = plain["wnut17"], plain["squad"]
     sets: dict[str, tuple[str, Rows]] = {
-        f"{task}: as they are": (task, Rows(tasks[task], plain[task], plain[task]))
+        f"{TITLES[task]} as it is": (task, Rows(tasks[task], plain[task], plain[task]))
         for task in TASKS
     }
     sets |= {
-        f"{task}: typos": (task, Rows(tasks[task], typed, typed))
+        f"{TITLES[task]} with typos": (task, Rows(tasks[task], typed, typed))
         for task in TASKS
         for typed in [[with_typos(task, row) for row in plain[task]]]
     }

@@ -28,7 +28,7 @@ def document() -> Document | None:
     )
     sections = [Section("short", "In short", notes=_notes(rows)), Section("how", "How", how)]
     sections += [
-        Section(f"set-{number}", row["rows"].capitalize(), parts=(_table(row),))
+        Section(f"set-{number}", f"{row['rows'][0].upper()}{row['rows'][1:]}", parts=(_table(row),))
         for number, row in enumerate(rows)
     ]
     return Document("What mixing is for", tuple(sections))
