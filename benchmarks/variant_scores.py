@@ -16,8 +16,9 @@ file's other rows with the machine and the precision that they were measured wit
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean
+from statistics import NormalDist, mean
 from typing import Any
 
 from accuracy import told
@@ -28,13 +29,14 @@ from weft.comparison.differences import paired_with
 from weft.comparison.jobs import final_jobs
 from weft.methods.recipes import recipe_file, recipes
 from weft.runs import RunFolder
-from weft.tasks.scoring import holm
+from weft.tasks.scoring import LEVEL, RESAMPLES, holm
 
 Beyond = dict[str, dict[str, list[float]]]
 """By recipe and rate: the scores by seed of rates that are too high for one of them; none where one diverged."""
 
 ROWS = 2000
 SPREAD = (1, 3, 9, 27)
+NORMAL = NormalDist()
 WIDENED = 2
 """Rates that are tried beyond these."""
 BASELINE, HEAD = "lora", "head"
@@ -181,7 +183,9 @@ def compared(
     grid: Grid, runs: Path, rows: list[Row], beyond: Beyond, old: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Each row with its difference from plain LoRA, old ones among them; p corrected for all."""
-    differences = paired_with(grid, runs, rows, BASELINE)
+    # What is measured a few at a time is corrected together: more resamples than these few would need.
+    family = len(rows) + len(old)
+    differences = paired_with(grid, runs, rows, BASELINE, family=family)
     own = machine("cpu")
     found = [
         {
@@ -196,10 +200,22 @@ def compared(
         for row in rows
     ] + old
     apart = {row["recipe"]: row["from_lora"] for row in found if row["from_lora"]}
-    corrected = holm({name: difference["p"] for name, difference in apart.items()})
+    corrected = holm({name: chance(difference) for name, difference in apart.items()})
     for name, difference in apart.items():
         difference["p_corrected"] = corrected[name]
     return sorted(found, key=lambda row: -row["scores"][row["metric"]]["value"])
+
+
+def chance(difference: Mapping[str, float]) -> float:
+    """The p value of a difference; by a normal distribution as wide as its interval where 1,000 resamples end.
+
+    No more were drawn for rows that were measured a few at a time: of them no p was below 0.002, which no correction
+    for so many rows leaves beyond noise, however large the difference.
+    """
+    if difference["p"] > 2 / (RESAMPLES + 1):
+        return difference["p"]
+    width = (difference["high"] - difference["low"]) / 2 / NORMAL.inv_cdf((1 + LEVEL) / 2)
+    return min(difference["p"], 2 * NORMAL.cdf(-abs(difference["value"]) / width))
 
 
 def kept(path: Path, names: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

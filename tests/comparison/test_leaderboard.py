@@ -103,6 +103,10 @@ def test_contrasts_are_corrected_over_the_whole_board(compared: Compared) -> Non
         math.isclose(c.p / finest, round(c.p / finest), rel_tol=1e-9) or c.p == 1 for c in ordered
     )
     assert finest * len(found) < 0.05
+    # Of a larger family these are a part: the correction to come multiplies by its size.
+    finer = 2 / (RESAMPLES_EACH * 100 + 1)
+    more = [own.p / finer for own in contrasts(grid, out, rows, "plain", family=100).values()]
+    assert all(math.isclose(p, round(p), rel_tol=1e-9) or p * finer == 1 for p in more)
     board = leaderboard(grid, out, rows, baseline="plain")
     for row in board["rows"]:
         contrast = found.get(Cell(row["base"], row["task"], row["recipe"]))

@@ -18,7 +18,8 @@ def document() -> Document | None:
         return None
     words = (
         "2,000 training rows, rank 8 on query and value where the rank is free, each recipe at its own searched rate, "
-        "three seeds. The difference from plain LoRA is paired by row and seed; p after Holm's correction.",
+        "three seeds. The difference from plain LoRA is paired by row and seed; p after Holm's correction, by a normal "
+        "distribution as wide as the interval where it is below what 1,000 resamples can tell.",
     )
     sections = [Section("short", "In short", words, tuple(_short(found)))]
     sections += [

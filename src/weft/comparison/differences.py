@@ -34,7 +34,7 @@ class Contrast:
 
 
 def contrasts(
-    grid: Grid, folder: str | Path, rows: Sequence[Row], baseline: str
+    grid: Grid, folder: str | Path, rows: Sequence[Row], baseline: str, *, family: int = 0
 ) -> dict[Cell, Contrast]:
     """Every recipe against `baseline` on its task and base, from the predictions in the run folders.
 
@@ -43,12 +43,13 @@ def contrasts(
         folder: Where its run folders are.
         rows: What `compare` returned.
         baseline: The recipe that the others are held against.
+        family: Contrasts that these are corrected together with later, if they are more.
 
     Raises:
         KeyError: If the baseline is not among the rows of a task and base.
     """
     others = [row for row in rows if row.recipe != baseline]
-    resamples = max(RESAMPLES, RESAMPLES_EACH * len(others))
+    resamples = max(RESAMPLES, RESAMPLES_EACH * max(family, len(others)))
     found: dict[Cell, Difference] = {}
     for base, task in dict.fromkeys((row.base, row.task) for row in rows):
         tell(f"comparing recipes on {task}")
@@ -73,9 +74,9 @@ def contrasts(
 
 
 def paired_with(
-    grid: Grid, folder: str | Path, rows: Sequence[Row], baseline: str
+    grid: Grid, folder: str | Path, rows: Sequence[Row], baseline: str, *, family: int = 0
 ) -> dict[tuple[str, str], Contrast]:
-    """`contrasts` of a grid with one base, by task and recipe.
+    """`contrasts` of a grid with one base, by task and recipe; arguments as there.
 
     Raises:
         KeyError: If the baseline is not among the rows of a task.
@@ -85,7 +86,7 @@ def paired_with(
         raise ValueError(
             f"the grid has the bases {grid.bases}; use contrasts, which tells them apart"
         )
-    found = contrasts(grid, folder, rows, baseline)
+    found = contrasts(grid, folder, rows, baseline, family=family)
     return {(cell.task, cell.recipe): contrast for cell, contrast in found.items()}
 
 
