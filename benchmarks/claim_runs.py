@@ -24,7 +24,8 @@ from merge_runs import FORMS
 from variant_scores import SPREAD, WIDENED, last_loss, lowest_of, rounded
 from weft.comparison.comparing import examples_of, predictions_of
 from weft.comparison.jobs import Diverged, Job, run_job, score_of
-from weft.config import Run
+from weft.config import RecipeSettings, Run
+from weft.methods.recipes import resolve
 from weft.runs import RunFolder
 from weft.tasks.contract import Prediction
 from weft.tasks.scoring import LEVEL, RESAMPLES, holm, mean_difference
@@ -78,8 +79,9 @@ class Study:
         """
         head = self.run("head", HEAD, self.seeds[0], rate=HEAD_RATE, **values)
         limit, tried = last_loss(head), {}
+        of_head = resolve(RecipeSettings(**recipe)).head_learning_rate or rate
         for factor in (1, 3, 9):
-            own = values if factor == 1 else {"head_learning_rate": rate, **values}
+            own = values if factor == 1 else {"head_learning_rate": of_head, **values}
             try:
                 runs = [
                     self.run(what, recipe, seed, rate=rounded(rate / factor), **own)
