@@ -12,7 +12,7 @@ NOISE = 0.05
 CLAIMS = {
     "layra": "The first and last layers are enough (LayRA)",
     "dylora": "One training serves every rank (DyLoRA)",
-    "optimizers": "Better steps for the factors",
+    "optimizers": "Better steps for the factors (LoRA-Pro, AltLoRA, ALLoRA)",
     "ranks": "Ranks that training gives to maps (SoRA, IncreLoRA, AdaLoRA)",
     "flexora": "Layers that are chosen (Flexora)",
     "ba_lora": "Wrong labels and few rows (BA-LoRA)",
