@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from machine import half, machine
+from machine import machine
 from variant_scores import NOT_COMPARED, on_query_and_value
 from weft.answering.prediction import predict
 from weft.atomic import write_text
@@ -55,7 +55,7 @@ TRAINING: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 16,
     "head_learning_rate": 3e-3,
-    "precision": half(),
+    "precision": "bf16",
     "base_dropout": 0.0,
 }
 SETTINGS: dict[str, Any] = {

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_commands_work_by_user(folder: RunFolder) -> None:
     assert found["label"] == weft.predict(folder.path, TEXTS[:1], user="bob")[0]["label"]
 
 
-def test_five_thousand_users_are_listed_in_a_second_and_one_is_read_in_milliseconds(
+def test_five_thousand_users_are_listed_in_a_second_and_one_is_read_as_fast_as_one_of_three(
     folder: RunFolder, tmp_path: Path
 ) -> None:
     big = tmp_path / "big"
@@ -134,11 +135,22 @@ def test_five_thousand_users_are_listed_in_a_second_and_one_is_read_in_milliseco
     began = time.process_time()
     assert len(Users(big).names) == 5000
     assert time.process_time() - began < 1
-    read = Users(big)
-    read.row("user 7")  # the header is read once
-    times = []
-    for at in range(50):
-        began = time.process_time()
-        model.model.add(read_expert(read, f"user {100 * at}", population))
-        times.append(time.process_time() - began)
-    assert sorted(times)[25] < 0.005
+    few = tmp_path / "few"
+    shutil.copytree(folder.path, few)
+    write_users(
+        few,
+        replace(index, users=dict(list(users.items())[:3])),
+        {u: torch.rand(index.numbers) for u in list(users)[:3]},
+    )
+    both = [Users(big), Users(few)]
+    times: list[list[float]] = [[], []]
+    for at in range(51):
+        for own, read in zip(times, both, strict=True):
+            began = time.process_time()
+            # The header is read once, at the first.
+            expert = read_expert(read, f"user {at % 3}", population, f"{at} of {len(read)}")
+            model.model.add(expert)
+            own.append(time.process_time() - began)
+    of_many, of_few = (sorted(own)[25] for own in times)
+    # How many others there are costs nothing: milliseconds, and beside each other since machines differ.
+    assert of_many < 3 * of_few
