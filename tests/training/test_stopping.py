@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from weft.comparison.comparing import Unfinished, compare
-from weft.comparison.jobs import Diverged
+from weft.comparison.comparing import Grid, Unfinished, compare
+from weft.comparison.jobs import FAILED, Diverged, planned
+from weft.comparison.leaderboard import leaderboard
 from weft.runs import RunFolder
 from weft.training.loop import train
 from weft.training.search import searching
@@ -71,6 +72,27 @@ def test_a_rate_that_diverges_loses_the_search_and_no_more(
     assert row.learning_rate == 1e-3
     assert list(row.searched) == ["0.001"]
     assert compare(grid, tmp_path / "grid") == [row]
+    whole = Grid.model_validate(grid)
+    board = leaderboard(whole, tmp_path / "grid", [row])
+    assert [point["learning_rate"] for point in board["rows"][0]["search"]] == [1e-3]
+    assert any("training diverged at 1e+30" in remark for remark in board["remarks"])
+    [plan] = planned(whole, tmp_path / "grid")
+    assert (plan.runs, plan.done, plan.failed) == (3, 3, 0)
+
+
+def test_a_search_that_diverges_at_every_rate_is_named_and_tried_again(
+    run_of: Settings, tmp_path: Path
+) -> None:
+    grid = grid_of(run_of("topic"), {"lora": [1e29, 1e30]})
+    said: list[int] = []
+    for _ in range(2):
+        with pytest.raises(Unfinished, match="the same call tries them again") as caught:
+            compare(grid, tmp_path / "grid")
+        assert [job.is_lost for job in caught.value.failed] == [True, True]
+        [plan] = planned(Grid.model_validate(grid), tmp_path / "grid")
+        assert (plan.runs, plan.done, plan.failed) == (3, 0, 2)
+        said.append(min((job.folder / FAILED).stat().st_mtime_ns for job in caught.value.failed))
+    assert said[0] < said[1]
 
 
 def test_a_recipe_that_diverges_stops_no_other_and_is_named(

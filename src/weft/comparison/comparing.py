@@ -15,7 +15,15 @@ from typing import Any, Protocol
 
 from weft.answering.evaluation import read_predictions
 from weft.comparison.grid import Cell, Grid, RecipeEntry, TaskEntry, cells_of, claim
-from weft.comparison.jobs import Job, best_rate, final_jobs, run_job, score_of, search_jobs
+from weft.comparison.jobs import (
+    Job,
+    best_rate,
+    final_jobs,
+    is_decided,
+    run_job,
+    score_of,
+    search_jobs,
+)
 from weft.config import validate
 from weft.data.memory import given_by_task
 from weft.data.reading import LoadedTask, load_task
@@ -157,12 +165,20 @@ def compare(
     total = sum(map(len, searches.values())) + len(cells) * len(grid.seeds)
     runner = runner or _Here(told, total)
     jobs = [job for search in searches.values() for job in search.values()]
-    # A rate at which a training was lost has lost the search, too.
-    runner.run([job for job in jobs if not job.is_lost])
+    # In a search that has its winner, a rate that diverged is done with.
+    over = {cell for cell, search in searches.items() if is_decided(search.values())}
+    runner.run(
+        [
+            job
+            for cell, search in searches.items()
+            for job in search.values()
+            if not (cell in over and job.is_lost)
+        ]
+    )
     chosen = {
         cell: best_rate(grid, cell, search)
         for cell, search in searches.items()
-        if _is_decided(search.values())
+        if is_decided(search.values())
     }
     finals = {
         cell: [
@@ -194,13 +210,6 @@ def _with_folder(grid: Grid, data: Path) -> Grid:
         task = entry.task.model_copy(update={"data": folder})
         tasks[name] = entry.model_copy(update={"task": task})
     return grid.model_copy(update={"tasks": tasks})
-
-
-def _is_decided(search: Iterable[Job]) -> bool:
-    """Whether a search has come to its end, and there is a rate that has."""
-    jobs = list(search)
-    ended = [job for job in jobs if job.is_complete]
-    return len(ended) + sum(job.is_lost for job in jobs) >= len(jobs) and bool(ended or not jobs)
 
 
 def _complete(jobs: Iterable[Job]) -> bool:

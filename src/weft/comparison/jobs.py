@@ -104,6 +104,13 @@ def final_jobs(grid: Grid, folder: Path, cell: Cell, rate: float) -> list[Job]:
     ]
 
 
+def is_decided(search: Iterable[Job]) -> bool:
+    """Whether a search has come to its end: every rate was tried, and at one of them a training did not diverge."""
+    jobs = list(search)
+    ended = [job for job in jobs if job.is_complete]
+    return all(job.is_complete or job.is_lost for job in jobs) and bool(ended or not jobs)
+
+
 def best_rate(grid: Grid, cell: Cell, jobs: Mapping[float, Job]) -> tuple[float, dict[str, float]]:
     """The rate that scored best on held-out rows, and the score of each that ended; a single one needs no search."""
     if not jobs:
@@ -156,10 +163,13 @@ def planned(grid: Grid, out: str | Path, recipes: Iterable[str] | None = None) -
         find_spec(grid.tasks[cell.task].task)
         search = search_jobs(grid, Path(out), cell)
         jobs = list(search.values())
-        if all(job.is_complete for job in jobs):
+        # A rate that diverged in a search with a winner is done with; elsewhere it is tried again.
+        lost = 0
+        if is_decided(jobs):
+            lost = sum(job.is_lost for job in jobs)
             jobs += final_jobs(grid, Path(out), cell, best_rate(grid, cell, search)[0])
-        done = sum(job.is_complete for job in jobs)
-        failed = sum(job.failure is not None for job in jobs if not job.is_complete)
+        done = lost + sum(job.is_complete for job in jobs)
+        failed = sum(job.failure is not None for job in jobs if not job.is_complete) - lost
         runs = len(search) + len(grid.seeds)
         if done < runs:
             completed(jobs[0].run)

@@ -65,7 +65,7 @@ def leaderboard(
             {"run": job.folder.relative_to(folder).as_posix(), "error": job.failure}
             for job in failed
         ],
-        "remarks": [*_unequal(grid, rows), *_edges(rows), *bare],
+        "remarks": [*_unequal(grid, rows), *_edges(rows), *_lost(grid, folder, rows), *bare],
     }
 
 
@@ -106,13 +106,25 @@ def _sorted(grid: Grid, rows: Sequence[Row]) -> list[Row]:
 
 
 def _searched(grid: Grid, folder: Path, row: Row) -> list[dict[str, Any]]:
-    """The held-out score of every rate tried, lowest rate first."""
+    """The held-out score of every rate at which a training ended, lowest rate first."""
     found = []
     for rate, job in sorted(search_jobs(grid, folder, row.cell).items()):
+        if job.is_lost:
+            continue
         score = score_of(job.folder, row.metric)
         wanted = {key: score[key] for key in ("value", "low", "high", "n")}
         found.append({"learning_rate": rate, **wanted})
     return found
+
+
+def _lost(grid: Grid, folder: Path, rows: Sequence[Row]) -> list[str]:
+    """Rates of searches at which a training diverged."""
+    return [
+        f"{row.recipe} on {row.task}, {row.base}: training diverged at {rate:g}, which is out of its search"
+        for row in rows
+        for rate, job in sorted(search_jobs(grid, folder, row.cell).items())
+        if job.is_lost
+    ]
 
 
 def _unequal(grid: Grid, rows: Sequence[Row]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from weft.comparison.comparing import Grid
 from weft.comparison.grid import Cell, cells_of
-from weft.comparison.jobs import Job, best_rate, final_jobs, search_jobs
+from weft.comparison.jobs import Job, best_rate, final_jobs, is_decided, search_jobs
 from weft.config import TrainingSettings, validate
 from weft.data.rows import HOLDOUT
 from weft.reproduction.plan import OWN, MergeRun, MixtureRun, Plan, Stage
@@ -150,7 +150,7 @@ def mixture_job(plan: Plan, mixture: MixtureRun) -> Job | None:
 def finals(stage: Stage, cell: Cell) -> list[Job] | None:
     """A cell's final runs, seed by seed; None before its search has ended."""
     search = search_jobs(stage.grid, stage.folder, cell)
-    if not all(job.is_complete for job in search.values()):
+    if not is_decided(search.values()):
         return None
     rate, _ = best_rate(stage.grid, cell, search)
     return final_jobs(stage.grid, stage.folder, cell, rate)

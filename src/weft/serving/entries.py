@@ -161,17 +161,16 @@ def stored_bytes(place: Place, task: str | None, room: Room) -> int:
     try:
         for card in place.cards.values():
             refuse_files(read_card(card), where, _NOT_SERVED)
-    except (ValueError, KeyError) as error:
+        # A user's numbers are stored in single precision.
+        total = 0 if place.user is None else 4 * opened(place.folder).users.index.numbers
+    except (OSError, ValueError, KeyError) as error:
         raise ExpertRefused(said_by(error)) from None
     files = place.tensors(task)
     if not files:
         raise ExpertRefused(
             f"{where} holds no file of tensors; here experts are read from safetensors alone: save it with weft"
         )
-    total = count = 0
-    if place.user is not None:
-        # Single precision, as users' numbers are stored.
-        total += 4 * opened(place.folder).users.index.numbers
+    count = 0
     for path in files:
         try:
             stored = stored_tensors([path])

@@ -92,7 +92,7 @@ def _stamp(run: Path) -> Stamp:
     paths = [run / CONFIG, *(run / "expert").iterdir()]
     if (run / FOLDER).is_dir():
         paths += (run / FOLDER).iterdir()
-    states = ((str(path.relative_to(run)), path.stat()) for path in sorted(paths))
+    states = ((str(path), path.stat()) for path in sorted(paths))
     return tuple((name, own.st_ino, own.st_mtime_ns, own.st_size) for name, own in states)
 
 
