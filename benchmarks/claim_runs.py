@@ -6,7 +6,6 @@ seeds is lost all the same, the next lower rate is taken (`Study.each`). A run l
 digest: a finished one is never repeated, an interrupted one goes on.
 """
 
-import hashlib
 import json
 import math
 import random
@@ -18,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from accuracy import told
 from machine import half
-from merge_runs import FORMS
+from merge_runs import FORMS, trained
 from variant_scores import SPREAD, WIDENED, last_loss, lowest_of, rounded
 from weft.comparison.comparing import examples_of, predictions_of
-from weft.comparison.jobs import Diverged, Job, run_job, score_of
+from weft.comparison.jobs import Diverged, score_of
 from weft.config import RecipeSettings, Run
 from weft.methods.recipes import resolve
 from weft.runs import RunFolder
@@ -130,13 +128,7 @@ class Study:
                 "training": settings,
             }
         )
-        digest = hashlib.sha256(run.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:8]
-        job = Job(self.runs / what / f"seed{seed}-{digest}", run)
-        if job.is_lost:
-            raise Diverged(job.failure)
-        if not job.is_complete:
-            run_job(job, told(job, 0, 1))
-        return RunFolder.open(job.folder)
+        return trained(self.runs / what / f"seed{seed}", run)
 
     def rate(self, recipe: Mapping[str, Any], **training: Any) -> float:
         """The best rate of a recipe by rows held out of train.

@@ -11,7 +11,6 @@ were, as published and on one scale. Validation chooses nothing but what is said
 minutes a run. A finished run is never repeated: interrupt it as you like. The result is results/gates.json.
 """
 
-import argparse
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +21,20 @@ from typing import Any
 
 import yaml
 
-from gates_runs import ANSWERING, FIRST, HYPOTHESES, MIXTURES, STEPS, TRAINING, Gating, named
+from gates_runs import (
+    ANSWERING,
+    FIRST,
+    HYPOTHESES,
+    MIXTURES,
+    STEPS,
+    TRAINING,
+    Gating,
+    command_line,
+    named,
+)
 from gates_said import said_by
 from machine import machine
-from merge_runs import EPOCHS, LORA, RATES, ROWS, SCORED, SEEDS, TASKS, Study
+from merge_runs import EPOCHS, LORA, RATES, ROWS, SCORED, TASKS, Study
 from weft.answering.evaluation import evaluate
 from weft.atomic import write_text
 from weft.comparison.comparing import examples_of, predictions_of
@@ -120,18 +129,9 @@ def rows_of(
 
 def main() -> None:
     """Run what is missing and write the result file."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", default="../shared/data")
-    parser.add_argument("--own", default="runs/merges", help="Where own experts are, or go.")
-    parser.add_argument("--runs", default="runs/gates")
-    parser.add_argument("--out", default=str(FILE))
-    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
-    given = parser.parse_args()
-    study = Study(Path(given.data).resolve(), Path(given.own).resolve())
-    gating = Gating(study, Path(given.runs).resolve())
+    given, gating = command_line(FILE, PARTS)
     listed = {"hypotheses": HYPOTHESES, "mixtures": MIXTURES}
-    path = Path(given.out)
+    path = given.out
     result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     result |= {
         "script": "benchmarks/gates.py",

@@ -3,16 +3,14 @@
 A run lies in a folder named by its settings' digest: a finished one is never repeated, an interrupted one goes on.
 """
 
-import hashlib
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accuracy import told
 from machine import half
-from merge_runs import TASKS, Study
-from weft.comparison.jobs import Job, run_job
+from merge_runs import SEEDS, TASKS, Study, trained
 from weft.config import Run
 from weft.runs import RunFolder
 
@@ -110,8 +108,23 @@ class Gating:
         run = Run.model_validate(
             {**fixed, "tasks": [task.model_dump() for task in tasks if task], "mixture": mixture}
         )
-        digest = hashlib.sha256(run.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:8]
-        job = Job(self.runs / f"{mixture['name']}-seed{seed}-{digest}", run)
-        if not job.is_complete:
-            run_job(job, told(job, 0, 1))
-        return RunFolder.open(job.folder)
+        return trained(self.runs / f"{mixture['name']}-seed{seed}", run)
+
+
+def command_line(file: Path, parts: Sequence[str]) -> tuple[argparse.Namespace, Gating]:
+    """What a benchmark of gates is asked for: where data, experts and mixtures are, the result, seeds and parts.
+
+    Args:
+        file: Where the result goes.
+        parts: What can be asked for alone.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--own", default="runs/merges", help="Where own experts are, or go.")
+    parser.add_argument("--runs", default="runs/gates", help="Where mixtures are, or go.")
+    parser.add_argument("--out", type=Path, default=file)
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
+    given = parser.parse_args()
+    study = Study(Path(given.data).resolve(), Path(given.own).resolve())
+    return given, Gating(study, Path(given.runs).resolve())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from accuracy import told
-from weft.comparison.jobs import Job, run_job
+from weft.comparison.jobs import Diverged, Job, run_job
 from weft.config import Run
 from weft.runs import RunFolder
 
@@ -75,11 +75,7 @@ class Study:
         training = TRAINING | {"learning_rate": RATES[task], "epochs": EPOCHS[task]}
         fixed = {"base": "minilm", "device": "cpu", "seed": seed, "training": training}
         run = Run.model_validate({**fixed, "recipe": LORA, **values})
-        digest = hashlib.sha256(run.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:8]
-        job = Job(self.runs / what / f"seed{seed}-{digest}", run)
-        if not job.is_complete:
-            run_job(job, told(job, 0, 1))
-        return RunFolder.open(job.folder)
+        return trained(self.runs / what / f"seed{seed}", run)
 
     def _task(self, task: str, part: int = 0, count: int = 1) -> dict[str, Any]:
         folder = self.runs / "data" / f"{task}-{part}-of-{count}"
@@ -87,6 +83,25 @@ class Study:
             _write(task, self.data, folder, part, count)
         name = str(folder / "pos.yaml") if task == "pos" else task
         return {"name": name, "data": str(folder)}
+
+
+def trained(place: Path, run: Run) -> RunFolder:
+    """A run in a folder whose name says its settings' digest too, so that other settings never meet what is there.
+
+    Args:
+        place: The folder without the digest; what is missing is trained.
+        run: The settings.
+
+    Raises:
+        Diverged: If its numbers are none any more; it is not tried again.
+    """
+    digest = hashlib.sha256(run.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:8]
+    job = Job(place.with_name(f"{place.name}-{digest}"), run)
+    if job.is_lost:
+        raise Diverged(job.failure)
+    if not job.is_complete:
+        run_job(job, told(job, 0, 1))
+    return RunFolder.open(job.folder)
 
 
 def _write(task: str, data: Path, folder: Path, part: int, count: int) -> None:

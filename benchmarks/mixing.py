@@ -18,7 +18,6 @@ single expert, paired by row and seed, its p corrected for all of the table (Hol
 run or answer is never repeated: interrupt it as you like. The result is results/mixing.json.
 """
 
-import argparse
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +27,10 @@ from typing import Any
 
 import yaml
 
-from accuracy import told
-from gates_runs import ALL, HYPOTHESES, MIXTURES, Gating
+from gates_runs import ALL, HYPOTHESES, MIXTURES, Gating, command_line
 from machine import machine
-from merge_runs import LORA, RATES, SEEDS, TASKS, TRAINING, Study
+from merge_runs import LORA, RATES, TASKS, TRAINING, trained
+from merge_scores import merged
 from mixing_rows import (
     behind_paragraph,
     behind_sentences,
@@ -43,11 +42,9 @@ from weft.answering.evaluation import predictions
 from weft.answering.inference import padding_id
 from weft.atomic import make_folder, write_text
 from weft.comparison.comparing import examples_of
-from weft.comparison.jobs import Job, run_job
 from weft.config import Run, TaskSettings
 from weft.data.encoding import encode_examples
 from weft.data.reading import find_spec
-from weft.merging.merge import merge
 from weft.runs import RunFolder
 from weft.storage.loading import load_run_model
 from weft.tasks.contract import Example, Prediction, Task
@@ -145,15 +142,6 @@ def row_of(name: str, rows: Rows, ways: Ways, alone: Sequence[str]) -> dict[str,
     }
 
 
-def merged(place: Path, what: str, runs: Sequence[RunFolder], method: str, seed: int) -> RunFolder:
-    """One merge, made if it is not there."""
-    folder = place / "merged" / f"{what}-{method}-seed{seed}"
-    if not folder.is_dir():
-        print(f"merge {folder.name}", flush=True)
-        merge([run.path for run in runs], method, out=folder, device="cpu", scores=False, seed=seed)
-    return RunFolder(folder)
-
-
 def by_parts(folders: Sequence[Path], kept: Path) -> Callable[[Sequence[Example]], list[Answers]]:
     """What answers by each of several parts."""
     return lambda rows: [answered(folder, rows, kept) for folder in folders]
@@ -167,7 +155,8 @@ def together(gating: Gating, seeds: Sequence[int]) -> list[dict[str, Any]]:
     for seed in seeds:
         runs = list(own[seed].values())
         for method in MERGES:
-            folder = merged(gating.runs, "tasks", runs, method, seed)
+            # As merge_scores.py makes and calls them, scores and all.
+            folder = merged(study, f"tasks/{method}-seed{seed}", runs, method, seed=seed)
             mixed.setdefault(f"merge: {method}", []).append(folder.path)
         for name, values in GATED.items():
             mixed.setdefault(name, []).append(gating.run(values, seed).path)
@@ -235,11 +224,7 @@ class Topics:
 
     def _run(self, what: str, values: Mapping[str, Any], seed: int) -> RunFolder:
         run = Run.model_validate({"base": "minilm", "device": "cpu", "seed": seed, **values})
-        digest = hashlib.sha256(run.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:8]
-        job = Job(self.runs / what / f"seed{seed}-{digest}", run)
-        if not job.is_complete:
-            run_job(job, told(job, 0, 1))
-        return RunFolder.open(job.folder)
+        return trained(self.runs / what / f"seed{seed}", run)
 
     def _task(self, part: str) -> dict[str, Any]:
         folder = self.runs / "data" / part
@@ -296,7 +281,8 @@ def topics(gating: Gating, seeds: Sequence[int]) -> list[dict[str, Any]]:
     alone = list(ways)
     for seed in seeds:
         for method in MERGES:
-            folder = merged(gating.runs, "topics", experts[seed], method, seed)
+            what = f"topics/{method}-seed{seed}"
+            folder = merged(gating.study, what, experts[seed], method, seed=seed, scores=False)
             heads = by_parts([part.path for part in folder.parts()], kept)
             ways.setdefault(f"merge: {method}", []).append(heads)
         for name, values in GATED.items():
@@ -312,32 +298,20 @@ def topics(gating: Gating, seeds: Sequence[int]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Make and ask what is missing, and write the result file."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", default="../shared/data")
-    parser.add_argument("--own", default="runs/merges", help="Where own experts are, or go.")
-    parser.add_argument(
-        "--runs", default="runs/gates", help="Where mixtures and answers are, or go."
-    )
-    parser.add_argument("--out", default=str(FILE))
-    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
-    given = parser.parse_args()
-    study = Study(Path(given.data).resolve(), Path(given.own).resolve())
-    gating = Gating(study, Path(given.runs).resolve())
-    path = Path(given.out)
+    given, gating = command_line(FILE, PARTS)
+    path = given.out
     result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for part in given.only:
         result[part] = {"together": together, "topics": topics}[part](gating, given.seeds)
     rows = [row for part in PARTS for row in result.get(part, [])]
-    p_values = {
-        f"{row['rows']}/{way}": own["from_best"]["p"]
+    apart = {
+        f"{row['rows']}/{way}": own
         for row in rows
         for way, own in row["ways"].items()
         if "from_best" in own
     }
-    for name, p in holm(p_values).items():
-        rows_name, way = name.split("/", 1)
-        next(row for row in rows if row["rows"] == rows_name)["ways"][way]["p_corrected"] = p
+    for name, p in holm({name: own["from_best"]["p"] for name, own in apart.items()}).items():
+        apart[name]["p_corrected"] = p
     result |= {
         "script": "benchmarks/mixing.py",
         "settings": {

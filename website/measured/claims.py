@@ -3,7 +3,7 @@
 from statistics import fmean, stdev
 from typing import Any
 
-from website.measured.files import measured_on, read
+from website.measured.files import in_single, measured_on, read
 from weft.reporting.document import Document, Section, Table
 from weft.reporting.numbers import percent
 
@@ -34,6 +34,10 @@ def document() -> Document | None:
         "of them with all; a difference is paired by row and seed, with intervals and p values corrected for how many "
         "a claim has. Trainings that were one and the same, as where the chosen layers are the last, differ by 0.",
         measured_on(result),
+        *in_single(
+            {CLAIMS[name]: claim["precision"] for name, claim in done.items()},
+            "Both sides of a claim were trained in the same precision.",
+        ),
     )
     words = tuple(f"{CLAIMS[name]}: {_said(claim['contrasts'])}" for name, claim in done.items())
     left = [CLAIMS[name] for name in CLAIMS if name not in done]

@@ -1,6 +1,7 @@
 """The files of `results/`, and what their sets are called."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,18 @@ def measured_on(result: dict[str, Any]) -> str:
         f"Measured on {own['device']}, {own['threads']} of {own['cores']} cores, torch {own['torch']}, "
         f"transformers {own['transformers']}, PEFT {own['peft']}; by {result['script']}."
     )
+
+
+def in_points(own: dict[str, Any]) -> str:
+    """A difference of shares with its interval, in points of per cent."""
+    return f"{100 * own['value']:+.1f} [{100 * own['low']:+.1f}, {100 * own['high']:+.1f}]"
+
+
+def in_single(precisions: Mapping[str, str], other: str) -> list[str]:
+    """What was trained in fp32, where not everything was; `other` says what a difference is then from."""
+    single = [name for name, precision in precisions.items() if precision == "fp32"]
+    if len(single) in (0, len(precisions)):
+        return []
+    return [
+        f"In fp32, on a processor that emulates bf16: {', '.join(single)}; the others in bf16. {other}"
+    ]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from website.measured.files import measured_on, read
+from website.measured.files import in_points, measured_on, read
 from weft.reporting.document import Document, Section, Table
 from weft.reporting.numbers import percent
 
@@ -63,13 +63,9 @@ def _table(row: dict[str, Any]) -> Table:
     lines = []
     for way, own in row["ways"].items():
         score, apart = own["score"], own.get("from_best")
-        said = "" if apart is None else _points(apart)
+        said = "" if apart is None else in_points(apart)
         p = "" if apart is None else f"{own['p_corrected']:.3f}"
         told = f"{percent(score['value'])} [{percent(score['low'])}, {percent(score['high'])}]"
         lines.append((way, told, said, p))
     headers = ("way", f"{row['metric']} %", "from the best single expert", "p corrected")
     return Table(f"{row['n']} rows; the best alone: {row['best_alone']}.", headers, tuple(lines))
-
-
-def _points(own: dict[str, Any]) -> str:
-    return f"{100 * own['value']:+.1f} [{100 * own['low']:+.1f}, {100 * own['high']:+.1f}]"

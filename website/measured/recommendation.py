@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from website.measured.files import measured_on, read
+from website.measured.files import in_points, measured_on, read
 from weft.reporting.document import Document, Section, Table
 
 ALONE, TEXT, OURS = "recommender", "text", "RecLoRA"
@@ -42,8 +42,8 @@ def _contrasts(rows: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     found = rows[OURS]
     return (
         "Gates that read the recommender's state against the text alone, AUC in points: "
-        f"{_points(found['from_text']['auc'])}. Against the recommender alone: "
-        f"{_points(found['from_recommender']['auc'])}.",
+        f"{in_points(found['from_text']['auc'])}. Against the recommender alone: "
+        f"{in_points(found['from_recommender']['auc'])}.",
     )
 
 
@@ -63,12 +63,8 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
         f"{100 * auc['value']:.1f} [{100 * auc['low']:.1f}, {100 * auc['high']:.1f}]",
         f"{loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]",
         *(
-            _points(row[f"from_{other}"]["auc"]) if f"from_{other}" in row else ""
+            in_points(row[f"from_{other}"]["auc"]) if f"from_{other}" in row else ""
             for other in (ALONE, TEXT)
         ),
         "" if rate is None else f"{rate:g}",
     )
-
-
-def _points(own: dict[str, Any]) -> str:
-    return f"{100 * own['value']:+.1f} [{100 * own['low']:+.1f}, {100 * own['high']:+.1f}]"

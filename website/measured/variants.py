@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from website.measured.files import NAMES, by_set, measured_on, read
+from website.measured.files import NAMES, by_set, in_single, measured_on, read
 from website.measured.points import Point, points_figure
 from weft.reporting.document import Document, Figure, Section, Table
 from weft.reporting.numbers import interval, percent
@@ -42,17 +42,9 @@ def document() -> Document | None:
 
 def _precisions(result: dict[str, Any]) -> list[str]:
     """Which rows were trained in which precision, where they differ."""
-    found: dict[str, list[str]] = {}
-    for row in result["rows"]:
-        own = row.get("precision", result["grid"]["training"]["precision"])
-        found.setdefault(own, []).append(row["recipe"])
-    if len(found) == 1:
-        return []
-    rarest = min(found, key=lambda name: len(found[name]))
-    return [
-        f"In {rarest}, on a processor that emulates bf16: {', '.join(found[rarest])}; the others in bf16. Each "
-        "difference is from plain LoRA trained in the same precision."
-    ]
+    whole = result["grid"]["training"]["precision"]
+    found = {row["recipe"]: row.get("precision", whole) for row in result["rows"]}
+    return in_single(found, "Each difference is from plain LoRA trained in the same precision.")
 
 
 def _apart(row: dict[str, Any]) -> bool:

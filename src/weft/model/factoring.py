@@ -137,10 +137,4 @@ def plain_recipe(ranks: Mapping[str, int]) -> RecipeSettings:
 
 def lora_of(A: Tensor, B: Tensor) -> LoRA:
     """A plain LoRA with these factors and scale 1."""
-    adapter = LoRA(
-        torch.empty(B.shape[0], A.shape[1], device="meta"),
-        LoRASpec(rank=A.shape[0], alpha=float(A.shape[0])),
-        torch.Generator(),
-    )
-    adapter.A, adapter.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
-    return adapter
+    return LoRA.of(A.clone(), B.clone(), LoRASpec(rank=A.shape[0], alpha=float(A.shape[0])))

@@ -13,7 +13,7 @@ al. 2025, arXiv:2511.07253; authors' code, Omni_AVSR/Llama_LoRA.py).
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from weft.lowrank.start import zero_first, zero_product
 from weft.methods.adapters import contract
+
+_NOTHING_DRAWN = torch.Generator()
 
 
 class Spec(contract.Spec):
@@ -47,6 +49,24 @@ class LoRA(contract.Adapter):
         begin = zero_product if self.spec.zero == "B" else zero_first
         A, B = begin(weight, rank, generator)
         self.A, self.B = nn.Parameter(A), nn.Parameter(B)
+
+    @classmethod
+    def of(cls, A: Tensor, B: Tensor, spec: Spec) -> Self:
+        """An adapter of these factors, which become its own."""
+        # Nothing is drawn where there is no memory; a new generator a map would take as long as the map.
+        made = cls(torch.empty(B.shape[0], A.shape[1], device="meta"), spec, _NOTHING_DRAWN)
+        made.A, made.B = nn.Parameter(A), nn.Parameter(B)
+        return made
+
+    def like(self, A: Tensor, B: Tensor) -> Self:
+        """Another of the same settings with these factors, in a third of the time that a new one takes."""
+        # As torch's DataParallel repeats modules: a dict of its own for all that a module registers.
+        made = type(self).__new__(type(self))
+        vars(made).update(
+            {name: own.copy() if isinstance(own, dict) else own for name, own in vars(self).items()}
+        )
+        made.A, made.B = nn.Parameter(A), nn.Parameter(B)
+        return made
 
     def delta(self, weight: Tensor) -> Tensor:
         return self.scaling * (self.B @ self.A)

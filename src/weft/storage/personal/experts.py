@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from weft.base.loading import Base
 from weft.config import PersonalSettings
@@ -18,7 +18,6 @@ from weft.model.expert import Expert
 from weft.model.head import Head, trained_dtype
 from weft.storage.personal.users import Index, Layout, Users
 
-_NOTHING_DRAWN = torch.Generator()
 HEAD = "head/"
 """Before the names of a head's tensors in a layout."""
 
@@ -66,7 +65,7 @@ def new_expert(
                 f"{weight.shape[1]}; choose at most {min(weight.shape)}"
             )
         A, B = zero_product(weight, settings.rank, generator)
-        adapters[module] = lora(A, B, spec).to(trained_dtype(base))
+        adapters[module] = LoRA.of(A, B, spec).to(trained_dtype(base))
     return Expert(called(population.name, user), adapters, head)
 
 
@@ -115,7 +114,7 @@ def made(
     """A user's expert of its tensors; arguments and errors as of `read_expert`."""
     spec = LoRASpec(rank=index.rank, alpha=index.alpha)
     adapters = {
-        module: lora(tensors[f"{module}/A"].clone(), tensors[f"{module}/B"].clone(), spec)
+        module: LoRA.of(tensors[f"{module}/A"].clone(), tensors[f"{module}/B"].clone(), spec)
         for module in check_maps(tensors, population, where)
     }
     return Expert(name, adapters, head_of(tensors, population))
@@ -158,22 +157,3 @@ def own_copy(head: Head) -> Head:
         if name not in trained
     }
     return copy.deepcopy(head, {**same, id(head.module.config): head.module.config})
-
-
-def lora(A: Tensor, B: Tensor, spec: LoRASpec) -> LoRA:
-    """An adapter of these factors, which become its own."""
-    # Nothing is drawn where there is no memory; a new generator a map would take as long as the map.
-    adapter = LoRA(torch.empty(B.shape[0], A.shape[1], device="meta"), spec, _NOTHING_DRAWN)
-    adapter.A, adapter.B = nn.Parameter(A), nn.Parameter(B)
-    return adapter
-
-
-def like(adapter: LoRA, A: Tensor, B: Tensor) -> LoRA:
-    """Another of the same settings with these factors, in a third of the time that a new one takes."""
-    # As torch's DataParallel repeats modules: a dict of its own for all that a module registers.
-    made = LoRA.__new__(LoRA)
-    vars(made).update(
-        {name: own.copy() if isinstance(own, dict) else own for name, own in vars(adapter).items()}
-    )
-    made.A, made.B = nn.Parameter(A), nn.Parameter(B)
-    return made

@@ -20,7 +20,7 @@ from weft.model.model import Model
 from weft.runs import CONFIG, RunFolder
 from weft.storage.experts import load_expert
 from weft.storage.mixture import folder_digest
-from weft.storage.personal.experts import check_maps, head_of, like, lora
+from weft.storage.personal.experts import check_maps, head_of
 from weft.storage.personal.users import FOLDER, Users, parted
 
 KEPT = 16
@@ -131,8 +131,8 @@ class Population:
                 pairs, weights = [self.factors[module], (A, B)], [1.0, scale]
             A, B = stacked(pairs, weights)
             if len(A) not in of_rank:
-                of_rank[len(A)] = lora(A, B, LoRASpec(rank=len(A), alpha=float(len(A))))
-            adapters[module] = like(of_rank[len(A)], A, B)
+                of_rank[len(A)] = LoRA.of(A, B, LoRASpec(rank=len(A), alpha=float(len(A))))
+            adapters[module] = of_rank[len(A)].like(A, B)
         head = head_of(tensors, self.expert)
         copies = self.expert.copies if index.shared else {}
         return Expert(name, adapters, head, copies)
