@@ -224,8 +224,7 @@ def repeated(
         instead: What to take in the place of something, by its id.
         own_config: As of `twin`.
     """
-    made: Kind = _repeated(module, dict(instead or {}), own_config)
-    return made
+    return _repeated(module, dict(instead or {}), own_config)
 
 
 def _repeated(value: Any, memo: dict[int, Any], own_config: bool) -> Any:
@@ -236,7 +235,8 @@ def _repeated(value: Any, memo: dict[int, Any], own_config: bool) -> Any:
     if known is not None:
         return known
     if isinstance(value, nn.Module):
-        made = memo[id(value)] = kind.__new__(kind)
+        # Not begun as its class says, which would draw weights.
+        made = memo[id(value)] = object.__new__(kind)
         vars(made).update(
             {name: _repeated(own, memo, own_config) for name, own in vars(value).items()}
         )
