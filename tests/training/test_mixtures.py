@@ -131,7 +131,11 @@ def gates(folder: RunFolder, seed: int) -> tuple[dict[str, Tensor], dict[str, Te
     return {module: own.gates for module, own in trace.gates.items()}, answers
 
 
-@pytest.mark.parametrize("base", ["bert", *BASES, "gpt2"])
+@pytest.mark.parametrize(
+    "base",
+    # What a mixture saves is of its kind, not of the base: the others are for the patient.
+    ["bert", "gpt2", *(pytest.param(base, marks=pytest.mark.slow) for base in BASES)],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_reloaded_under_another_seed_its_gates_have_the_same_bits(
     name: str, base: str, runs: Runs

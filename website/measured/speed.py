@@ -9,11 +9,16 @@ from weft.reporting.document import Document, Section, Table
 
 def document() -> Document | None:
     """A section for each thing that was timed; None where nothing was."""
-    found = tuple(
-        filter(
-            None, (_training(), _answering(), _cold_start(), _forward(), _mixtures(), _waiting())
-        )
+    sections = (
+        _training(),
+        _answering(),
+        _cold_start(),
+        _forward(),
+        _mixtures(),
+        _waiting(),
+        _users(),
     )
+    found = tuple(filter(None, sections))
     if not found:
         return None
     short = Section("short", "In short", notes=tuple(_short()))
@@ -143,6 +148,27 @@ def _waiting() -> Section | None:
     headers = ("command", "median, s", "longest, s")
     heading = "How long one waits for an answer"
     return _section("waiting", heading, result, headers, rows)
+
+
+def _users() -> Section | None:
+    result = read("personal/loading")
+    if result is None:
+        return None
+    rows = tuple(
+        (
+            row["targets"],
+            f"{row['bytes_a_user'] / 1000:.0f}",
+            f"{row['seconds_to_list']:.2f}",
+            "{:.1f} [{:.1f}, {:.1f}]".format(
+                row["milliseconds_to_load"]["median"], *row["milliseconds_to_load"]["quartiles"]
+            ),
+        )
+        for row in result["results"]
+    )
+    headers = ("adapted maps", "kB on disk a user", "s to list all", "ms to load one [quartiles]")
+    count = result["results"][0]["users"]
+    heading = f"What a user costs, of {count:,} in one run"
+    return _section("users", heading, result, headers, rows)
 
 
 def _section(

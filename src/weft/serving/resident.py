@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from weft.model.model import Model
 from weft.registry import said_by
 from weft.serving.entries import Entry, Place, entry_of
 from weft.serving.errors import ExpertRefused
@@ -128,16 +127,13 @@ def _load(wanted: Wanted, ground: Ground, version: str) -> Resident:
         else:
             run = load_user_onto(place.folder, ground, place.user, name=inner)
         runs, names = {run.task.spec.name: run}, (inner,)
-    size = bytes_of(ground.model, names)
+    size = bytes_of(ground, names)
     return Resident(wanted.key, version, place, ground, entry, runs, mixture, names, size)
 
 
-def bytes_of(model: Model, names: Iterable[str]) -> int:
+def bytes_of(ground: Ground, names: Iterable[str]) -> int:
     """Of all tensors that experts hold and their base does not."""
-    held = model.snapshot
-    base = {value.untyped_storage().data_ptr() for value in _tensors(model.base.trunk)}
-    if model.base.pooler is not None:
-        base |= {value.untyped_storage().data_ptr() for value in _tensors(model.base.pooler)}
+    held = ground.model.snapshot
     own: dict[int, int] = {}
     for name in names:
         resident = held.resident(name)
@@ -147,7 +143,7 @@ def bytes_of(model: Model, names: Iterable[str]) -> int:
         for value in found:
             storage = value.untyped_storage()
             own[storage.data_ptr()] = storage.nbytes()
-    return sum(size for at, size in own.items() if at not in base)
+    return sum(size for at, size in own.items() if at not in ground.storages)
 
 
 def _tensors(module: nn.Module) -> Iterable[Tensor]:

@@ -1,6 +1,7 @@
 """A run folder's expert on its base, ready to answer."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -168,6 +169,19 @@ class Ground:
     populations: dict[Path, Population] = field(default_factory=dict, compare=False, repr=False)
     """By run folder: what its users have in common, of the last few whose users were asked for."""
 
+    @cached_property
+    def storages(self) -> frozenset[int]:
+        """Where the memory of the base's tensors begins."""
+        base = self.model.base
+        modules = [base.trunk, *([] if base.pooler is None else [base.pooler])]
+        tensors = (
+            value
+            for module in modules
+            for group in (module.parameters(), module.buffers())
+            for value in group
+        )
+        return frozenset(value.untyped_storage().data_ptr() for value in tensors)
+
 
 def ground_of(path: str | Path, *, device: str = "auto", precision: str | None = None) -> Ground:
     """A model on the base of a run, with no expert yet.
@@ -203,7 +217,7 @@ def load_onto(
     _check_bits(folder, ground)
     expert, card = load_expert(folder.expert, model.base, name=name or run.task.label)
     model.add(expert.to(ground.device))
-    return _loaded(ground, expert.name, card, run, (expert.name,))
+    return _loaded(ground, expert.name, card, run)
 
 
 def load_user_onto(path: str | Path, ground: Ground, user: str, *, name: str) -> LoadedRun:
@@ -229,7 +243,8 @@ def load_user_onto(path: str | Path, ground: Ground, user: str, *, name: str) ->
             ground.populations.pop(next(iter(ground.populations)))
         ground.populations[Path(path)] = population
     ground.model.add(population.with_user(known, user, name))
-    return replace(_loaded(ground, name, population.card, population.run, (name,)), user=user)
+    found = _loaded(ground, name, population.card, population.run, population.task)
+    return replace(found, user=user)
 
 
 def load_mixture_model(
@@ -284,7 +299,8 @@ def load_mixture_onto(
     settings = {part.run.task.label: part.run for part in folder.parts() if part.run.task}
     runs = {
         task: replace(
-            _loaded(ground, head.name, card, settings.get(task, run), (mix.name,)),
+            _loaded(ground, head.name, card, settings.get(task, run)),
+            members=(mix.name,),
             recogniser=recogniser,
         )
         for task, (head, card) in heads.items()
@@ -301,16 +317,16 @@ def _mixture_folder(path: str | Path) -> RunFolder:
     return folder
 
 
-def _loaded(ground: Ground, name: str, card: Card, run: Run, members: Members) -> LoadedRun:
+def _loaded(ground: Ground, name: str, card: Card, run: Run, task: Task | None = None) -> LoadedRun:
     return LoadedRun(
         model=ground.model,
-        task=task_of(card),
+        task=task or task_of(card),
         card=card,
         run=run,
         name=name,
         device=ground.device,
         precision=ground.precision,
-        members=members,
+        members=(name,),
     )
 
 

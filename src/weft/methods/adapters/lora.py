@@ -65,7 +65,7 @@ class LoRA(contract.Adapter):
         vars(made).update(
             {name: own.copy() if isinstance(own, dict) else own for name, own in vars(self).items()}
         )
-        made.A, made.B = nn.Parameter(A), nn.Parameter(B)
+        made._parameters |= {"A": nn.Parameter(A), "B": nn.Parameter(B)}
         return made
 
     def delta(self, weight: Tensor) -> Tensor:

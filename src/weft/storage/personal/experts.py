@@ -1,11 +1,10 @@
 """A user's expert on the population's base: made, put into a row of numbers, and taken out of one."""
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weft.base.loading import Base
 from weft.config import PersonalSettings
@@ -16,6 +15,7 @@ from weft.methods.adapters.lora import LoRA
 from weft.methods.adapters.lora import Spec as LoRASpec
 from weft.model.expert import Expert
 from weft.model.head import Head, trained_dtype
+from weft.model.snapshot import repeated
 from weft.storage.personal.users import Index, Layout, Users
 
 HEAD = "head/"
@@ -151,9 +151,9 @@ def head_of(tensors: Mapping[str, Tensor], population: Expert) -> Head | None:
 def own_copy(head: Head) -> Head:
     """A head with trained parameters of its own; what came frozen with the base stays the same tensors."""
     trained = set(head.trained_names())
-    same = {
-        id(value): value
+    own = {
+        id(value): nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
         for name, value in head.module.named_parameters(remove_duplicate=False)
-        if name not in trained
+        if name in trained
     }
-    return copy.deepcopy(head, {**same, id(head.module.config): head.module.config})
+    return repeated(head, own)

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from weft.config import Run
-from weft.lowrank.product import Pair, stacked
+from weft.lowrank.product import Pair
 from weft.methods.adapters.lora import LoRA
 from weft.methods.adapters.lora import Spec as LoRASpec
 from weft.model.card import Card
 from weft.model.expert import Expert, factors_of
 from weft.model.model import Model
 from weft.runs import CONFIG, RunFolder
+from weft.storage.card import task_of
 from weft.storage.experts import load_expert
 from weft.storage.mixture import folder_digest
 from weft.storage.personal.experts import check_maps, head_of
 from weft.storage.personal.users import FOLDER, Users, parted
+from weft.tasks.contract import Task
 
 KEPT = 16
 """Runs whose index and file of tensors stay open."""
@@ -97,15 +99,40 @@ def _stamp(run: Path) -> Stamp:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """Maps of one shape, whose factors are brought together as one tensor for all of them.
+
+    Attributes:
+        maps: Their names.
+        A: The population's, (maps, rank, in).
+        B: The population's, (maps, out, rank), every scale in it.
+    """
+
+    maps: tuple[str, ...]
+    A: Tensor
+    B: Tensor
+
+    def below(self, tensors: Mapping[str, Tensor], scale: float, *, alone: bool) -> Pair:
+        """A user's factors below the population's, or alone: A (maps, rank, in) and B (maps, out, rank)."""
+        A, B = (
+            torch.stack([tensors[f"{name}/{side}"] for name in self.maps]).to(like)
+            for side, like in (("A", self.A), ("B", self.B))
+        )
+        B *= scale
+        return (A, B) if alone else (torch.cat([self.A, A], 1), torch.cat([self.B, B], 2))
+
+
+@dataclass(frozen=True)
 class Population:
     """A run's population on one base, ready for any of its users."""
 
     stamp: Stamp
     run: Run
     card: Card
+    task: Task
     expert: Expert
-    factors: Mapping[str, Pair]
-    """Exact, by map."""
+    alike: tuple[Alike, ...]
+    """Its factors by the shape of their map."""
 
     def with_user(self, known: Opened, user: str, name: str) -> Expert:
         """One expert of a user: the population's factors with the user's below, or the user's alone.
@@ -120,19 +147,15 @@ class Population:
             ValueError: If what is stored is damaged or does not fit the population.
         """
         tensors, index = known.tensors(user), known.users.index
+        found: dict[str, LoRA] = {}
         modules = check_maps(tensors, self.expert, known.users.folder)
-        scale = index.alpha / index.rank
-        adapters: dict[str, LoRA] = {}
-        of_rank: dict[int, LoRA] = {}
-        for module in modules:
-            A, B = (tensors[f"{module}/{side}"].to(self.factors[module][0]) for side in ("A", "B"))
-            pairs, weights = [(A, B)], [scale]
-            if index.shared:
-                pairs, weights = [self.factors[module], (A, B)], [1.0, scale]
-            A, B = stacked(pairs, weights)
-            if len(A) not in of_rank:
-                of_rank[len(A)] = LoRA.of(A, B, LoRASpec(rank=len(A), alpha=float(len(A))))
-            adapters[module] = of_rank[len(A)].like(A, B)
+        for group in self.alike:
+            A, B = group.below(tensors, index.alpha / index.rank, alone=not index.shared)
+            spec = LoRASpec(rank=A.shape[1], alpha=float(A.shape[1]))
+            first = LoRA.of(A[0], B[0], spec)
+            pairs = zip(group.maps, A.unbind(), B.unbind(), strict=True)
+            found |= {module: first.like(*pair) for module, *pair in pairs}
+        adapters = {module: found[module] for module in modules}
         head = head_of(tensors, self.expert)
         copies = self.expert.copies if index.shared else {}
         return Expert(name, adapters, head, copies)
@@ -148,4 +171,11 @@ def population_of(
     """
     expert, card = load_expert(folder.expert, model.base)
     expert.to(device).requires_grad_(False)
-    return Population(stamp, folder.run, card, expert, factors_of(expert, model.trunk))
+    by_shape: dict[tuple[torch.Size, torch.Size], dict[str, Pair]] = {}
+    for module, (A, B) in factors_of(expert, model.trunk).items():
+        by_shape.setdefault((A.shape, B.shape), {})[module] = A, B
+    alike = tuple(
+        Alike(tuple(own), *(torch.stack(side) for side in zip(*own.values(), strict=True)))
+        for own in by_shape.values()
+    )
+    return Population(stamp, folder.run, card, task_of(card), expert, alike)
