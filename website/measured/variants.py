@@ -10,6 +10,18 @@ from weft.reporting.numbers import interval, percent
 NOISE = 0.05
 """Corrected p below which a difference is called one."""
 
+DEAR = 1.15
+"""Times a step of plain LoRA; beyond it is said why."""
+REASONS = {
+    "ba_lora": "each step reads its rows a second time, by the frozen base that is its teacher",
+    "lora_ggpo": "each step draws noise of every adapted map's size, and multiplies with it in both passes",
+    "dora": "each step takes the norms of all rows of W0 + s B A, a matrix of the map's size",
+}
+FLEXORA = (
+    "flexora: a step with half of the layers. What chooses them comes before: a round of K + 1 steps, each some two to "
+    "three times as long, and all K in memory at once, which is where its peak is."
+)
+
 
 def document() -> Document | None:
     """A section for each set, and one of costs; None where nothing was measured."""
@@ -158,19 +170,24 @@ def _costs(costs: dict[str, Any]) -> Section:
             row["recipe"],
             f"{row['adapter_parameters']:,}",
             f"{row['step_over_lora']:.2f}",
+            f"{row['sum_over_lora']:.2f}",
             f"{row['memory_over_lora']:.2f}",
         )
         for row in sorted(costs["results"], key=lambda row: -row["step_over_lora"])
     )
+    dearer = [row["recipe"] for row in costs["results"] if row["step_over_lora"] > DEAR]
     settings = costs["settings"]
     words = (
         f"A training step beside plain LoRA's: CPU, {settings['precision']}, batches of {settings['batch_size']}; "
-        "steps of both take turns.",
+        "steps of both take turns. The median says what a step costs as a rule, the sum has its share of steps that "
+        "are seldom: a rank that grows, singular values taken anew.",
+        *(f"{name}: {REASONS[name]}." for name in dearer if name in REASONS),
+        FLEXORA,
         measured_on(costs),
     )
     table = Table(
         "Times what plain LoRA takes.",
-        ("recipe", "adapters", "time of a step", "peak memory"),
+        ("recipe", "adapters", "time of a step", "of all steps", "peak memory"),
         rows,
     )
     return Section("costs", "What a step costs", words, parts=(table,))
