@@ -15,7 +15,8 @@ DEAR = 1.15
 REASONS = {
     "ba_lora": "each step reads its rows a second time, by the frozen base that is its teacher",
     "lora_ggpo": "each step draws noise of every adapted map's size, and multiplies with it in both passes",
-    "dora": "each step takes the norms of all rows of W0 + s B A, a matrix of the map's size",
+    "dora": "each step multiplies with W0 a second time, for dropout makes another input of it, and takes the norms of "
+    "the rows of W0 + s B A, a matrix of the map's size",
 }
 FLEXORA = (
     "flexora: a step with half of the layers. What chooses them comes before: a round of K + 1 steps, each some two to "
