@@ -20,7 +20,8 @@ def document() -> Document | None:
         "Twenty-five small tasks: WNUT17 by entity type and by where its texts come from, SQuAD by articles, CODAH by "
         "topic (clusters of vectors, ours). The first 2, 5, 10 and 25 of them, kinds in turns, each with an expert of "
         "its own. `kept` is the mean share of the own experts' scores where each task's head answers its rows, "
-        "`worst` the least, `recognised` the rows that go to their own task, `answer` the processor time beside that of the own expert.",
+        "`worst` the least, `recognised` the rows that go to their own task, `answer` the processor time "
+        "beside that of the own expert.",
         measured_on(result),
     )
     headers = [
