@@ -1,7 +1,8 @@
 """Every path of a pool is equation (U): a loop over sequences and their experts, in float64."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -158,6 +159,38 @@ def test_one_expert_for_each_sequence_is_the_plain_loop(
     torch.testing.assert_close(
         gradients(got, x, terms), gradients(expected, x, terms), rtol=1e-12, atol=1e-11
     )
+
+
+def test_what_a_call_keeps_for_the_next_is_used_for_the_same_terms_of_the_same_sequences_alone() -> (
+    None
+):
+    def exact() -> dict[str, Factors]:
+        return {name: Factors(own.A.detach(), own.B.detach()) for name, own in products().items()}
+
+    first, other = exact(), exact()
+    other["b"] = first["b"]
+    y, x, weight = example(4)
+    kept: dict[str, Any] = {}
+    stacked = []
+    asked = (
+        (first, "abca"),
+        (first, "abca"),
+        (other, "abca"),  # names that mean others by now
+        (other, "cabb"),  # the same terms for others
+        (first, "abca"),
+    )
+    for terms, rows in asked:
+        route = Route.by_sequence(list(rows))
+        woven = {name: Woven({"map": term}) for name, term in terms.items()}
+        with routed(route, woven, kept) as voices, along("grouped"), torch.no_grad():
+            assert voices is not None
+            got = add_up(y, x, weight, "map", voices, training=False)
+        plain = torch.stack([y[at] + terms[own](x[at], weight) for at, own in enumerate(rows)])
+        torch.testing.assert_close(got, plain, **NEAR)
+        stacked.append([group.A for group in kept["map"][-1]])
+    # The second call put nothing together, every later one did.
+    same = [one[0] is two[0] for one, two in pairwise(stacked)]
+    assert same == [True, False, False, False]
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,7 +11,7 @@ from weft.base.loading import Base
 from weft.config import MixtureSettings, RecipeSettings, Run
 from weft.methods.recipes import resolve
 from weft.model.card import Card
-from weft.model.expert import Expert, build
+from weft.model.expert import LM_HEAD, Expert, build
 from weft.model.head import Head
 from weft.model.mixing import Ingredient, make_mix
 from weft.model.recogniser import STATES, Recogniser
@@ -74,6 +74,9 @@ def trained(base: Base, kind: str, seed: int, recipe: dict[str, Any]) -> tuple[E
     with torch.no_grad():
         for adapter in expert.adapters.values():
             torch.nn.init.normal_(adapter.get_parameter("B"), 0.0, 0.3, generator=draw)
+        if LM_HEAD in resolved.settings.train_also and expert.head is not None:
+            for value in expert.head.state().values():
+                value.add_(0.1 * torch.randn(value.shape, generator=draw))
     card = Card(
         task=spec.model_dump(mode="json"),
         labels=tuple(task.labels),

@@ -1,6 +1,8 @@
 """Texts written in company: the same as `weft predict` writes alone, whoever joins and leaves meanwhile."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,16 @@ from tests.serving.runs import INPUTS, write_mixture, write_run
 from weft.answering.generation import Generation
 from weft.answering.prediction import predict
 from weft.base.loading import Base, load_base
+from weft.model.expert import LM_HEAD
 from weft.serving import Engine, Limits, Options, Shelf
+from weft.serving.computing.writing import Chunk, Line, Writer
 from weft.serving.errors import BadInput, Failed
 from weft.serving.streaming import Delta, input_of
-from weft.storage.loading import load_mixture_model
+from weft.storage.loading import ground_of, load_mixture_model, load_onto
 
 PROMPTS = INPUTS["causal_lm"]
-WRITERS = ("w0", "w1", "w2")
+OWN_HEAD = "own-head"
+WRITERS = ("w0", "w1", "w2", OWN_HEAD)
 HOW = {
     "greedy": Generation(max_new_tokens=12),
     "short": Generation(max_new_tokens=2),
@@ -36,10 +41,11 @@ def base(request: pytest.FixtureRequest, tiny_folder: Callable[[str], Path]) -> 
 
 @pytest.fixture(scope="module")
 def runs(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three writers and an expert of another kind on one decoder."""
+    """Writers on the base's head and one on its own, and an expert of another kind on one decoder."""
     folder = tmp_path_factory.mktemp("writers")
     for at, name in enumerate(WRITERS):
-        write_run(folder / name, base, "causal_lm", at)
+        also = [LM_HEAD] if name == OWN_HEAD else []
+        write_run(folder / name, base, "causal_lm", at, train_also=also)
     write_run(folder / "topic", base, "sequence_classification", 9)
     return folder
 
@@ -230,3 +236,21 @@ def test_a_failed_step_refuses_its_texts_and_the_engine_goes_on(runs: Path) -> N
             assert found.predictions
 
     asyncio.run(ask())
+
+
+def test_who_has_written_holds_no_expert(base: Base, runs: Path) -> None:
+    ground = ground_of(runs / "w0", device="cpu")
+    names = [load_onto(runs / name, ground, name=name).name for name in ("w0", "w1")]
+    writer, held = Writer(ground), ground.model.snapshot
+    how = Generation(max_new_tokens=3)
+    lines = [Line(name, (name,), [5, 6, 7], how) for name in names]
+    with torch.inference_mode():
+        writer.join(held, [Chunk([line]) for line in lines], ground)
+        term = weakref.ref(next(iter(held.resident("w0").woven.terms.values())))
+        while writer.count:
+            writer.step(held)
+        writer.step(held)
+    ground.model.change(remove=names)
+    del held
+    gc.collect()
+    assert term() is None

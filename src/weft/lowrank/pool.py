@@ -9,11 +9,12 @@ padded. A call stacks the factors of its own experts, so how many others there a
 stacked anew when one comes or goes.
 """
 
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,11 +121,11 @@ def add_up(
     Raises:
         ValueError: If a heterogeneous route meets an input with another number of sequences.
     """
-    route, woven, finishing = voices
+    route, woven, finishing, kept = voices
     here = {name: own.terms[module] for name, own in woven.items() if module in own.terms}
     if not here:
         return y
-    y = _sum(y, x, weight, route, here, training=training)
+    y = _sum(y, x, weight, _At(module, route, here, kept), training=training)
     for own in finishing:
         if module in own.finishing:
             y = own.finish(module, y)
@@ -135,11 +136,11 @@ def _sum(
     y: Tensor,
     x: Tensor,
     weight: Tensor,
-    route: Route,
-    here: Mapping[str, Term],
+    at: "_At",
     *,
     training: bool,
 ) -> Tensor:
+    route, here = at.route, at.terms
     rates = {term.dropout for term in here.values()} if training else {0.0}
     if route.choice is None:
         if len(rates) == 1:
@@ -159,8 +160,13 @@ def _sum(
     path = _forced.get() or _path(here, x.device.type)
     if path == "segments":
         return _segments(y, x, weight, route, here)
-    run = _dense if path == "dense" else _grouped
-    return run(y, x, weight, route, here)
+    if path == "dense":
+        return _dense(y, x, weight, route, here)
+    for group in at.groups(weight):
+        chosen = x if group.index is None else x[group.index]
+        delta = torch.bmm(torch.bmm(chosen.to(group.A.dtype), group.A.mT), group.B.mT).to(y.dtype)
+        y = y + delta if group.index is None else y.index_add(0, group.index, delta)
+    return y
 
 
 def _everywhere(y: Tensor, x: Tensor, weight: Tensor, here: Mapping[str, Term]) -> Tensor:
@@ -181,25 +187,65 @@ def _dense(y: Tensor, x: Tensor, weight: Tensor, route: Route, here: Mapping[str
     return y + ((z * route.mask(ranks, z)) @ B.T).to(y.dtype)
 
 
-def _grouped(
-    y: Tensor, x: Tensor, weight: Tensor, route: Route, here: Mapping[str, Term]
-) -> Tensor:
+class _Group(NamedTuple):
+    """Sequences whose experts' factors are of one rank.
+
+    Attributes:
+        index: Their places in the batch; None where they are all of it, in order.
+        A: Each sequence's own, (sequences, rank, in).
+        B: Each sequence's own, (sequences, out, rank).
+    """
+
+    index: Tensor | None
+    A: Tensor
+    B: Tensor
+
+
+class _At(NamedTuple):
+    """Who speaks at one map.
+
+    Attributes:
+        module: The map's name.
+        route: Which experts speak for which sequences.
+        terms: What they say here, by name.
+        kept: As of `Voices`.
+    """
+
+    module: str
+    route: Route
+    terms: Mapping[str, Term]
+    kept: dict[str, Any] | None
+
+    def groups(self, weight: Tensor) -> list[_Group]:
+        """The factors of the batch put together, or as the call before left them for the same terms and sequences."""
+        terms = tuple(self.terms.values())
+        if self.kept is None or not all(type(term) is Factors for term in terms):
+            return _grouped(self.route, self.terms, weight)
+        choice, own, found = self.kept.get(self.module, (None, (), []))
+        # The very same terms: names may have come to mean others.
+        same = len(own) == len(terms) and all(map(operator.is_, own, terms))
+        if choice != self.route.choice or not same:
+            found = _grouped(self.route, self.terms, weight)
+            self.kept[self.module] = self.route.choice, terms, found
+        return found
+
+
+def _grouped(route: Route, here: Mapping[str, Term], weight: Tensor) -> list[_Group]:
     factors = {name: term.factors(weight) for name, term in here.items()}
     by_rank: dict[int, list[str]] = defaultdict(list)
     for name, (A, _) in factors.items():
         by_rank[A.shape[0]].append(name)
+    found = []
     for names in by_rank.values():
         pairs = sorted((sequence, name) for name in names for sequence in route.pairs[name])
         sequences = [sequence for sequence, _ in pairs]
-        # Row by row in the batch's own order where each sequence has exactly one expert: no gather of x.
-        whole = sequences == list(range(x.shape[0]))
         A = _rows(names, pairs, [factors[name][0] for name in names])
         B = _rows(names, pairs, [factors[name][1] for name in names])
-        index = None if whole else torch.tensor(sequences, device=x.device)
-        chosen = x if index is None else x[index]
-        delta = torch.bmm(torch.bmm(chosen.to(A.dtype), A.mT), B.mT).to(y.dtype)
-        y = y + delta if index is None else y.index_add(0, index, delta)
-    return y
+        # Row by row in the batch's own order where each sequence has exactly one expert: no gather of x.
+        whole = sequences == list(range(len(route.choice or ())))
+        index = None if whole else torch.tensor(sequences, device=weight.device)
+        found.append(_Group(index, A, B))
+    return found
 
 
 def _segments(

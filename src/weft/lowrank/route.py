@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -127,11 +127,14 @@ class Voices(NamedTuple):
         route: Which experts speak for which sequences.
         woven: What each of them has woven in, by name, in the order of `route.experts`.
         finishing: Those of them that have the last word on some map's output.
+        kept: What maps keep, by name, for the next call by the same experts of the same sequences; None where a call
+            stands alone.
     """
 
     route: Route
     woven: Mapping[str, Woven]
     finishing: tuple[Woven, ...]
+    kept: dict[str, Any] | None = None
 
 
 _current: ContextVar[Voices | None] = ContextVar("weft_voices", default=None)
@@ -150,13 +153,16 @@ def current_route() -> Route | None:
 
 
 def routed(
-    route: Route | None, woven: Mapping[str, Woven] | None = None
+    route: Route | None,
+    woven: Mapping[str, Woven] | None = None,
+    kept: dict[str, Any] | None = None,
 ) -> AbstractContextManager[Voices | None]:
     """Calls inside the block follow `route`; the route outside returns afterwards.
 
     Args:
         route: Who speaks; None is the bare base.
         woven: What experts have woven in, by name; those that the route does not name may be missing.
+        kept: As of `Voices`; the same mapping for all calls that are alike.
 
     Raises:
         KeyError: If the route names an expert that has nothing here.
@@ -169,7 +175,7 @@ def routed(
             raise KeyError(unknown("expert", name, known))
     own = {name: known[name] for name in route.experts}
     finishing = tuple(one for one in own.values() if one.finishing)
-    return scoped(_current, Voices(route, own, finishing))
+    return scoped(_current, Voices(route, own, finishing, kept))
 
 
 def voiced(voices: Voices | None) -> AbstractContextManager[Voices | None]:

@@ -99,14 +99,21 @@ class Snapshot:
             raise ValueError(f"expert {name!r} has no head, so it cannot answer")
         return head
 
-    def routed(self, route: Route | None) -> AbstractContextManager[Voices | None]:
+    def routed(
+        self, route: Route | None, kept: dict[str, Any] | None = None
+    ) -> AbstractContextManager[Voices | None]:
         """Calls of `trunk` inside the block follow `route`; None is the bare base.
+
+        Args:
+            route: Who speaks.
+            kept: The same mapping for every call by the same experts of the same sequences, as where texts are written
+                token by token: what maps put together for them once, they find there.
 
         Raises:
             KeyError: If it names an expert that is not resident.
         """
         names = route.experts if route is not None else ()
-        return routed(route, {name: self.resident(name).woven for name in names})
+        return routed(route, {name: self.resident(name).woven for name in names}, kept)
 
     def states(self, inputs: Mapping[str, Tensor], route: Route | None) -> Tensor:
         """Last trunk states (sequences, seq, hidden) under `route`; None is the bare base."""

@@ -32,6 +32,7 @@ from weft.answering.generation import (
 )
 from weft.answering.inference import autocast, padding_id
 from weft.lowrank.route import Members, Route
+from weft.model.head import Head
 from weft.model.mixed import Mix
 from weft.model.snapshot import Snapshot
 from weft.serving.computing.batches import Voices, with_voices
@@ -125,6 +126,7 @@ class Writer:
         self._lines: list[Line] = []
         self._cache: DynamicCache | None = None
         self._mask = torch.zeros(0, 0, dtype=torch.long)
+        self._kept: dict[str, Any] = {}
 
     @property
     def columns(self) -> int:
@@ -171,7 +173,7 @@ class Writer:
         route = route.owned([line.head for line in lines])
         with (
             torch.inference_mode(),
-            held.routed(route),
+            held.routed(route, self._kept),
             autocast(self.ground.device, self.ground.precision),
         ):
             found = held.trunk(
@@ -204,7 +206,8 @@ class Writer:
             return
         self._lines = [self._lines[at] for at in rows]
         if not rows:
-            self._cache = None
+            # Experts may go once nobody writes by them.
+            self._cache, self._kept = None, {}
             return
         mask = self._mask[rows]
         first = int(mask.any(0).int().argmax())
@@ -229,14 +232,17 @@ class Writer:
         """Single precision, (vocabulary,), by the identity of the text."""
         found: dict[int, Tensor] = {}
         with torch.inference_mode(), autocast(self.ground.device, self.ground.precision):
-            for head in dict.fromkeys(line.head for line in lines):
-                rows = [at for at, line in enumerate(lines) if line.head == head]
+            alike: dict[object, list[int]] = {}
+            for at, line in enumerate(lines):
+                alike.setdefault(_tensors(held.head(line.head)), []).append(at)
+            for rows in alike.values():
                 ids = torch.tensor(
                     [[(lines[at].written or lines[at].prompt)[-1]] for at in rows],
                     device=states.device,
                 )
                 mask = torch.ones_like(ids)
-                said = held.head(head)(states[rows], mask, [1] * len(rows), ids)
+                head = held.head(lines[rows[0]].head)
+                said = head(states[rows], mask, [1] * len(rows), ids)
                 found |= {
                     id(lines[at]): own[-1].float() for at, own in zip(rows, said, strict=True)
                 }
@@ -252,6 +258,15 @@ class Writer:
             return False
         text = text_behind(tokenizer, line.prompt, line.written)
         return any(stop in text for stop in settings.stop)
+
+
+def _tensors(head: Head) -> tuple[object, ...]:
+    """What a head is made of: heads on the same tensors say the same, and those that came with the base often are.
+
+    A vocabulary's product is a fifth of a small decoder, so that it is taken once for all of them.
+    """
+    module = head.module
+    return head.kind_name, *map(id, module.parameters()), *map(id, module.buffers())
 
 
 def _chosen(chunk: Chunk, logits: dict[int, Tensor]) -> list[int]:
