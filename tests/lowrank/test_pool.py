@@ -176,7 +176,7 @@ def test_what_a_call_keeps_for_the_next_is_used_for_the_same_terms_of_the_same_s
         (first, "abca"),
         (first, "abca"),
         (other, "abca"),  # names that mean others by now
-        (other, "cabb"),  # the same terms for others
+        (other, "abcb"),  # the same terms for others
         (first, "abca"),
     )
     for terms, rows in asked:

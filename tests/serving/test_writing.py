@@ -240,7 +240,7 @@ def test_a_failed_step_refuses_its_texts_and_the_engine_goes_on(runs: Path) -> N
 
 def test_who_has_written_holds_no_expert(base: Base, runs: Path) -> None:
     ground = ground_of(runs / "w0", device="cpu")
-    names = [load_onto(runs / name, ground, name=name).name for name in ("w0", "w1")]
+    names = [load_onto(runs / name, ground, name=name).name for name in WRITERS]
     writer, held = Writer(ground), ground.model.snapshot
     how = Generation(max_new_tokens=3)
     lines = [Line(name, (name,), [5, 6, 7], how) for name in names]
