@@ -16,6 +16,7 @@ def document() -> Document | None:
         _forward(),
         _mixtures(),
         _waiting(),
+        _writing(),
         _users(),
     )
     found = tuple(filter(None, sections))
@@ -148,6 +149,21 @@ def _waiting() -> Section | None:
     headers = ("command", "median, s", "longest, s")
     heading = "How long one waits for an answer"
     return _section("waiting", heading, result, headers, rows)
+
+
+def _writing() -> Section | None:
+    result = read("decoder-throughput-cpu")
+    if result is None or "writing" not in result:
+        return None
+    own = result["writing"]
+    one = own["tokens_per_second"]["one expert"]
+    rows = tuple(
+        (name, f"{rate:.1f}", f"{rate / one:.2f}")
+        for name, rate in own["tokens_per_second"].items()
+    )
+    headers = ("eight texts at once by", "tokens/s", "beside one expert")
+    heading = "Writing on SmolLM2-135M"
+    return _section("writing", heading, result, headers, rows)
 
 
 def _users() -> Section | None:
