@@ -40,8 +40,8 @@ from weft.storage.loading import LoadedRun, load_mixture_model, load_run_model
 
 FILE = Path("results") / "many.json"
 COUNTS = (2, 5, 10, 25)
-STEPS_A_TASK = 13
-"""Of gates, of eight rows: as many a task as `gates.py` takes."""
+STEPS, ROWS = 40, 2
+"""Of gates, and rows of every task in each of them: as many steps as `gates.py` takes, a quarter of its rows."""
 TRAINING: dict[str, dict[str, Any]] = {
     "wnut17": {"learning_rate": 1.5e-3, "epochs": 4},
     "squad": {"learning_rate": 2.7e-3, "epochs": 8},
@@ -90,9 +90,9 @@ class Many:
             "tasks": [self._task(task) for task in tasks],
             "mixture": {**own["mixture"], "baselines": False, "runs": experts},
         }
-        training = {"base_dropout": 0.0, "batch_size": 8, **own.get("training", {})}
+        training = {"base_dropout": 0.0, "batch_size": ROWS, **own.get("training", {})}
         if "training" in own:
-            training["max_steps"] = STEPS_A_TASK * len(tasks)
+            training["max_steps"] = STEPS
         return self._run(f"{name}-{len(tasks)}", values, training, seed)
 
     def _run(
@@ -224,7 +224,8 @@ def main() -> None:
                     "base": "minilm",
                     "own": {"recipe": LORA, "training": TRAINING},
                     "mixtures": MIXTURES,
-                    "steps_a_task": STEPS_A_TASK,
+                    "steps": STEPS,
+                    "rows_a_task": ROWS,
                     "precision": half(),
                 },
                 "rows": [
