@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from weft.answering.evaluation import rows_of
-from weft.answering.inference import outputs, padding_id
+from weft.answering.inference import outputs_of
 from weft.atomic import write_text
 from weft.methods.gates.gate import Gate
 from weft.methods.gates.trace import GateTrace, traced
-from weft.model.batching import Item
 from weft.model.mixed import Mix
 from weft.runs import RunFolder
 from weft.storage.loading import load_mixture_model
@@ -60,16 +59,8 @@ def _asked(run: RunFolder) -> dict[str, dict[str, Any]]:
             loaded.run, loaded.card, loaded.model.base, "validation", max_examples=MOST_ROWS
         )
         said = Said(expert=mix.mixture.experts.index(name))
-        kind, members = loaded.task.spec.kind, loaded.members
-        items = [Item(name, kind, members, record) for record in records]
         with traced(said):
-            outputs(
-                loaded.model,
-                items,
-                pad_id=padding_id(loaded.model.base),
-                device=loaded.device,
-                precision=loaded.precision,
-            )
+            outputs_of(loaded, records)
         found[name] = {
             "own_gate": said.gate / said.places,
             "arg_max": said.largest / said.places,

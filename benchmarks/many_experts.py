@@ -31,12 +31,12 @@ from machine import half, machine
 from many_tasks import kind_of, order, written
 from merge_runs import LORA, trained
 from weft.answering.evaluation import rows_of
-from weft.answering.inference import outputs, padding_id
+from weft.answering.inference import outputs_of
 from weft.atomic import write_text
 from weft.config import Run
-from weft.model.batching import Item
 from weft.runs import RunFolder
 from weft.storage.loading import LoadedRun, load_mixture_model, load_run_model
+from weft.tasks.contract import Record
 
 FILE = Path("results") / "many.json"
 COUNTS = (2, 5, 10, 25)
@@ -134,7 +134,7 @@ def row_of(name: str, count: int, many: Many, seeds: Sequence[int]) -> dict[str,
             said = {row["name"]: row["value"] for row in part.metrics}
             recognised.setdefault(task, []).append(said["recognition"])
         seconds.append(float((run.parts()[0].training or {}).get("seconds", 0.0)))
-        costs.append(_cost(run, many.own(tasks[0], seed), tasks[0]))
+        costs.append(_cost(run, many.own(tasks[0], seed)))
     shares = {task: mean(values) for task, values in kept.items()}
     by_kind = {
         kind: mean(share for task, share in shares.items() if kind_of(task) == kind)
@@ -166,33 +166,25 @@ def row_of(name: str, count: int, many: Many, seeds: Sequence[int]) -> dict[str,
     return row
 
 
-def _cost(mixture: RunFolder, own: RunFolder, task: str) -> float:
-    """Processor time of answering one task's rows by the mixture over that by the own expert, median of ratios."""
-    name = RunFolder.open(own.path).run.task
-    assert name is not None
+def _cost(mixture: RunFolder, own: RunFolder) -> float:
+    """Processor time of answering an expert's rows by the mixture over that by itself, median of ratios."""
+    assert own.run.task is not None  # an expert has one
     sides = [
-        load_mixture_model(mixture.path, device="cpu").runs[name.label],
+        load_mixture_model(mixture.path, device="cpu").runs[own.run.task.label],
         load_run_model(own.path, device="cpu"),
     ]
-    taken = [[_seconds(side) for side in sides] for _ in range(ROUNDS + 1)]
+    asked = [
+        (side, rows_of(side.run, side.card, side.model.base, "validation", max_examples=TIMED)[1])
+        for side in sides
+    ]
+    taken = [[_seconds(*side) for side in asked] for _ in range(ROUNDS + 1)]
     # The first round makes what later ones keep.
     return statistics.median(mixed / alone for mixed, alone in taken[1:])
 
 
-def _seconds(loaded: LoadedRun) -> float:
-    _, records = rows_of(
-        loaded.run, loaded.card, loaded.model.base, "validation", max_examples=TIMED
-    )
-    kind = loaded.task.spec.kind
-    items = [Item(loaded.name, kind, loaded.members, record) for record in records]
+def _seconds(loaded: LoadedRun, records: Sequence[Record]) -> float:
     began = time.process_time()
-    outputs(
-        loaded.model,
-        items,
-        pad_id=padding_id(loaded.model.base),
-        device=loaded.device,
-        precision=loaded.precision,
-    )
+    outputs_of(loaded, records)
     return time.process_time() - began
 
 

@@ -4,24 +4,12 @@ from typing import Any
 
 from website.measured.files import NAMES, by_set, in_single, measured_on, read
 from website.measured.points import Point, points_figure
+from weft.methods.recipes import recipe_file
 from weft.reporting.document import Document, Figure, Section, Table
 from weft.reporting.numbers import interval, percent
 
 NOISE = 0.05
 """Corrected p below which a difference is called one."""
-
-DEAR = 1.15
-"""Times a step of plain LoRA; beyond it is said why."""
-REASONS = {
-    "ba_lora": "each step reads its rows a second time, by the frozen base that is its teacher",
-    "lora_ggpo": "each step draws noise of every adapted map's size, and multiplies with it in both passes",
-    "dora": "each step multiplies with W0 a second time, for dropout makes another input of it, and takes the norms of "
-    "the rows of W0 + s B A, a matrix of the map's size",
-}
-FLEXORA = (
-    "flexora: a step with half of the layers. What chooses them comes before: a round of K + 1 steps, each some two to "
-    "three times as long, and all K in memory at once, which is where its peak is."
-)
 
 
 def document() -> Document | None:
@@ -176,14 +164,13 @@ def _costs(costs: dict[str, Any]) -> Section:
         )
         for row in sorted(costs["results"], key=lambda row: -row["step_over_lora"])
     )
-    dearer = [row["recipe"] for row in costs["results"] if row["step_over_lora"] > DEAR]
+    reasons = {row["recipe"]: recipe_file(row["recipe"]).cost for row in costs["results"]}
     settings = costs["settings"]
     words = (
         f"A training step beside plain LoRA's: CPU, {settings['precision']}, batches of {settings['batch_size']}; "
         "steps of both take turns. The median says what a step costs as a rule, the sum has its share of steps that "
         "are seldom: a rank that grows, singular values taken anew.",
-        *(f"{name}: {REASONS[name]}." for name in dearer if name in REASONS),
-        FLEXORA,
+        *(f"{name}: {reason}." for name, reason in reasons.items() if reason),
         measured_on(costs),
     )
     table = Table(

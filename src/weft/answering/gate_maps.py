@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.answering.inference import autocast, outputs, padding_id
+from weft.answering.inference import autocast, outputs_of, padding_id
 from weft.atomic import write_tensors
 from weft.methods.gates.gate import Gate
 from weft.methods.gates.trace import GateTrace, traced
@@ -39,15 +39,8 @@ def gate_maps(loaded: LoadedRun, records: Sequence[Record]) -> dict[str, Any]:
             f"{loaded.name} is an expert and has no gates; give a mixture's run folder"
         )
     sums = _Sums()
-    items = [Item(loaded.name, loaded.task.spec.kind, loaded.members, own) for own in records]
     with traced(sums):
-        outputs(
-            loaded.model,
-            items,
-            pad_id=padding_id(loaded.model.base),
-            device=loaded.device,
-            precision=loaded.precision,
-        )
+        outputs_of(loaded, records)
     found = sums.by_map
     return {
         "task": loaded.name,

@@ -19,6 +19,7 @@ from weft.model.heads import kind_of
 from weft.model.model import Model
 from weft.model.snapshot import Snapshot
 from weft.scoped import tell
+from weft.storage.loading import LoadedRun
 from weft.tasks.contract import Record, Task
 
 _log = logging.getLogger(__name__)
@@ -94,6 +95,18 @@ def outputs(
     for (row, _), output in zip(units, found, strict=True):
         rows[row].append(output)
     return [whole(own) for own in rows]
+
+
+def outputs_of(loaded: LoadedRun, records: Sequence[Record]) -> list[Any]:
+    """The same for records of one task, by the expert or mixture that was loaded for it."""
+    kind, members = loaded.task.spec.kind, loaded.members
+    return outputs(
+        loaded.model,
+        [Item(loaded.name, kind, members, record) for record in records],
+        pad_id=padding_id(loaded.model.base),
+        device=loaded.device,
+        precision=loaded.precision,
+    )
 
 
 def by_unit(batch: Batch, answers: Mapping[str, torch.Tensor]) -> Iterator[tuple[int, Any]]:

@@ -57,6 +57,8 @@ class RecipeFile(Settings):
     summary: str = ""
     paper: str = ""
     citation: str = ""
+    cost: str = ""
+    """Why its training takes longer than plain LoRA's, or more memory, where it does."""
     trains: Literal["adapters", "head", "base"] = "adapters"
     """What learns: adapters and head; the head alone; or all weights of a private copy of the base."""
     adapter: str | None = None
